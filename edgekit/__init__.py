@@ -1,0 +1,37 @@
+"""EdgeKit turns a model into something a device can run, and runs it there without torch.
+
+    bundle = edgekit.export("sentence-transformers/all-MiniLM-L6-v2", "minilm.ek")   # on the workbench
+    vectors = edgekit.load("minilm.ek").embed(["a", "b"])                            # on the device
+
+`import edgekit` brings no torch, no transformers, no engine and no numpy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# In a checkout exporters/, runtimes/ and targets/ lie beside this folder; in a wheel, inside it.
+if not (Path(__file__).parent / "exporters").is_dir():
+    __path__.append(str(Path(__file__).parent.parent))
+
+# Both are light, and imported here at once: the name of a function that is also the name of its module
+# would otherwise turn into the module as soon as anybody imports that.
+from edgekit.export import export
+from edgekit.verify import verify
+
+if TYPE_CHECKING:
+    from edgekit.model import Model as Model
+    from edgekit.model import load as load
+
+__all__ = ["Model", "__version__", "export", "load", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("load", "Model"):
+        import edgekit.model
+
+        return getattr(edgekit.model, name)
+    raise AttributeError(f"module 'edgekit' has no attribute {name!r}")

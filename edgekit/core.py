@@ -1,0 +1,261 @@
+"""The nouns: what every part of EdgeKit hands to the next.
+
+Plain frozen values that know no architecture, no engine and no file format. `edgekit.bundle` writes them down,
+`edgekit.registry` finds the parts that make and use them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgekit.errors import ClosedError, ForkedSessionError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+    Floats = NDArray[np.float32]
+    Arrays = Mapping[str, Array]
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+QUANTIZED = ("int8", "int4")
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a graph. `shape`: an int is fixed, a str names a free axis."""
+
+    name: str
+    dtype: str  # numpy's name: "int64", "float32"
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """Output `out` of one step is input `into` of the next; `axis` is the one that grows, None where none does.
+
+    A KV cache, an LSTM cell, a Mamba state and diffusion latents are all States.
+    """
+
+    into: str
+    out: str
+    axis: int | None = None
+    init: float = 0.0
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX file and its ports; `path` is relative to the bundle's folder, with forward slashes."""
+
+    name: str
+    path: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    states: tuple[State, ...] = ()
+    # Every axis name in the ports with the lengths at which the graph was proved against the reference.
+    proven: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved model: where its files are and what its config says. Nothing is loaded."""
+
+    id: str  # as the user typed it
+    arch: str  # config.json's model_type
+    folder: Path
+    revision: str  # 40 hex digits of a hub commit, else the empty string
+    config: dict[str, Any]
+    random: bool = False  # weights are made up: never called correct
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to quantize and how. `Recipe()` quantizes nothing."""
+
+    weights: str = "fp32"
+    activations: str = "fp32"  # "int8": quantized at run time
+    group_size: int | None = None  # None: one scale per output channel
+    method: str = "none"  # none, dynamic, static, rtn, hqq, awq, gptq
+    symmetric: bool = True
+    skip: tuple[str, ...] = ()  # names of weights that stay as they are
+    overrides: dict[str, str] = field(default_factory=dict)
+    calibration: str = ""
+
+    def __post_init__(self) -> None:
+        if self.weights not in PRECISIONS:
+            raise ValueError(f"weights in {self.weights!r}: known are {', '.join(PRECISIONS)}")
+        if self.group_size is not None and self.group_size < 1:
+            raise ValueError(f"a group of {self.group_size} weights")
+
+    @property
+    def name(self) -> str:
+        """Short and stable: `fp32`, `int8-dynamic`, `int4-g32-hqq`."""
+        parts = [self.weights]
+        if self.group_size is not None:
+            parts.append(f"g{self.group_size}")
+        if self.method != "none":
+            parts.append(self.method)
+        if self.skip or self.overrides:
+            parts.append("mixed")
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the model on one kind of device."""
+
+    target: str
+    recipe: Recipe
+    graphs: tuple[Graph, ...]
+    compiled: dict[str, Any] = field(default_factory=dict)  # the target's own notes: engine, version, CPU features
+    measured: dict[str, Any] = field(default_factory=dict)  # the gate's figures: size, latency, agreement
+
+    @property
+    def name(self) -> str:
+        """What a user picks it by: `cpu/int8-dynamic`."""
+        return f"{self.target}/{self.recipe.name}"
+
+
+@dataclass(frozen=True)
+class Goldens:
+    """Inputs with known answers. `file` holds arrays: `reference/N` and `VARIANT/N` for input number N.
+
+    `tolerances[variant]` bounds the largest absolute difference from that variant's own arrays;
+    `losses[variant]` bounds the head's loss against the reference (see `Measure`).
+    """
+
+    inputs: tuple[Any, ...]
+    file: str
+    tolerances: dict[str, float]
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model that a device can run: exported, quantized and compiled are all this one type."""
+
+    folder: Path
+    source: Source
+    task: str
+    ingest: str
+    loop: str
+    head: str
+    settings: dict[str, Any]
+    variants: tuple[Variant, ...]
+    goldens: Goldens | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How near `candidate` is to `reference`: `value` for people, `loss` (0 is equal) for the gate."""
+
+    metric: str
+    value: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """One variant held against its goldens on this device."""
+
+    variant: str
+    ok: bool
+    difference: float  # largest absolute difference from what this variant gave when it was made
+    tolerance: float
+    agreement: Measure  # against the reference, not against itself
+    allowed_loss: float
+    seconds: float
+    why: str = ""  # what is out of tolerance, for a person
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a target can run on this machine, and if not, why and what to do."""
+
+    target: str
+    available: bool
+    engine: str
+    version: str
+    why: str = ""
+    hint: str = ""
+
+
+class Session(Protocol):
+    """A graph, opened by an engine. Only the session looks inside a state. Threads may share it."""
+
+    placement: str  # what really runs it: "CPUExecutionProvider", "CPU"
+
+    def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
+        """Outputs by name, and the new states. Raises InputError, ResourceError, ClosedError."""
+
+    def close(self) -> None:
+        """Free the engine's memory; twice is once."""
+
+
+class Life:
+    """Of a session: open until closed, and only in the process that opened it (engines do not survive a fork)."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._process, self._open = what, os.getpid(), True
+
+    def check(self) -> None:
+        """Raises ClosedError or ForkedSessionError."""
+        if not self._open:
+            raise ClosedError(f"{self._what} is closed", hint="load the bundle again")
+        if os.getpid() != self._process:
+            raise ForkedSessionError(
+                f"{self._what} was opened before this process was forked",
+                hint="load the bundle in the child, or start children with the spawn method",
+            )
+
+    def end(self) -> bool:
+        """Closed from now on; True the first time, in the process that opened it."""
+        was, self._open = self._open, False
+        return was and os.getpid() == self._process
+
+
+def check_feeds(graph: Graph, feeds: Arrays) -> None:
+    """Names, dtypes, ranks and fixed axes of `feeds` against the graph's inputs. Raises InputError naming the first."""
+    for port in graph.inputs:
+        array = feeds.get(port.name)
+        if array is None:
+            raise InputError(f"input {port.name!r} is missing", hint=f"got: {', '.join(feeds) or 'nothing'}")
+        fits = len(array.shape) == len(port.shape) and all(
+            isinstance(axis, str) or axis == length for axis, length in zip(port.shape, array.shape)
+        )
+        if array.dtype.name != port.dtype or not fits:
+            wanted = f"{port.dtype} {list(port.shape)}"
+            raise InputError(
+                f"input {port.name!r} is {array.dtype.name} {list(array.shape)}", hint=f"expected {wanted}"
+            )
+    if len(feeds) > len(graph.inputs):
+        unknown = sorted(set(feeds) - {port.name for port in graph.inputs})
+        raise InputError(f"the graph has no input {unknown[0]!r}", hint="leave it out")
+
+
+class Batch(Protocol):
+    """What an ingest makes of some items: `feeds` for the graph, and `rows`, the items' positions in the call."""
+
+    @property
+    def feeds(self) -> dict[str, Array]: ...
+    @property
+    def rows(self) -> Sequence[int]: ...
+
+
+def mangle(name: str) -> str:
+    """`name` as part of a file's name: letters, digits, dot, dash and underscore only."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "model"
+
+
+Progress = Callable[[str, str], None]  # stage, what is being done
+Results = Iterator[tuple[Any, dict[str, Any]]]

@@ -1,0 +1,190 @@
+"""What this machine is: processor and its features, the cores and the memory that this process may really use.
+
+Read from /proc and /sys/fs/cgroup (v1, v2 and both at once); every function takes the root under which these lie.
+Knows no engine: whether a target can run here is `edgekit.targets.X.probe`. What cannot be read is None or empty,
+never a guess.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/")
+
+# The flags of /proc/cpuinfo that change which kernels an engine picks.
+X86 = ("f16c", "fma", "avx", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16")
+AMX = ("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16")
+ARM = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16", "sme")
+MATTERS = frozenset((*X86, *AMX, *ARM))
+
+
+@dataclass(frozen=True)
+class Device:
+    """Sizes in bytes. `threads` is how many an engine should use unless the user says otherwise."""
+
+    system: str
+    kernel: str
+    libc: str
+    machine: str
+    cpu: str
+    features: tuple[str, ...]
+    features_why: str  # why `features` is empty
+    cores: int  # that the machine has
+    affinity: int  # that this process may run on
+    quota: float | None  # cores' worth of time that the cgroup grants
+    threads: int
+    memory: int | None
+    memory_limit: int | None
+    available: int | None
+
+
+def describe(root: Path = ROOT) -> Device:
+    """This machine, read afresh."""
+    features = tuple(sorted(cpu_features(root)))
+    return Device(
+        system=platform.system(),
+        kernel=platform.release(),
+        libc=" ".join(platform.libc_ver()).strip(),
+        machine=platform.machine(),
+        cpu=cpu_model(root),
+        features=features,
+        features_why="" if features else _why_no_features(root),
+        cores=os.cpu_count() or 1,
+        affinity=affinity(),
+        quota=cpu_quota(root),
+        threads=threads(root),
+        memory=total_memory(root),
+        memory_limit=memory_limit(root),
+        available=available_memory(root),
+    )
+
+
+def threads(root: Path = ROOT) -> int:
+    """How many threads have a core's worth of time each: min(affinity, ceil(cgroup quota)), at least 1."""
+    quota = cpu_quota(root)
+    return affinity() if quota is None else max(1, min(affinity(), math.ceil(quota)))
+
+
+def affinity() -> int:
+    """How many cores the scheduler may put this process on: a cpuset or `taskset` makes it fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = ROOT) -> float | None:
+    """Cores' worth of time per period that the tightest cgroup above this process grants; None for no limit.
+
+    v2: `cpu.max` holds "QUOTA PERIOD" or "max PERIOD". v1: `cpu.cfs_quota_us` (-1: none) over `cpu.cfs_period_us`.
+    """
+    quotas = []
+    for folder in _cgroups(root, "cpu"):
+        words = (_read(folder / "cpu.max") or _read(folder / "cpu.cfs_quota_us")).split()
+        words += _read(folder / "cpu.cfs_period_us").split()
+        quota, period = [*map(_number, words), None, None][:2]
+        if quota and period and quota > 0:
+            quotas.append(quota / period)
+    return min(quotas, default=None)
+
+
+def cpu_features(root: Path = ROOT) -> frozenset[str]:
+    """The instruction sets that matter here, by the kernel's names; empty where there is no /proc/cpuinfo."""
+    info = _cpuinfo(root)
+    return MATTERS.intersection((info.get("flags") or info.get("Features") or "").split())
+
+
+def cpu_model(root: Path = ROOT) -> str:
+    """The processor's name as it calls itself; Arm kernels give none, and then it is the architecture."""
+    return _cpuinfo(root).get("model name") or platform.processor() or platform.machine()
+
+
+def total_memory(root: Path = ROOT) -> int | None:
+    """Bytes of RAM that the machine has."""
+    return _meminfo(root).get("MemTotal")
+
+
+def memory_limit(root: Path = ROOT) -> int | None:
+    """Bytes that the tightest cgroup above this process allows; None where none allows less than the RAM there is."""
+    limits = [limit for limit, _ in _memory_cgroups(root)]
+    return min(limits, default=None)
+
+
+def available_memory(root: Path = ROOT) -> int | None:
+    """Bytes that can be had now without swapping: the kernel's estimate, and no more than any cgroup has left."""
+    free = _meminfo(root).get("MemAvailable")
+    left = [max(0, limit - used) for limit, used in _memory_cgroups(root)]
+    return min([*left, *([] if free is None else [free])], default=None)
+
+
+def _memory_cgroups(root: Path) -> Iterator[tuple[int, int]]:
+    """(limit, bytes in use) of every cgroup that limits; page cache that can be dropped does not count as used."""
+    most = total_memory(root) or math.inf  # v1 writes "no limit" as a number near 2^63
+    for folder in _cgroups(root, "memory"):
+        limit = _number(_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes"))
+        used = _number(_read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")) or 0
+        stat = dict(line.split(maxsplit=1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
+        cache = _number(stat.get("total_inactive_file") or stat.get("inactive_file") or "") or 0
+        if limit is not None and 0 <= limit < most:
+            yield limit, max(0, used - cache)
+
+
+def _cgroups(root: Path, controller: str) -> list[Path]:
+    """The folders of this process's cgroup for a controller, from its own up to the mount point: all of them limit.
+
+    /proc/self/cgroup gives the path, /proc/self/mountinfo where it is mounted and from which path on: in a container
+    these often disagree, and then only the mount point is visible. cgroups(7), proc_pid_mountinfo(5).
+    """
+    inside = {}
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, own = line.split(":", 2)
+        inside.update(dict.fromkeys(controllers.split(","), own))
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(" ", 2)
+        is_ours = controller in options.split(",") if kind == "cgroup" else controller not in inside
+        if kind not in ("cgroup", "cgroup2") or not is_ours:
+            continue
+        start, mount = fields.split()[3:5]
+        home = root / mount.lstrip("/")
+        path = Path(inside.get(controller if kind == "cgroup" else "", "/"))
+        below = path.relative_to(start) if path.is_relative_to(start) and ".." not in path.parts else Path()
+        return [home / below, *(home / parent for parent in below.parents)]
+    return []
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """The first processor's lines of /proc/cpuinfo."""
+    first, _, _ = _read(root / "proc/cpuinfo").partition("\n\n")
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _meminfo(root: Path) -> dict[str, int]:
+    """/proc/meminfo in bytes; the kernel writes kibibytes and calls them kB."""
+    pairs = (line.split() for line in _read(root / "proc/meminfo").splitlines())
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in pairs if len(words) == 3}
+
+
+def _why_no_features(root: Path) -> str:
+    if not (root / "proc/cpuinfo").is_file():
+        return f"{platform.system()} has no /proc/cpuinfo"
+    return "/proc/cpuinfo names none of the instruction sets that EdgeKit knows"
+
+
+def _number(word: str) -> int | None:
+    try:
+        return int(word)
+    except ValueError:
+        return None  # "max", or a file that is not there
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""  # not this kernel, not this cgroup version, or not ours to read

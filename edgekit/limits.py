@@ -1,0 +1,32 @@
+"""How much of anything EdgeKit accepts from a file or a caller that it did not make itself.
+
+Every limit is here, with its unit, so that the sum of them can be seen. Each is far above what a real model needs.
+"""
+
+from __future__ import annotations
+
+# The manifest, edgekit.json
+MANIFEST_BYTES = 1 << 20
+JSON_DEPTH = 32  # levels of objects and lists
+JSON_INTEGER = 2**63 - 1  # largest absolute value
+FILES = 10_000  # in a bundle's folder
+
+# Names that a file gives for other files
+PATH_BYTES = 1024  # as UTF-8
+PATH_PART_BYTES = 255  # as UTF-8; what Linux file systems allow
+
+# An .onnx file, its weights aside
+GRAPH_FILE_BYTES = 2**31 - 1  # protobuf's own limit
+GRAPH_FIELDS = 10_000_000  # protobuf fields looked at, which bounds the time
+GRAPH_NODES = 200_000  # subgraphs and expanded functions included
+GRAPH_TENSORS = 200_000  # initializers and constants
+SUBGRAPH_DEPTH = 16
+NAME_BYTES = 4096  # of a tensor, an operator, a metadata key
+TENSOR_RANK = 64  # numpy's own limit
+TENSOR_DIM = 2**31  # elements along one axis
+SPARSE_ELEMENTS = 1 << 26  # of a sparse tensor, once it is dense
+
+# Text
+TOKENIZER_BYTES = 256 << 20
+VOCABULARY = 2_000_000  # tokens
+PROMPT_BYTES = 8 << 20  # as UTF-8

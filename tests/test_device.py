@@ -1,0 +1,167 @@
+"""The machine as /proc and /sys tell it: from trees made for the purpose, and this one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit import device
+
+GIB = 2**30
+V1 = "4:memory:/app/one\n2:cpu,cpuacct:/app/one\n1:name=systemd:/app\n"
+V1_MOUNTS = (
+    "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n"
+    "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+    "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+)
+V2 = "0::/app/one\n"
+V2_MOUNTS = "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n"
+MEMINFO = "MemTotal:       8388608 kB\nMemFree:        1 kB\nMemAvailable:   4194304 kB\nHugePages_Total:  0\n"
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+def machine(root: Path, cgroup: str, mounts: str, **files: str) -> Path:
+    tree(root, {"proc/self/cgroup": cgroup, "proc/self/mountinfo": mounts, "proc/meminfo": MEMINFO})
+    return tree(root, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
+
+
+@pytest.fixture
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+
+
+@pytest.mark.parametrize(
+    ("text", "quota", "threads"),
+    [
+        ("max 100000", None, 8),
+        ("50000 100000", 0.5, 1),
+        ("150000 100000", 1.5, 2),
+        ("200000 100000", 2.0, 2),
+        ("1600000 100000", 16.0, 8),
+    ],
+)
+@pytest.mark.usefixtures("eight_cores")
+def test_v2_quota(tmp_path: Path, text: str, quota: float | None, threads: int) -> None:
+    root = machine(tmp_path, V2, V2_MOUNTS, **{"app/one/cpu.max": text})
+    assert device.cpu_quota(root) == quota
+    assert device.threads(root) == threads
+
+
+@pytest.mark.parametrize(("us", "quota"), [("-1", None), ("50000", 0.5), ("250000", 2.5)])
+def test_v1_quota(tmp_path: Path, us: str, quota: float | None) -> None:
+    at = "cpu,cpuacct/app/one/"
+    root = machine(
+        tmp_path, V1, V1_MOUNTS, **{f"{at}cpu.cfs_quota_us": us + "\n", f"{at}cpu.cfs_period_us": "100000\n"}
+    )
+    assert device.cpu_quota(root) == quota
+
+
+def test_a_parent_limits_too(tmp_path: Path) -> None:
+    root = machine(tmp_path, V2, V2_MOUNTS, **{"app/one/cpu.max": "400000 100000", "app/cpu.max": "100000 100000"})
+    assert device.cpu_quota(root) == 1.0
+
+
+def test_v1_controllers_win_over_a_unified_mount_beside_them(tmp_path: Path) -> None:
+    files = {
+        "cpu,cpuacct/app/one/cpu.cfs_quota_us": "300000",
+        "cpu,cpuacct/app/one/cpu.cfs_period_us": "100000",
+        "unified/app/one/cpu.max": "100000 100000",
+    }
+    assert device.cpu_quota(machine(tmp_path, V1 + V2, V1_MOUNTS, **files)) == 3.0
+
+
+@pytest.mark.parametrize("path", ["/docker/abc", "/../../abc"])
+def test_in_a_container_the_mount_point_is_the_own_cgroup(tmp_path: Path, path: str) -> None:
+    mounts = V2_MOUNTS.replace(" / /sys", " /docker/abc /sys")
+    root = machine(tmp_path, f"0::{path}\n", mounts, **{"cpu.max": "250000 100000"})
+    assert device.cpu_quota(root) == 2.5
+
+
+def test_memory_v2(tmp_path: Path) -> None:
+    files = {
+        "app/one/memory.max": "max",
+        "app/memory.max": str(2 * GIB),
+        "app/memory.current": str(GIB),
+        "app/memory.stat": f"anon 1\ninactive_file {GIB // 2}\n",
+    }
+    root = machine(tmp_path, V2, V2_MOUNTS, **files)
+    assert device.memory_limit(root) == 2 * GIB
+    assert device.available_memory(root) == 2 * GIB - GIB // 2
+
+
+def test_memory_v1(tmp_path: Path) -> None:
+    files = {
+        "memory/app/one/memory.limit_in_bytes": str(GIB),
+        "memory/app/one/memory.usage_in_bytes": str(3 * GIB),  # a limit that was lowered
+        "memory/app/one/memory.stat": "cache 5\ntotal_inactive_file 7\n",
+        "memory/memory.limit_in_bytes": "9223372036854771712",
+    }
+    root = machine(tmp_path, V1, V1_MOUNTS, **files)
+    assert device.memory_limit(root) == GIB
+    assert device.available_memory(root) == 0
+
+
+def test_no_memory_limit(tmp_path: Path) -> None:
+    root = machine(tmp_path, V1, V1_MOUNTS, **{"memory/app/one/memory.limit_in_bytes": "9223372036854771712"})
+    assert device.memory_limit(root) is None
+    assert device.available_memory(root) == 4 * GIB
+    assert device.total_memory(root) == 8 * GIB
+
+
+def test_x86_features(tmp_path: Path) -> None:
+    first = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu sse avx2 avx512_vnni amx_int8\n"
+    root = tree(tmp_path, {"proc/cpuinfo": f"{first}\nprocessor\t: 1\n"})
+    assert device.cpu_features(root) == {"avx2", "avx512_vnni", "amx_int8"}
+    assert device.cpu_model(root) == "Some CPU @ 2 GHz"
+
+
+def test_arm_features(tmp_path: Path) -> None:
+    root = tree(tmp_path, {"proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\nCPU part\t: 0xd40\n"})
+    assert device.cpu_features(root) == {"asimd", "asimddp", "i8mm"}
+    assert device.cpu_model(root)
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_a_system_without_proc(tmp_path: Path) -> None:
+    found = device.describe(tmp_path)
+    assert found.features == ()
+    assert "no /proc/cpuinfo" in found.features_why
+    assert (found.memory, found.memory_limit, found.available, found.quota) == (None, None, None, None)
+    assert found.threads == 8
+
+
+def test_unknown_features_say_why(tmp_path: Path) -> None:
+    found = device.describe(tree(tmp_path, {"proc/cpuinfo": "processor : 0\nisa : rv64imafdc\n"}))
+    assert found.features == ()
+    assert "none of the instruction sets" in found.features_why
+
+
+def test_a_system_without_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert device.threads(tmp_path) == 3
+
+
+def test_this_machine() -> None:
+    found = device.describe()
+    assert 1 <= found.threads <= found.affinity <= found.cores
+    assert found.memory is None or found.available is None or found.available <= found.memory
+
+
+def test_affinity_of_this_process_counts() -> None:
+    """F-D11: a process that is bound to one core uses one thread."""
+    bind = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    code = f"{bind}; from edgekit import device; print(device.threads())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1\n"
