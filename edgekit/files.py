@@ -1,0 +1,188 @@
+"""Files of a folder that may be hostile, and files that must survive a crash.
+
+A path that was read from a file goes through `safe_join` or `open_regular`, nothing else: a relative name that means
+the same on every system, walked one folder at a time without following a symbolic link, to a regular file. Knows
+nothing of what the files hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import stat
+import unicodedata
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+
+from edgekit import limits
+from edgekit.errors import BundleError
+
+# O_NONBLOCK: opening a fifo returns at once, and `fstat` then refuses it.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_COPY = "copy the folder with its links followed: cp -rL FROM TO"
+
+
+def parts(relative: str) -> tuple[str, ...]:
+    """The folders and the name in a safe relative path with forward slashes. Raises BundleError for any other.
+
+    Refused is whatever two systems could read in two ways: absolute paths, `..`, `.`, empty parts, backslashes,
+    drives and URIs, control characters, a dot or space at a part's end, names not in NFC, names too long.
+    """
+    try:
+        size = len(relative.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise _unsafe(relative, "is not Unicode text") from None
+    names = tuple(relative.split("/"))
+    if not relative or size > limits.PATH_BYTES:
+        raise _unsafe(relative, f"has {size} bytes; 1 to {limits.PATH_BYTES} are allowed")
+    if _CONTROL.search(relative) or "\\" in relative or ":" in relative:
+        raise _unsafe(relative, "holds a backslash, a colon or a control character")
+    if unicodedata.normalize("NFC", relative) != relative:
+        raise _unsafe(relative, "is not in Unicode's normal form NFC")
+    for name in names:
+        if name in ("", ".", ".."):
+            raise _unsafe(relative, "is not a plain relative path")
+        if name[-1] in ". " or len(name.encode("utf-8")) > limits.PATH_PART_BYTES:
+            raise _unsafe(relative, "has a part that is too long, or that ends in a dot or a space")
+    return names
+
+
+def safe_join(root: Path, relative: str) -> Path:
+    """The path of a regular file that really lies under `root`. Raises BundleError.
+
+    `root` itself may be reached through a link; nothing below it may. A hard link is let through: what is opened by
+    path has been checked against a digest before.
+    """
+    with open_regular(root, relative, hard_links=True):
+        return root.joinpath(*parts(relative))
+
+
+def open_regular(root: Path, relative: str, *, hard_links: bool = False) -> BufferedReader:
+    """The regular file `relative` under `root`, opened for reading. Raises BundleError.
+
+    `hard_links`: accept a file that has a second name. Only for a caller that compares the content with a digest:
+    a second name may lie outside the folder, and then a stranger's file would be read as a part of the bundle.
+    """
+    *folders, name = parts(relative)
+    with contextlib.ExitStack() as opened:
+        try:
+            at = _keep(opened, os.open(root, _FOLDER))
+            for folder in folders:
+                at = _keep(opened, os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=at))
+            descriptor = os.open(name, _FILE, dir_fd=at)
+        except OSError as error:
+            raise _cannot_open(root, relative, error) from None
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and (hard_links or found.st_nlink == 1):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISREG(found.st_mode):
+        raise BundleError(f"{relative} has another name on this disk (a hard link)", hint=_COPY, file=relative)
+    raise BundleError(f"{relative} is {_kind(found.st_mode)}, not a regular file", file=relative)
+
+
+def walk(root: Path) -> Iterator[str]:
+    """The name of everything under `root` that is not a folder, relative to it. Links are named, not followed.
+
+    The names are as the disk has them, which need not be safe. Raises BundleError above `limits.FILES` entries.
+    """
+    todo, count = [""], 0
+    while todo:
+        folder = todo.pop()
+        try:
+            entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise BundleError(f"{root / folder} cannot be listed: {error.strerror}") from None
+        count += len(entries)
+        if count > limits.FILES:
+            raise BundleError(f"{root.name} holds more than {limits.FILES} files and folders")
+        for entry in entries:
+            name = folder + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                todo.append(name + "/")
+            else:
+                yield name
+
+
+def sha256(file: BufferedReader) -> str:
+    """The SHA-256 of what is left to read, as 64 hex digits; read in pieces."""
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new or emptied file and wait until the disk has its content; its name needs `fsync_folder`."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that any reader, and a crash, finds the old content or the new, never a part."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        write_file(fresh, data)
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in `folder`."""
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def size_text(size: int) -> str:
+    """A size for people, in powers of ten: `950 bytes`, `1.5 MB`."""
+    if size < 1000:
+        return f"{size} bytes"
+    value = float(size)
+    for unit in ("kB", "MB", "GB"):
+        value /= 1000
+        if value < 999.95:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1000:.1f} TB"
+
+
+def _keep(opened: contextlib.ExitStack, descriptor: int) -> int:
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
+def _unsafe(relative: str, why: str) -> BundleError:
+    shown = ascii(relative[:80])
+    return BundleError(f"unsafe path {shown}: it {why}", hint="do not use this bundle unless you know who made it")
+
+
+def _cannot_open(root: Path, relative: str, error: OSError) -> BundleError:
+    """Says which part of the path is a link, missing or closed; by name, so only to explain a refusal."""
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        path = root
+        for name in parts(relative):
+            path = path / name
+            if path.is_symlink():
+                which = path.relative_to(root).as_posix()
+                return BundleError(f"{which} is a symbolic link; inside a bundle none is followed", hint=_COPY)
+    if error.errno == errno.ENOENT:
+        return BundleError(f"{relative} is missing from {root.name}", file=relative)
+    if error.errno == errno.ENXIO:
+        return BundleError(f"{relative} is a socket, not a regular file", file=relative)
+    return BundleError(f"{relative} cannot be opened: {os.strerror(error.errno or 0)}", file=relative)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return kinds.get(stat.S_IFMT(mode), "a special file")
