@@ -1,0 +1,175 @@
+"""Hidden states to one vector a text: pooling, dense layers, Matryoshka cut, unit length.
+
+Equal to sentence-transformers' Pooling, Dense and Normalize modules in that order. Knows nothing of tokens or graphs.
+
+Settings read from the bundle:
+    output      the graph output: hidden states (B, T, H), or vectors (B, H) if pooling is "none"
+    pooling     "mean", "cls", "last", "max", or "none" where the graph pools
+    dense       layers after pooling: [{"weight": file.npy of (out, in), "bias": file.npy of (out,) or None,
+                "activation": "identity", "tanh", "relu", "sigmoid" or "silu", or torch's class name}]
+    dimensions  how many leading numbers of a vector to keep (Matryoshka); None: all
+    normalize   whether a vector has unit length, after the cut
+    similarity  "cosine" (default) or "dot"
+
+`answers` serves the first of METHODS; `similarity` is the function of that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.core import Measure
+from edgekit.errors import BundleError, InputError
+
+from ..ingest.text import inside
+from .classes import sigmoid
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.core import Arrays, Floats
+
+    Lengths = NDArray[np.int64]
+    Rows = Floats | Sequence[Floats]  # (n, d), or n times (d,)
+
+    from ..ingest.text import Encoding, TextBatch
+
+METHODS = ("embed", "similarity")
+SIMILARITIES = ("cosine", "dot")
+ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "identity": lambda x: x,
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": sigmoid,
+    "silu": lambda x: x * sigmoid(x),
+}
+
+
+def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, checked, with the dense layers' arrays in place of their files. Raises BundleError."""
+    for name, value, known in (
+        ("pooling", settings.get("pooling"), tuple(POOLINGS)),
+        ("similarity", settings.get("similarity", "cosine"), SIMILARITIES),
+    ):
+        if value not in known:
+            raise BundleError(f"{name} is {value!r}, not one of {', '.join(known)}", hint="export the model again")
+    if not isinstance(settings.get("output"), str):
+        raise BundleError("the settings do not say which output holds the hidden states", hint="export the model again")
+    if not isinstance(settings.get("dimensions"), int | None):
+        raise BundleError(f"dimensions is {settings['dimensions']!r}, not a number", hint="export the model again")
+    return {**settings, "dense": [_dense(folder, layer) for layer in settings.get("dense") or ()]}
+
+
+def numbers(outputs: Arrays, batch: TextBatch, settings: Mapping[str, Any], *, dimensions: int | None = None) -> Floats:
+    """One vector a row of the batch, float32 (B, d). `settings` come from `open`.
+
+    `dimensions` cuts the vectors to their first numbers, in place of the settings' own cut.
+    Raises InputError if there are fewer than that.
+    """
+    hidden = outputs[settings["output"]].astype(np.float32, copy=False)
+    vectors = POOLINGS[settings["pooling"]](hidden, batch.lengths)
+    for layer in settings.get("dense") or ():
+        vectors = vectors @ layer["weight"].T
+        if layer["bias"] is not None:
+            vectors += layer["bias"]
+        vectors = ACTIVATIONS[layer["activation"]](vectors)
+    vectors = _cut(vectors, settings.get("dimensions") if dimensions is None else dimensions)
+    return _unit(vectors) if settings.get("normalize") else np.array(vectors)  # no view of the hidden states
+
+
+def answers(numbers: Rows, encodings: Sequence[Encoding], settings: Mapping[str, Any]) -> Floats:
+    """The vectors as one float32 array (n, d); (0, dimensions or 0) for no texts."""
+    if len(numbers) == 0:
+        return np.empty((0, settings.get("dimensions") or 0), np.float32)
+    return np.asarray(numbers, np.float32)
+
+
+def similarity(a: Floats, b: Floats, settings: Mapping[str, Any]) -> Floats:
+    """How alike each vector of `a` (n, d) is to each of `b` (m, d): float32 (n, m), by the model's own measure."""
+    if settings.get("similarity", "cosine") == "dot":
+        return a @ b.T
+    return _unit(a) @ _unit(b).T
+
+
+def compare(reference: Rows, candidate: Rows, settings: Mapping[str, Any] | None = None) -> Measure:
+    """Mean cosine of the vectors; loss is 1 - cosine. A vector that is not finite counts as opposite."""
+    a, b = _unit(np.asarray(reference, np.float32)), _unit(np.asarray(candidate, np.float32))
+    cosine = float(np.nan_to_num(np.einsum("ij,ij->i", a, b), nan=-1.0).mean())
+    return Measure("cosine", cosine, max(0.0, 1.0 - cosine))
+
+
+def _mean(hidden: Floats, lengths: Lengths) -> Floats:
+    mask = np.arange(hidden.shape[1]) < lengths[:, None]
+    weights = mask / np.maximum(lengths, 1).astype(np.float32)[:, None]  # bool by float32 is float32
+    pooled: Floats = np.matmul(weights[:, None], hidden)[:, 0]
+    return pooled
+
+
+def _cls(hidden: Floats, lengths: Lengths) -> Floats:
+    return hidden[:, 0]
+
+
+def _last(hidden: Floats, lengths: Lengths) -> Floats:
+    pooled: Floats = hidden[np.arange(len(hidden)), np.maximum(lengths, 1) - 1]
+    return pooled
+
+
+def _max(hidden: Floats, lengths: Lengths) -> Floats:
+    mask = np.arange(hidden.shape[1]) < lengths[:, None]
+    pooled: Floats = np.where(mask[..., None], hidden, np.float32(-np.inf)).max(axis=1)
+    return pooled
+
+
+def _none(vectors: Floats, lengths: Lengths) -> Floats:
+    return vectors
+
+
+# Hidden states (B, T, H) of rows with so many tokens (B,), padded on the right, to vectors (B, H).
+POOLINGS = {"mean": _mean, "cls": _cls, "last": _last, "max": _max, "none": _none}
+
+
+def _dense(folder: Path, layer: Mapping[str, Any]) -> dict[str, Any]:
+    activation = str(layer.get("activation") or "identity").rpartition(".")[2].lower()
+    if activation not in ACTIVATIONS:
+        raise BundleError(
+            f"unknown activation {activation!r} of a dense layer", hint=f"known: {', '.join(ACTIVATIONS)}"
+        )
+    bias = layer.get("bias")
+    return {
+        "weight": _array(folder, layer.get("weight"), 2),
+        "bias": None if bias is None else _array(folder, bias, 1),
+        "activation": activation,
+    }
+
+
+def _array(folder: Path, name: object, axes: int) -> Floats:
+    path = inside(folder, name)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise BundleError(f"{name} is not an array", hint="export the model again", cause=str(error)) from error
+    if array.ndim != axes:
+        raise BundleError(f"{name} has {array.ndim} axes, not {axes}", hint="export the model again")
+    return np.asarray(array, np.float32)
+
+
+def _cut(vectors: Floats, dimensions: int | None) -> Floats:
+    if dimensions is None:
+        return vectors
+    if not 1 <= dimensions <= vectors.shape[1]:
+        raise InputError(
+            f"cannot keep {dimensions} of a vector's {vectors.shape[1]} numbers",
+            hint=f"dimensions goes from 1 to {vectors.shape[1]}",
+        )
+    return vectors[:, :dimensions]
+
+
+def _unit(vectors: Floats) -> Floats:
+    """Each vector by its length; one of length zero stays (torch.nn.functional.normalize's epsilon)."""
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    scaled: Floats = vectors / np.maximum(norms, np.float32(1e-12))[:, None]
+    return scaled

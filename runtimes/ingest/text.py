@@ -1,0 +1,373 @@
+"""Texts to token ids, and token ids to the padded batches that a graph takes.
+
+Knows tokenizer.json (through the `tokenizers` package), prompts, the length limit and the padding. Does not know what
+the ids are for: `runtimes.heads` gives the answers.
+
+Settings read from the bundle:
+    tokenizer       file name inside the bundle; default "tokenizer.json"
+    max_length      the most tokens that the model takes, special ones included; absent or None: no limit
+    pad_id          the id that fills short rows; default 0
+    inputs          which of input_ids, attention_mask, token_type_ids the graph takes; default the first two
+    lowercase       lower-case before the tokenizer's own normalizer, as sentence-transformers' do_lower_case
+    prompts         {name: text}; the text goes in front of what the user gives
+    default_prompt  the name of the prompt that is used when none is asked for
+
+Threads: `tokenizers` spreads a list over a pool of its own. The pool has RAYON_NUM_THREADS threads, or as many as this
+process may use, and it is made once for the process, so a Model cannot resize it; TOKENIZERS_PARALLELISM=false keeps
+every call on one thread. `open(..., threads=1)` tokenizes one text after the other whatever these say.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from edgekit import files, limits
+from edgekit.errors import BundleError, InputError, TokenizerError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.core import Array
+
+T = TypeVar("T")
+Item = str | tuple[str, str]
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+_STDERR = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoding:
+    """One text or one pair as tokens, special ones included. A list per token is made when it is asked for.
+
+    `text` holds the prompt too; offsets count its characters. In a pair, those of the second text count `pair`'s.
+    """
+
+    source: Text = field(repr=False)
+    text: str
+    pair: str | None
+    raw: Any = field(repr=False)  # tokenizers.Encoding
+    kept: tuple[int, ...] | None = field(repr=False)  # the tokens that are left after cutting; None: all
+    placed: bool = field(repr=False)  # offsets and word ids were asked for
+
+    def __len__(self) -> int:
+        return len(self.raw) if self.kept is None else len(self.kept)
+
+    @property
+    def ids(self) -> list[int]:
+        return self._left(self.raw.ids)
+
+    @property
+    def type_ids(self) -> list[int]:
+        """Which text of a pair a token belongs to, as the tokenizer numbers them."""
+        return self._left(self.raw.type_ids)
+
+    @property
+    def special(self) -> list[int]:
+        """1 for a token that the tokenizer added ([CLS], </s>), 0 for a piece of the text."""
+        return self._left(self.raw.special_tokens_mask)
+
+    @property
+    def offsets(self) -> list[tuple[int, int]] | None:
+        """Start and end of each token in characters; None if `encode` was not asked for them."""
+        return self._left(self.raw.offsets) if self.placed else None
+
+    @property
+    def word_ids(self) -> list[int | None] | None:
+        """The number of each token's word, None for a special token; None if `encode` was not asked for offsets."""
+        return self._left(self.raw.word_ids) if self.placed else None
+
+    def _left(self, values: list[T]) -> list[T]:
+        return values if self.kept is None else [values[i] for i in self.kept]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextBatch:
+    """Some encodings as a graph takes them: `feeds` are int64 (B, T), padded on the right.
+
+    `rows` are the encodings' positions in the call, `lengths` their tokens, both in the order of the feeds' rows.
+    """
+
+    feeds: dict[str, Array]
+    rows: tuple[int, ...]
+    encodings: tuple[Encoding, ...]
+    lengths: NDArray[np.int64]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(B, T), True where there is a token and not padding."""
+        return _mask(self.lengths)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    """A bundle's tokenizer. Threads may share it."""
+
+    tokenizer: Any = field(repr=False)  # tokenizers.Tokenizer, with truncation and padding off
+    max_length: int | None = None
+    pad_id: int = 0
+    inputs: tuple[str, ...] = INPUTS[:2]
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    cuts_left: bool = False  # the file says that a long text loses its beginning, not its end
+    threads: int | None = None
+
+    def encode(
+        self, items: Sequence[Item], *, truncate: bool = False, prompt: str | None = None, offsets: bool = False
+    ) -> list[Encoding]:
+        """Texts or pairs of texts as tokens, in the order given.
+
+        `prompt` names one of the model's prompts; "" uses none, not even the default one. In a pair it goes in front
+        of the first text. Without `offsets` the tokenizer takes a faster way that gives none.
+        Raises InputError for what is not text, for a text of more than 8 MB and, unless `truncate`, for one of more
+        than `max_length` tokens; TokenizerError if the tokenizer fails.
+        """
+        assert not isinstance(items, str), "a list of texts"
+        prefix = self._prefix(prompt)
+        texts = [_checked(item, prefix, position) for position, item in enumerate(items)]
+        raws = _guarded("the tokenizer cannot encode this text", lambda: self._run(texts, offsets))
+        return [self._encoding(at, text, raw, truncate, offsets) for at, (text, raw) in enumerate(zip(texts, raws))]
+
+    def batches(
+        self, encodings: Sequence[Encoding], *, max_tokens: int = 2048, max_rows: int = 64
+    ) -> Iterator[TextBatch]:
+        """Every encoding in exactly one batch, longest first, so that rows of like length share one.
+
+        A batch has at most `max_rows` rows and `max_tokens` tokens, padding counted, but always one row: what a list
+        needs in memory does not grow with the list, nor with one long text in it. On two CPU cores a small BERT is as
+        fast with 2048 tokens as with fewer or 4096, and half as fast with 8192, which leave the cache.
+        """
+        assert max_tokens > 0
+        assert max_rows > 0
+        lengths = [len(encoding) for encoding in encodings]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+        done = 0
+        while done < len(order):
+            longest = max(lengths[order[done]], 1)
+            rows = tuple(order[done : done + max(1, min(max_rows, max_tokens // longest))])
+            yield self._batch(tuple(encodings[row] for row in rows), rows)
+            done += len(rows)
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of some ids. Raises TokenizerError if the tokenizer fails."""
+        text = _guarded(
+            "the tokenizer cannot decode these ids",
+            lambda: self.tokenizer.decode(ids, skip_special_tokens=skip_special),
+        )
+        return str(text)
+
+    def _prefix(self, prompt: str | None) -> str:
+        name = self.default_prompt if prompt is None else prompt
+        if not name:
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(sorted(self.prompts)) or "none"
+            raise InputError(f"this model has no prompt named {name!r}", hint=f"its prompts: {known}")
+        return self.prompts[name]
+
+    def _run(self, texts: list[Item], offsets: bool) -> list[Any]:
+        run = self.tokenizer.encode_batch if offsets else self.tokenizer.encode_batch_fast
+        if self.threads == 1:
+            return [run([text])[0] for text in texts]
+        found: list[Any] = run(texts)
+        return found
+
+    def _encoding(self, position: int, text: Item, raw: Any, truncate: bool, placed: bool) -> Encoding:
+        first, second = (text, None) if isinstance(text, str) else text
+        limit = self.max_length
+        if limit is None or len(raw) <= limit:
+            return Encoding(self, first, second, raw, None, placed)
+        if not truncate:
+            raise InputError(
+                f"texts[{position}] has {len(raw)} tokens, and {limit} fit",
+                hint="shorten it, or give truncate=True to cut it",
+                position=position,
+                tokens=len(raw),
+                limit=limit,
+            )
+        return Encoding(self, first, second, raw, _cut(raw, limit, self.cuts_left), placed)
+
+    def _batch(self, encodings: tuple[Encoding, ...], rows: tuple[int, ...]) -> TextBatch:
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        mask = _mask(lengths)
+        feeds: dict[str, Array] = {}
+        for name in self.inputs:
+            if name == "attention_mask":
+                feeds[name] = mask.astype(np.int64)
+            elif name == "input_ids":
+                feeds[name] = _padded((encoding.ids for encoding in encodings), mask, self.pad_id)
+            else:
+                feeds[name] = _padded((encoding.type_ids for encoding in encodings), mask, 0)
+        return TextBatch(feeds, rows, encodings, lengths)
+
+
+def open(folder: Path, settings: Mapping[str, Any], *, threads: int | None = None) -> Text:
+    """The tokenizer of the bundle in `folder`, tried once on a word.
+
+    Raises TokenizerError if the file is bad or too big, BundleError if the settings do not fit it.
+    """
+    path = inside(folder, settings.get("tokenizer", "tokenizer.json"))
+    with _without_backtrace():
+        tokenizer = _guarded(
+            f"{path.name} is not a tokenizer that works", lambda: _load(path, bool(settings.get("lowercase")))
+        )
+    left = (tokenizer.truncation or {}).get("direction") == "left"
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    text = Text(
+        tokenizer,
+        max_length=settings.get("max_length"),
+        pad_id=settings.get("pad_id", 0),
+        inputs=tuple(settings.get("inputs") or INPUTS[:2]),
+        prompts=settings.get("prompts") or {},
+        default_prompt=settings.get("default_prompt"),
+        cuts_left=left,
+        threads=threads,
+    )
+    _fits(text)
+    return text
+
+
+def inside(folder: Path, name: object) -> Path:
+    """The file of that name in a bundle. Raises BundleError if it is not there, or if the name leads out."""
+    if not isinstance(name, str):
+        raise BundleError(f"the settings name a file as {name!r}", hint="export the model again")
+    return files.safe_join(folder, name)
+
+
+def _load(path: Path, lowercase: bool) -> Any:
+    from tokenizers import Tokenizer, normalizers
+
+    if path.stat().st_size > limits.TOKENIZER_BYTES:
+        raise ValueError(f"the file is larger than {limits.TOKENIZER_BYTES} bytes")
+    tokenizer = Tokenizer.from_file(str(path))
+    if tokenizer.get_vocab_size() > limits.VOCABULARY:
+        raise ValueError(f"the vocabulary has more than {limits.VOCABULARY} tokens")
+    if lowercase:
+        # As a normalizer, unlike str.lower() on the text, it keeps offsets right where "İ" turns into two characters.
+        own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    tokenizer.encode("a")  # a bad pre-tokenizer or template shows only now
+    return tokenizer
+
+
+def _fits(text: Text) -> None:
+    for name, kind in (("max_length", int | None), ("pad_id", int), ("prompts", Mapping)):
+        if not isinstance(getattr(text, name), kind):
+            raise BundleError(f"{name} is {getattr(text, name)!r}", hint="export the model again")
+    unknown = [name for name in text.inputs if name not in INPUTS]
+    if unknown:
+        raise BundleError(f"a text model takes no input named {unknown[0]!r}", hint=f"known: {', '.join(INPUTS)}")
+    odd = [name for name, prompt in text.prompts.items() if not isinstance(prompt, str)]
+    if odd:
+        raise BundleError(f"the prompt {odd[0]!r} is not a text", hint="export the model again")
+    if text.default_prompt and text.default_prompt not in text.prompts:
+        raise BundleError(f"the default prompt {text.default_prompt!r} is not among the prompts")
+    added = max(text.tokenizer.num_special_tokens_to_add(is_pair) for is_pair in (False, True))
+    if text.max_length is not None and text.max_length <= added:
+        raise BundleError(f"max_length is {text.max_length}, and the tokenizer adds {added} special tokens to a pair")
+
+
+def _guarded(what: str, call: Callable[[], T]) -> T:
+    """`call()`, with the tokenizer's failures as TokenizerError.
+
+    A Rust panic arrives as a PanicException, which is a BaseException and not an Exception. It prints a line to
+    stderr before (with RUST_BACKTRACE, a backtrace); holding that back on every call would hold back what other
+    threads of the application write, so only `open` does.
+    """
+    try:
+        return call()
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(
+            what, hint="export the model again from a tokenizer.json that you trust", cause=str(error)
+        ) from error
+
+
+@contextmanager
+def _without_backtrace() -> Iterator[None]:
+    """Drops what a panic writes to stderr. If there was no failure, what others wrote meanwhile is passed on."""
+    with _STDERR:
+        try:
+            real = os.dup(2)
+        except OSError:  # stderr is closed: nothing can be written to it
+            yield
+            return
+        held = os.memfd_create("stderr")
+        os.dup2(held, 2)
+        said = b""
+        try:
+            yield
+            said = os.pread(held, os.fstat(held).st_size, 0)
+        finally:
+            os.dup2(real, 2)
+            os.write(2, said)
+            os.close(real)
+            os.close(held)
+
+
+def _checked(item: object, prefix: str, position: int) -> Item:
+    if isinstance(item, tuple) and len(item) == 2:
+        return prefix + _string(item[0], position), _string(item[1], position)
+    return prefix + _string(item, position)
+
+
+def _string(text: object, position: int) -> str:
+    if not isinstance(text, str):
+        raise InputError(
+            f"texts[{position}] holds {type(text).__name__}, not text", hint="give strings, or pairs (a tuple) of them"
+        )
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"texts[{position}] holds half a surrogate pair at character {error.start}",
+            hint="it is not valid Unicode: decode the source again, or text.encode(errors='replace').decode()",
+        ) from None
+    if size > limits.PROMPT_BYTES:
+        raise InputError(f"texts[{position}] has {size} bytes, and {limits.PROMPT_BYTES} are allowed", hint="split it")
+    return text
+
+
+def _cut(raw: Any, limit: int, left: bool) -> tuple[int, ...]:
+    """The positions that stay when `limit` tokens fit: every special token, and the beginning of each text.
+
+    Done here and not by the tokenizer's own truncation: that is a state that threads would share, and for a pair it
+    also makes every combination of the parts that it cuts off.
+    """
+    sequences = raw.sequence_ids
+    texts = [[at for at, sequence in enumerate(sequences) if sequence == which] for which in (0, 1)]
+    room = limit - sequences.count(None)
+    stay = _longest_first(len(texts[0]), len(texts[1]), room)
+    gone = {at for text, n in zip(texts, stay) for at in (text[: len(text) - n] if left else text[n:])}
+    return tuple(at for at in range(len(raw)) if at not in gone)
+
+
+def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of each text of a pair stay: `longest_first` as in tokenizers' truncation.rs."""
+    short, long = sorted((first, second))
+    long = max(short, room - short) if short <= room else short
+    if short + long > room:
+        short, long = room // 2, room - room // 2
+    return (short, long) if first <= second else (long, short)
+
+
+def _mask(lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.arange(max(1, int(lengths.max()))) < lengths[:, None]
+
+
+def _padded(rows: Iterator[list[int]], mask: NDArray[np.bool_], fill: int) -> NDArray[np.int64]:
+    padded = np.full(mask.shape, fill, np.int64)
+    padded[mask] = np.fromiter(chain.from_iterable(rows), np.int64)
+    return padded
