@@ -1,0 +1,167 @@
+"""The zoo as others use it: its files, its held-out data, its metrics; torch only to hold the cards to account."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import struct
+import subprocess
+import sys
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from edgekit import zoo
+from edgekit.errors import InputError, SourceError
+from edgekit.zoo import metrics
+
+MEGABYTE = 1024 * 1024
+TASKS = [(name, task) for name in zoo.names() for task in zoo.tasks(name)]
+each_model = pytest.mark.parametrize("name", zoo.names())
+each_task = pytest.mark.parametrize(("name", "task"), TASKS)
+
+
+def size(name: str) -> int:
+    return sum(file.stat().st_size for file in zoo.folder(name).rglob("*") if file.suffix in (".safetensors", ".json"))
+
+
+def test_the_zoo_is_small_and_not_empty() -> None:
+    assert {"parity", "spotter"} <= set(zoo.names())
+    assert all(size(name) <= 1.5 * MEGABYTE for name in zoo.names())
+    assert sum(map(size, zoo.names())) <= 8 * MEGABYTE
+
+
+@each_model
+def test_card_describes_these_weights(name: str) -> None:
+    card = json.loads((zoo.folder(name) / "card.json").read_text())
+    weights = (zoo.folder(name) / "model.safetensors").read_bytes()
+    assert card["name"] == name
+    assert card["weights"]["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert card["weights"]["bytes"] == len(weights)
+    header = json.loads(weights[8 : 8 + struct.unpack("<Q", weights[:8])[0]])
+    tensors = [tensor for key, tensor in header.items() if key != "__metadata__"]
+    assert {tensor["dtype"] for tensor in tensors} == {"F32"}
+    assert sum(int(np.prod(tensor["shape"])) for tensor in tensors) == card["weights"]["parameters"]
+
+
+@each_model
+def test_recipe_makes_the_committed_held_out_data(name: str) -> None:
+    """Data alone: no torch. Also says that the weights were measured on what is committed."""
+    recipe = import_module(f"edgekit.zoo.{name}.recipe")
+    committed = json.loads((zoo.folder(name) / "heldout.json").read_text())
+    assert json.loads(json.dumps(recipe.heldout_data())) == committed
+
+
+@each_task
+def test_right_answers_score_one_and_calibration_is_other_data(name: str, task: str) -> None:
+    held = zoo.heldout(name, task)
+    assert held.task == task
+    assert len(set(held.inputs)) == len(held.inputs) >= 400
+    assert len(held.calibration) >= 64
+    assert not set(held.inputs) & set(held.calibration)
+    if held.metric == "recall@1":
+        perfect = np.eye(len(held.expected))
+        assert zoo.score(held, np.concatenate([perfect, perfect])) == 1.0
+    else:
+        assert zoo.score(held, held.expected) == 1.0
+    assert 0.95 <= held.trained <= 1.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        held.trained = 1.0  # type: ignore[misc]
+
+
+def test_first_task_is_the_default() -> None:
+    assert zoo.heldout("parity") == zoo.heldout("parity", "feature-extraction")
+
+
+def test_unknown_names_are_told_apart() -> None:
+    with pytest.raises(SourceError, match="no model named 'parroty'") as caught:
+        zoo.folder("parroty")
+    assert "parity" in caught.value.hint
+    with pytest.raises(SourceError, match="no model named"):
+        zoo.folder("../zoo/parity")
+    with pytest.raises(SourceError, match="not trained for 'fill-mask'") as caught:
+        zoo.heldout("spotter", "fill-mask")
+    assert "token-classification" in caught.value.hint
+
+
+def test_an_answer_for_each_input() -> None:
+    held = zoo.heldout("spotter")
+    with pytest.raises(InputError, match="399 answers for 400"):
+        zoo.score(held, held.expected[:-1])
+
+
+def test_accuracy_counts_equal_labels() -> None:
+    assert metrics.accuracy(["odd", "even", "odd", "odd"], ["odd", "odd", "odd", "even"]) == 0.5
+
+
+def test_span_f1_wants_exact_spans() -> None:
+    expected = [[(0, 5, "YEAR"), (9, 12, "CARDINAL")], [], [(3, 7, "ORDINAL")]]
+    shifted = [[(0, 5, "YEAR"), (9, 11, "CARDINAL")], [], [(3, 7, "CARDINAL")]]
+    assert metrics.span_f1(expected, shifted) == pytest.approx(1 / 3)
+    assert metrics.span_f1(expected, [[(0, 5, "YEAR"), (0, 5, "YEAR")], [], []]) == pytest.approx(2 / 4)
+    assert metrics.span_f1(expected, [[], [], []]) == 0.0
+    assert metrics.span_f1([[], []], [[], []]) == 1.0
+
+
+def test_recall_at_1_is_by_direction_and_wants_to_be_strictly_nearest() -> None:
+    passages = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    queries = np.array([[9.0, 1.0], [1.0, 0.9], [-0.1, 0.0]])
+    assert metrics.recall_at_1([3, 4, 5], np.concatenate([queries, passages])) == pytest.approx(2 / 3)
+    assert metrics.recall_at_1([3, 4, 5], np.ones((6, 2))) == 0.0
+    assert metrics.recall_at_1([3, 4, 5], np.zeros((6, 2))) == 0.0
+    assert metrics.recall_at_1([3, 4, 5], np.full((6, 2), np.nan)) == 0.0
+
+
+def test_using_the_zoo_brings_no_numpy_of_its_own_and_no_torch() -> None:
+    code = (
+        "import sys; from edgekit import zoo; held = zoo.heldout('parity', 'text-classification');"
+        "assert zoo.score(held, held.expected) == 1.0;"
+        "import edgekit.zoo.parity.recipe, edgekit.zoo.spotter.recipe;"
+        "sys.exit(', '.join({'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules)) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@each_model
+def test_tokenizer_reads_every_held_out_text(name: str) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(zoo.folder(name) / "tokenizer.json"))
+    config = json.loads((zoo.folder(name) / "config.json").read_text())
+    held = zoo.heldout(name)
+    encodings = tokenizer.encode_batch([*held.inputs, *held.calibration])
+    assert all("[UNK]" not in encoding.tokens for encoding in encodings)
+    assert max(len(encoding.ids) for encoding in encodings) <= config["max_position_embeddings"]
+    assert tokenizer.get_vocab_size() == config["vocab_size"]
+    for text, encoding in zip(held.inputs, encodings):
+        letters = "".join(text[start:end] for start, end in encoding.offsets)
+        assert letters == text.replace(" ", "")
+        assert tokenizer.decode(encoding.ids).replace(" ", "") == text.lower().replace(" ", "")
+
+
+@pytest.mark.slow
+@each_task
+def test_float32_weights_score_what_the_card_says(name: str, task: str) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.set_num_threads(1)
+    kind = {"token-classification": transformers.AutoModelForTokenClassification}
+    loaded = kind.get(task, transformers.AutoModelForSequenceClassification).from_pretrained(zoo.folder(name)).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(zoo.folder(name))
+    held = zoo.heldout(name, task)
+    answers = import_module(f"edgekit.zoo.{name}.recipe").answers(loaded, tokenizer, task, list(held.inputs))
+    assert zoo.score(held, answers) == pytest.approx(held.trained, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_parity_is_a_sentence_transformers_folder_too() -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    held = zoo.heldout("parity", "feature-extraction")
+    model = sentence_transformers.SentenceTransformer(str(zoo.folder("parity")), device="cpu")
+    vectors = model.encode(list(held.inputs), batch_size=250, show_progress_bar=False)
+    assert vectors.shape == (len(held.inputs), 64)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+    assert zoo.score(held, vectors) == pytest.approx(held.trained, abs=1e-6)
