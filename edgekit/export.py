@@ -1,0 +1,328 @@
+"""The workbench's way: a model's name -> a bundle that was proved, gated and verified, or nothing.
+
+    source -> trace -> quantize, compile, pack -> prove and gate -> goldens -> verify in a fresh process -> publish
+
+Each heavy step runs in a worker process; this file only says what follows what. Knows no architecture and no engine.
+Imports nothing heavy, as `import edgekit` imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.core import Progress
+from edgekit.errors import UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from edgekit.core import Array, Bundle, Goldens, Graph, Variant
+    from edgekit.plan import Plan
+
+SCRATCH = ".scratch"
+TOOLS = ("torch", "transformers", "optimum", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy")
+
+
+def export(
+    model: str,
+    output: str | Path,
+    *,
+    task: str | None = None,
+    targets: Sequence[str] = (),
+    precision: str | Sequence[str] = (),
+    method: str | None = None,
+    group_size: int | None = None,
+    calibration: str | Path | None = None,
+    max_accuracy_loss: float | None = None,
+    dimensions: int | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    memory_limit: int | None = None,
+    force: bool = False,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Export a model to a bundle in the folder `output`, which is whole or, after any failure, as it was before.
+
+    `targets` and `precision`: every combination becomes a variant; without them, all targets of this machine in int8.
+    `max_accuracy_loss`: how far a quantized variant may be from the reference, as the head's measure says (1 - mean
+    cosine, share of other labels); a variant beyond it is a VerificationError. `calibration`: a text file with
+    samples of your own, one a line. `dimensions`: Matryoshka cut that becomes the bundle's default. `memory_limit`
+    in bytes. Raises any EdgeKitError.
+    """
+    from edgekit import device, publish
+    from edgekit import plan as planning
+
+    if max_accuracy_loss is not None and not 0 <= max_accuracy_loss <= 1:
+        raise UsageError(f"--max-accuracy-loss is {max_accuracy_loss}", hint="give a share from 0 to 1: 0.02")
+    made = planning.plan(
+        model,
+        task=task,
+        targets=targets,
+        precision=(precision,) if isinstance(precision, str) else precision,
+        method=method,
+        group_size=group_size,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        offline=offline,
+    )
+    planning.check_memory(made, memory_limit, device.available_memory())
+    with publish.into(Path(output), force=force) as work:
+        publish.need(work, made.disk_needed)
+        say = progress or (lambda stage, what: None)
+        for missing in made.left_out:
+            say("plan", missing)
+        bench = Workbench(made, work, memory_limit or device.available_memory(), max_accuracy_loss, say)
+        bundle = bench.make(Path(calibration) if calibration else None, dimensions)
+    return replace(bundle, folder=Path(output))
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """One export under way in the folder `work`, which nobody else sees yet."""
+
+    plan: Plan
+    work: Path
+    memory_limit: int | None
+    max_accuracy_loss: float | None
+    say: Progress
+
+    def make(self, calibration: Path | None, dimensions: int | None) -> Bundle:
+        """All the stages, in order."""
+        from edgekit import samples
+
+        (self.work / SCRATCH).mkdir()
+        settings = self._settings(dimensions)
+        texts = samples.read(calibration) if calibration else list(samples.TEXTS)
+        items = samples.for_task(self.plan.task, texts, settings)
+        bundle = self._bundle(settings)
+        ingest, encodings, head_settings = self._encode(bundle, items)
+        proven = self._trace(ingest, encodings)
+        reference = self._reference(ingest, encodings, head_settings)
+        variants, answers = self._gate(bundle, self._build(proven), items, reference)
+        bundle = replace(bundle, variants=tuple(variants))
+        bundle = replace(bundle, goldens=self._goldens(bundle, items, encodings, reference, answers))
+        return self._finish(bundle)
+
+    def _settings(self, dimensions: int | None) -> dict[str, Any]:
+        """What the device must know, with the tokenizer's file beside it."""
+        import json
+        import shutil
+
+        from edgekit import registry, source, weights
+
+        found = self.plan.source
+        if found.random:
+            made = source.stand_in_tokenizer(found.config["vocab_size"], found.config.get("pad_token_id"))
+            (self.work / "tokenizer.json").write_text(json.dumps(made), encoding="utf-8")
+        else:
+            self.say("source", f"checking the weights of {found.id}")
+            _refuse_nonfinite(weights.nonfinite(found.folder))
+            if (found.folder / "tokenizer.json").is_file():
+                shutil.copyfile(found.folder / "tokenizer.json", self.work / "tokenizer.json")
+            else:
+                order = {"folder": str(found.folder), "target": str(self.work / "tokenizer.json")}
+                self._worker("edgekit.exporters._tokenizer:work", "tokenizer", order)
+        exporter = registry.find("exporters", found.arch).EXPORTER
+        settings: dict[str, Any] = exporter.settings(found, self.plan.task, self.work)
+        if dimensions is not None:
+            if "dimensions" not in settings:
+                raise UsageError("--dimensions is for embeddings", hint=f"the task here is {self.plan.task}")
+            settings["dimensions"] = dimensions
+        return settings
+
+    def _bundle(self, settings: dict[str, Any]) -> Bundle:
+        from edgekit.core import Bundle
+
+        made = self.plan
+        return Bundle(self.work, made.source, made.task, made.ingest, made.loop, made.head, settings, ())
+
+    def _encode(self, bundle: Bundle, items: list[Any]) -> tuple[Any, list[Any], dict[str, Any]]:
+        """The samples as tokens, by the very ingest that the device will use."""
+        from edgekit import registry
+
+        head = registry.find("heads", bundle.head)
+        ingest = registry.find("ingest", bundle.ingest).open(self.work, bundle.settings)
+        encodings = ingest.encode(items, truncate=True, offsets=getattr(head, "OFFSETS", False))
+        return ingest, encodings, head.open(self.work, bundle.settings)
+
+    def _trace(self, ingest: Any, encodings: list[Any]) -> dict[str, list[int]]:
+        """The traced graph and torch's answers, in the scratch folder."""
+        import numpy as np
+
+        scratch = self.work / SCRATCH
+        feeds = {f"{n}/{name}": a for n, b in enumerate(ingest.batches(encodings)) for name, a in b.feeds.items()}
+        np.savez(scratch / "samples.npz", **feeds)
+        found = self.plan.source
+        order = {
+            "source": {key: value for key, value in vars(found).items() if key != "folder"}
+            | {"folder": str(found.folder)},
+            "task": self.plan.task,
+            "graph": str(scratch / "model.onnx"),
+            "samples": str(scratch / "samples.npz"),
+        }
+        proven: dict[str, list[int]] = self._worker("edgekit.exporters._trace:work", "trace", order)["proven"]
+        return proven
+
+    def _reference(self, ingest: Any, encodings: list[Any], settings: dict[str, Any]) -> list[Array]:
+        """torch's outputs through the device's own loop and head: an array a sample."""
+        from edgekit import registry
+        from edgekit.model import gather
+        from edgekit.quantize.gate import read_proof
+
+        outputs = [found for _, found in read_proof(self.work / SCRATCH / "reference.npz")]
+        head, loop = registry.find("heads", self.plan.head), registry.find("loops", self.plan.loop)
+        recorded = Recorded(iter(outputs))
+        return gather(recorded, ingest, getattr(loop, self.plan.loop), head, settings, encodings)
+
+    def _build(self, proven: dict[str, list[int]]) -> list[Variant]:
+        """Quantized and compiled graphs in the work folder, one variant for each choice of the plan."""
+        import msgspec
+
+        from edgekit import registry
+        from edgekit.core import Graph, Variant
+
+        choices = self.plan.choices
+        order = {
+            "traced": str(self.work / SCRATCH / "model.onnx"),
+            "folder": str(self.work),
+            "proven": proven,
+            "variants": [[choice.target, msgspec.to_builtins(choice.recipe)] for choice in choices],
+        }
+        graphs: list[Graph] = msgspec.convert(self._worker("edgekit.build:work", "build", order), list[Graph])
+        return [
+            Variant(
+                choice.target, choice.recipe, (graph,), registry.find("targets", choice.target).facts(choice.recipe)
+            )
+            for choice, graph in zip(choices, graphs, strict=True)
+        ]
+
+    def _gate(
+        self, bundle: Bundle, variants: list[Variant], items: list[Any], reference: list[Array]
+    ) -> tuple[list[Variant], dict[str, list[Array]]]:
+        """Each variant proved, measured and held against the reference. Raises VerificationError."""
+        import msgspec
+
+        from edgekit import registry
+        from edgekit.quantize import gate
+        from edgekit.verify import read_arrays
+
+        scratch, measured, answers = self.work / SCRATCH, [], {}
+        head = registry.find("heads", bundle.head)
+        for number, variant in enumerate(variants):
+            order = {
+                "bundle": msgspec.to_builtins(bundle, enc_hook=str),
+                "variant": msgspec.to_builtins(variant),
+                "samples": items,
+                "proof": str(scratch / "proof.npz"),
+                "answers": str(scratch / f"answers-{number}.npz"),
+                "traced": f"{SCRATCH}/model.onnx",
+            }
+            self.say("gate", f"{variant.name} against the reference")
+            figures = self._worker("edgekit.quantize.gate:work", "gate", order)
+            answers[variant.name] = read_arrays(Path(order["answers"]), len(items))["found"]
+            agreement = head.compare(reference, answers[variant.name], bundle.settings)
+            figures |= {"metric": agreement.metric, "agreement": agreement.value, "loss": agreement.loss}
+            figures |= {"samples": len(items), "bytes": sum(self._bytes(graph.path) for graph in variant.graphs)}
+            figures["fp32_bytes"] = self._bytes(f"{SCRATCH}/model.onnx")
+            self.say("gate", gate.sentence(variant.name, figures))
+            if not bundle.source.random:
+                gate.check(variant, agreement, self.max_accuracy_loss)
+            measured.append(replace(variant, measured=figures))
+        return measured, answers
+
+    def _bytes(self, path: str) -> int:
+        """What a device must keep to run the graph at `path`: the file, and its tensors in the file of weights."""
+        from edgekit import onnxfile
+
+        facts = onnxfile.read(self.work, path)
+        return (self.work / path).stat().st_size + sum(tensor.size for tensor in facts.external)
+
+    def _goldens(
+        self,
+        bundle: Bundle,
+        items: list[Any],
+        encodings: list[Any],
+        reference: list[Array],
+        answers: dict[str, list[Array]],
+    ) -> Goldens:
+        """The first samples with the reference's and each variant's answers."""
+        import numpy as np
+
+        from edgekit import registry, samples
+        from edgekit.core import Goldens
+        from edgekit.quantize import gate
+        from edgekit.verify import write_arrays
+
+        count = min(samples.GOLDENS, len(items))
+        head = registry.find("heads", bundle.head)
+        kept: dict[str, Sequence[Array]] = {name: found[:count] for name, found in answers.items()}
+        losses = {
+            name: gate.allowed(head.compare(reference[:count], found, bundle.settings).loss)
+            for name, found in kept.items()
+        }
+        tolerances = {variant.name: gate.tolerance(variant, kept[variant.name]) for variant in bundle.variants}
+        kept["reference"] = reference[:count]
+        kept["tokens"] = [np.asarray(encoding.ids, np.int64) for encoding in encodings[:count]]
+        write_arrays(self.work / "goldens.npz", kept)
+        return Goldens(tuple(items[:count]), "goldens.npz", tolerances, losses)
+
+    def _finish(self, bundle: Bundle) -> Bundle:
+        """Write the manifest, then load and verify the whole in a fresh process."""
+        import shutil
+
+        from edgekit import bundle as bundles
+
+        shutil.rmtree(self.work / SCRATCH)
+        bundles.write(bundle, self.work, _versions())
+        self.say("verify", "loading the bundle in a fresh process")
+        targets = sorted({variant.target for variant in bundle.variants})
+        for check in self._worker("edgekit.verify:work", "verify", {"folder": str(self.work), "targets": targets}):
+            if not check["ok"]:
+                raise VerificationError(
+                    f"{check['variant']} does not repeat itself: {check['why']}",
+                    hint="nothing was published; the machine may be faulty, or the engine is not deterministic",
+                )
+        return bundle
+
+    def _worker(self, function: str, stage: str, order: dict[str, Any]) -> Any:
+        from edgekit import worker
+
+        return worker.run(function, order, self.work, stage=stage, memory_limit=self.memory_limit, progress=self.say)
+
+
+class Recorded:
+    """A Session that answers what was recorded, in order: torch's outputs go through the device's own loop and head."""
+
+    placement = "recorded"
+
+    def __init__(self, outputs: Any) -> None:
+        self._outputs = outputs
+
+    def run(self, feeds: Any, states: Any = None) -> tuple[Any, Any]:
+        return next(self._outputs), None
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+
+def _refuse_nonfinite(names: Sequence[str]) -> None:
+    if names:
+        raise VerificationError(
+            f"weight {names[0]!r} holds a NaN or an infinity",
+            hint="the file is damaged or the training diverged; no graph made of it can be right",
+            tensors=list(names[:20]),
+        )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for tool in TOOLS:
+        try:
+            found[tool] = version(tool)
+        except PackageNotFoundError:
+            continue
+    return found

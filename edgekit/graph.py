@@ -1,0 +1,124 @@
+"""ONNX files on the workbench: their ports, and many graphs that share one file of weights.
+
+Works on `onnx_ir` models, which map their weights instead of reading them. Knows no architecture and no engine;
+what a target wants rewritten is in `targets/`. Only the workbench imports onnx: a device never needs this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.core import Graph, Port
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+WEIGHTS = "weights.bin"
+INLINE = 256  # bytes: smaller tensors stay in the graph's own file
+PAGE = 4096  # engines map an initializer only where it starts on a page
+
+
+def load(path: Path) -> ir.Model:
+    """The model, its weights mapped."""
+    import onnx_ir as ir
+
+    return ir.load(path)
+
+
+def describe(model: ir.Model, name: str, path: str, proven: dict[str, tuple[int, ...]]) -> Graph:
+    """The Graph noun of a model that will lie at `path` in a bundle."""
+    inputs, outputs = tuple(map(_port, model.graph.inputs)), tuple(map(_port, model.graph.outputs))
+    return Graph(name, path, inputs, outputs, proven=proven)
+
+
+def fingerprint(model: ir.Model) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """Equal for two forms of one model that no pass has told apart: each node's domain, operator and outputs."""
+    return tuple(
+        (node.domain, node.op_type, tuple(str(output.name) for output in node.outputs)) for node in model.graph
+    )
+
+
+def _port(value: ir.Value) -> Port:
+    assert value.name is not None
+    assert value.dtype is not None
+    assert value.shape is not None
+    shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
+    return Port(value.name, value.dtype.numpy().name, shape)
+
+
+def pack(models: Mapping[str, ir.Model], folder: Path) -> None:
+    """Write each model to its path under `folder`; every distinct tensor goes once into `weights.bin`.
+
+    Same models, same bytes. Each tensor starts on a page, so that an engine can map it.
+    """
+    import onnx_ir as ir
+
+    places: dict[bytes, tuple[int, int]] = {}
+    with (folder / WEIGHTS).open("wb") as out:
+        for path, model in models.items():
+            for value in _heavy(model):
+                tensor = value.const_value
+                assert tensor is not None
+                data = tensor.tobytes()
+                key = hashlib.sha256(data).digest()
+                if key not in places:
+                    out.seek(-out.tell() % PAGE, 1)
+                    places[key] = (out.tell(), len(data))
+                    out.write(data)
+                offset, length = places[key]
+                value.const_value = ir.ExternalTensor(
+                    WEIGHTS,
+                    offset,
+                    length,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape),
+                    name=value.name,
+                    base_dir=folder,
+                )
+            _forget(model)
+            (folder / path).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def _heavy(model: ir.Model) -> Iterator[ir.Value]:
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.const_value.nbytes > INLINE:
+            yield value
+
+
+def _forget(model: ir.Model) -> None:
+    """Drop what the exporter noted for its own debugging: stack traces and paths of the machine that traced."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+        value.doc_string = None
+
+
+def weight(value: Any) -> ir.Value | None:
+    """The value if it is an initializer with data, else None."""
+    return value if value is not None and value.is_initializer() and value.const_value is not None else None
+
+
+def initializer(model: ir.Model, name: str, array: Any) -> ir.Value:
+    """A new initializer of that name, or the one that is there already."""
+    import onnx_ir as ir
+
+    if name in model.graph.initializers:
+        return model.graph.initializers[name]
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+    model.graph.register_initializer(value)
+    return value
+
+
+def drop_unused(model: ir.Model) -> None:
+    """Remove nodes and initializers that nothing reads any more."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    RemoveUnusedNodesPass()(model)

@@ -1,0 +1,234 @@
+"""The device's way: a bundle, opened on a target, with the methods that its head serves.
+
+    with edgekit.load("minilm.ek", target="openvino", threads=2) as model:
+        vectors = model.embed(["a", "b"])
+
+Never converts, never downloads. Knows no architecture and no engine: ingest, loop, head and target are files that the
+bundle names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from edgekit import bundle as bundles
+from edgekit import device, registry, verified
+from edgekit.core import Bundle, Session, Variant
+from edgekit.errors import DeviceError, UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from edgekit.core import Array, Floats
+
+log = logging.getLogger("edgekit")
+
+Texts = str | Sequence[Any]
+
+
+def load(
+    folder: str | Path,
+    *,
+    target: str = "auto",
+    precision: str | None = None,
+    threads: int | None = None,
+    verify: Literal["always", "once", "never"] = "once",
+) -> Model:
+    """The bundle in `folder`, ready to run. `precision`: "int8", …; None takes the fastest that was measured.
+
+    `threads`: how many the engine may use; None is as many as this process has cores and quota for. `verify`: when
+    the digests of the files are checked: "always", "once" or "never".
+    Raises BundleError, DeviceError when the target is not on this machine, UsageError for a variant that is not there.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}", hint="give 1 or more")
+    found = bundles.read(Path(folder), verify=verify)
+    variant = choose(found, target, precision)
+    return Model(found, variant, threads or device.threads())
+
+
+def choose(bundle: Bundle, target: str, precision: str | None) -> Variant:
+    """The variant to run: those asked for, on a target that this machine has, the fastest first.
+
+    Raises UsageError when the bundle has none like that, DeviceError when this machine cannot run it.
+    """
+    asked = [
+        variant
+        for variant in bundle.variants
+        if target in ("auto", variant.target) and precision in (None, variant.recipe.weights, variant.recipe.name)
+    ]
+    if not asked:
+        have = ", ".join(variant.name for variant in bundle.variants)
+        wanted = "/".join(filter(None, [target if target != "auto" else "", precision]))
+        raise UsageError(f"{bundle.name} has no variant {wanted!r}", hint=f"it has {have}; export again for another")
+    why = {variant.target: probe(variant.target) for variant in asked}
+    able = [variant for variant in asked if why[variant.target] is None]
+    if not able:
+        raise next(error for error in why.values() if error is not None)
+    best = min(able, key=lambda variant: variant.measured.get("milliseconds") or float("inf"))
+    if len(able) > 1:
+        log.info("picked %s of %s: the fastest when the bundle was made", best.name, ", ".join(v.name for v in able))
+    return best
+
+
+def probe(target: str) -> DeviceError | None:
+    """Why a target cannot run on this machine; None if it can."""
+    found = registry.find("targets", target).probe()
+    return None if found.available else DeviceError(f"no {target} on this machine: {found.why}", hint=found.hint)
+
+
+class Model:
+    """A bundle that is open on a device. Threads may share it; it is a context manager, as it owns memory."""
+
+    def __init__(self, bundle: Bundle, variant: Variant, threads: int) -> None:
+        self.bundle, self.variant, self.threads = bundle, variant, threads
+        self._head: ModuleType = registry.find("heads", bundle.head)
+        self._settings = self._head.open(bundle.folder, bundle.settings)
+        self._ingest = registry.find("ingest", bundle.ingest).open(bundle.folder, bundle.settings)
+        self._loop = getattr(registry.find("loops", bundle.loop), bundle.loop)
+        (graph,) = variant.graphs
+        self.session: Session = registry.find("targets", variant.target).open(
+            bundle.folder, graph, variant.recipe, threads=threads, cache=_cache(bundle, variant)
+        )
+
+    @property
+    def placement(self) -> str:
+        """What really runs it, as the engine says: "CPUExecutionProvider", "CPU"."""
+        return self.session.placement
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods below that this model serves, its own first."""
+        found: tuple[str, ...] = self._head.METHODS
+        return found
+
+    def embed(
+        self, texts: Texts, *, dimensions: int | None = None, prompt: str | None = None, truncate: bool = False
+    ) -> Floats:
+        """One vector a text: float32 (n, d), of unit length if the model says so.
+
+        `dimensions` keeps the first so many numbers (Matryoshka, arXiv:2205.13147) and makes the length 1 again.
+        `prompt` names one of the model's prompts. `truncate` cuts what is too long, which is an InputError otherwise.
+        """
+        self._serves("embed")
+        encodings = self._encode(texts, truncate, prompt)
+        found: Floats = self._head.answers(self._numbers(encodings, dimensions=dimensions), encodings, self._settings)
+        return found
+
+    def similarity(self, a: Texts, b: Texts, *, prompt: str | None = None, truncate: bool = False) -> Floats:
+        """How alike each of `a` is to each of `b`: float32 (n, m), by the model's own measure (cosine, dot)."""
+        self._serves("similarity")
+        left = self.embed(a, prompt=prompt, truncate=truncate)
+        right = self.embed(b, prompt=prompt, truncate=truncate)
+        found: Floats = self._head.similarity(left, right, self._settings)
+        return found
+
+    def classify(self, texts: Texts, *, top_k: int | None = None, truncate: bool = False) -> Any:
+        """Labels with scores, best first: a list of Label for a string, a list of these for a list."""
+        return self._answer("classify", texts, truncate, top_k=top_k)
+
+    def tag(self, texts: Texts, *, truncate: bool = False) -> Any:
+        """Labelled spans with their places in the text: a list of Span for a string, a list of these for a list."""
+        return self._answer("tag", texts, truncate)
+
+    def fill(self, texts: Texts, *, top_k: int = 5, truncate: bool = False) -> Any:
+        """For each mask in a text its best tokens: a list of lists of Token; for a list of texts a list of these."""
+        return self._answer("fill", texts, truncate, top_k=top_k)
+
+    def rerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None, truncate: bool = False) -> Any:
+        """The documents' positions and scores, the most relevant first: a list of Ranked.
+
+        A cross-encoder reads query and document together; an embedding model compares their vectors.
+        """
+        if "similarity" in self.methods:
+            scores = self.similarity(query, documents, truncate=truncate)[0] if len(documents) else np.empty(0)
+            return registry.find("heads", "classes").ranked(scores, top_k)
+        self._serves("rerank")
+        pairs = [(query, document) for document in documents]
+        return self._head.rerank(self._numbers(self._encode(pairs, truncate)), self._settings, top_k=top_k)
+
+    def run(self, items: Texts, **options: Any) -> Iterator[Any]:
+        """The first of `methods`, in its generic form: one answer an item, in order."""
+        yield from getattr(self, self.methods[0])([items] if isinstance(items, str) else items, **options)
+
+    def numbers(self, items: Sequence[Any], *, truncate: bool = False) -> list[Array]:
+        """What the head computes before it becomes an answer, an array an item: what goldens and the gate compare."""
+        return list(self._numbers(self._encode(items, truncate)))
+
+    def tokens(self, items: Sequence[Any], *, truncate: bool = False) -> list[Array]:
+        """The token ids of each item, int64 (t,)."""
+        return [np.asarray(encoding.ids, np.int64) for encoding in self._encode(items, truncate)]
+
+    def close(self) -> None:
+        """Free the engine's memory; twice is once."""
+        self.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        target, precision = self.variant.target, self.variant.recipe.name
+        return partial(load, self.bundle.folder, target=target, precision=precision, threads=self.threads), ()
+
+    def _serves(self, method: str) -> None:
+        if method not in self.methods:
+            raise UnsupportedError(
+                f"{self.bundle.name} is made for {self.bundle.task} and has no {method}()",
+                hint=f"it has: {', '.join(self.methods)}",
+            )
+
+    def _encode(self, texts: Texts, truncate: bool, prompt: str | None = None) -> list[Any]:
+        found: list[Any] = self._ingest.encode(
+            [texts] if isinstance(texts, str) else texts,
+            truncate=truncate,
+            prompt=prompt,
+            offsets=getattr(self._head, "OFFSETS", False),
+        )
+        return found
+
+    def _numbers(self, encodings: list[Any], **options: Any) -> Sequence[Array]:
+        return gather(self.session, self._ingest, self._loop, self._head, self._settings, encodings, **options)
+
+    def _answer(self, method: str, texts: Texts, truncate: bool, **options: Any) -> Any:
+        self._serves(method)
+        encodings = self._encode(texts, truncate)
+        found = self._head.answers(self._numbers(encodings), encodings, self._settings, **options)
+        return found[0] if isinstance(texts, str) else found
+
+
+def _cache(bundle: Bundle, variant: Variant) -> Path | None:
+    """A folder for what the engine compiles for this variant of the bundle; None where there is no cache."""
+    home = verified.cache_folder()
+    name = hashlib.sha256(f"{bundle.folder.resolve()}/{variant.name}".encode()).hexdigest()[:32]
+    return None if home is None else home / "compiled" / name
+
+
+def gather(
+    session: Session,
+    ingest: Any,
+    loop: Any,
+    head: ModuleType,
+    settings: dict[str, Any],
+    encodings: list[Any],
+    **options: Any,
+) -> list[Array]:
+    """The head's numbers for each encoding, in the encodings' order, whatever the order of the batches."""
+    limit = {"max_tokens": head.MAX_TOKENS} if hasattr(head, "MAX_TOKENS") else {}
+    found: list[Any] = [None] * len(encodings)
+    with closing(loop(session, ingest.batches(encodings, **limit))) as steps:
+        for batch, outputs in steps:
+            for row, numbers in zip(batch.rows, head.numbers(outputs, batch, settings, **options), strict=True):
+                found[row] = numbers
+    return found

@@ -1,0 +1,139 @@
+"""What an export would do, decided before anything heavy is loaded: source, task, and every variant with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgekit import quantize, registry, source, tasks, weights
+from edgekit.core import Availability, Recipe, Source
+from edgekit.errors import DeviceError, ResourceError, UnsupportedError
+from edgekit.files import size_text
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One variant that will be made, and why."""
+
+    target: str
+    recipe: Recipe
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.target}/{self.recipe.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`left_out`: combinations that were asked for together and cannot be, with the reason. Sizes in bytes."""
+
+    source: Source
+    task: str
+    ingest: str
+    loop: str
+    head: str
+    choices: tuple[Choice, ...]
+    left_out: tuple[str, ...]
+    weight_bytes: int
+    memory_needed: int
+    disk_needed: int
+
+    @property
+    def variants(self) -> list[tuple[str, str]]:
+        return [(choice.name, choice.reason) for choice in self.choices]
+
+
+def plan(
+    model: str,
+    *,
+    task: str | None = None,
+    targets: Sequence[str] = (),
+    precision: Sequence[str] = (),
+    method: str | None = None,
+    group_size: int | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    offline: bool = False,
+) -> Plan:
+    """Raises SourceError, UnsupportedError, UsageError, DeviceError, BundleError (bad weights)."""
+    found = source.resolve(model, revision=revision, offline=offline, trust_remote_code=trust_remote_code)
+    exporter = registry.find("exporters", found.arch).EXPORTER
+    wanted = tasks.find(task or exporter.task(found))
+    if wanted.name not in exporter.tasks:
+        raise UnsupportedError(
+            f"{found.arch} cannot be exported for {wanted.name}", hint=f"it can for: {', '.join(exporter.tasks)}"
+        )
+    recipes = [quantize.recipe(name, method=method, group_size=group_size) for name in _precisions(precision)]
+    choices, left_out = _choices(_targets(targets), recipes, given=bool(precision))
+    size = 0 if found.random else sum(weights.sizes(found.folder).values())
+    return Plan(
+        found,
+        wanted.name,
+        wanted.ingest,
+        wanted.loop,
+        wanted.head,
+        choices,
+        left_out,
+        weight_bytes=size,
+        # torch's float32 copy of weights that may be stored as float16, the tracer's constants, and torch itself.
+        memory_needed=4 * size + 1_200_000_000,
+        disk_needed=3 * size + 50_000_000,
+    )
+
+
+def _precisions(asked: Sequence[str]) -> list[str]:
+    wanted = ["int8" if name == "auto" else name for name in asked] or ["int8"]
+    return list(dict.fromkeys(wanted))
+
+
+def _targets(asked: Sequence[str]) -> list[str]:
+    """Those asked for, each of which must be here; without any, all that this machine has."""
+    if asked:
+        found = {name: registry.find("targets", name).probe() for name in asked}
+        for availability in found.values():
+            if not availability.available:
+                raise _missing(availability)
+        return list(found)
+    here = [name for name in registry.names("targets") if registry.find("targets", name).probe().available]
+    if not here:
+        raise DeviceError("no target runs on this machine", hint="pip install onnxruntime")
+    return here
+
+
+def _missing(availability: Availability) -> DeviceError:
+    return DeviceError(
+        f"target {availability.target} cannot run on this machine: {availability.why}",
+        hint=availability.hint or "a bundle is only published after it ran; export on a machine that has it",
+    )
+
+
+def _choices(
+    targets: Sequence[str], recipes: Sequence[Recipe], *, given: bool
+) -> tuple[tuple[Choice, ...], tuple[str, ...]]:
+    """Every target in every precision that it computes. A precision that none of them has is an error."""
+    reason = "asked for" if given else "the default for this kind of model"
+    choices, left_out = [], []
+    for recipe in recipes:
+        able = [name for name in targets if recipe.weights in registry.find("targets", name).PRECISIONS]
+        if not able:
+            have = registry.find("targets", targets[0]).PRECISIONS
+            raise UnsupportedError(
+                f"{' and '.join(targets)} cannot compute in {recipe.weights}",
+                hint=f"{targets[0]} has {', '.join(have)}; `edgekit list targets` shows the others",
+            )
+        choices += [Choice(name, recipe, reason) for name in able]
+        left_out += [f"{name} does not compute in {recipe.weights}" for name in targets if name not in able]
+    return tuple(choices), tuple(left_out)
+
+
+def check_memory(made: Plan, limit: int | None, available: int | None) -> None:
+    """Raise ResourceError where the export would need more memory than it may have. `limit` is the user's."""
+    allowed = limit if limit is not None else available and int(available * 0.9)
+    if allowed is not None and made.memory_needed > allowed:
+        raise ResourceError(
+            f"this export needs about {size_text(made.memory_needed)} of memory, and {size_text(allowed)} may be used",
+            hint="raise --memory-limit" if limit is not None else "export on a machine with more memory",
+            needed=made.memory_needed,
+            allowed=allowed,
+        )

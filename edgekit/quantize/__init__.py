@@ -1,0 +1,39 @@
+"""Recipe -> quantized graph. The result is the portable form: standard ONNX, weights behind DequantizeLinear."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit.core import PRECISIONS, Recipe
+from edgekit.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+METHODS = ("dynamic",)
+
+
+def recipe(precision: str, *, method: str | None = None, group_size: int | None = None) -> Recipe:
+    """The recipe that a precision stands for. Raises UnsupportedError for what is not there."""
+    if precision not in PRECISIONS:
+        raise UnsupportedError(f"no precision {precision!r}", hint=f"known: {', '.join(PRECISIONS)}")
+    if precision in ("fp32", "bf16"):
+        if method or group_size:
+            raise UnsupportedError(f"{precision} quantizes nothing, so --method and --group-size have no meaning")
+        return Recipe(weights=precision, activations=precision)
+    if precision != "int8":
+        raise UnsupportedError(f"{precision} is not supported for this model", hint="use fp32, bf16 or int8")
+    if method not in (None, *METHODS):
+        raise UnsupportedError(f"int8 by {method!r} is not supported", hint=f"known methods: {', '.join(METHODS)}")
+    if group_size is not None:
+        raise UnsupportedError("int8 has one scale per output channel", hint="leave --group-size out")
+    return Recipe(weights="int8", activations="int8", method="dynamic")
+
+
+def apply(model: ir.Model, recipe: Recipe) -> ir.Model:
+    """The model as the recipe wants it, changed in place; untouched where it quantizes nothing."""
+    if recipe.weights != "int8":
+        return model
+    from edgekit.quantize.int8 import quantize
+
+    return quantize(model, recipe)

@@ -1,0 +1,101 @@
+"""int8 weights, symmetric: one scale per output channel of a MatMul, one per row of an embedding table.
+
+Activations stay float in this form; a target that computes in int8 quantizes them as it runs (`method="dynamic"`).
+q = round(w / s), s = max|w| / 127 over the channel, as in arXiv:1712.05877 with a zero point of 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgekit import graph
+from edgekit.core import Recipe
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekit.core import Array
+
+SMALLEST = 1024  # elements: below this a weight costs more to quantize than it saves
+
+
+def quantize(model: ir.Model, recipe: Recipe) -> ir.Model:
+    """Every weight of a MatMul and every embedding table, but those named in `recipe.skip`; in place."""
+    for node in list(model.graph):
+        weight = graph.weight(node.inputs[{"MatMul": 1, "Gather": 0}[node.op_type]]) if _takes_weight(node) else None
+        if weight is None or not _worth(weight) or weight.name in recipe.skip:
+            continue
+        if node.op_type == "MatMul":
+            _matmul(model, node, weight)
+        else:
+            _gather(model, node, weight)
+    graph.drop_unused(model)
+    return model
+
+
+def _takes_weight(node: ir.Node) -> bool:
+    if node.op_type == "Gather":
+        axis = node.attributes.get("axis")
+        return axis is None or axis.as_int() == 0
+    return node.op_type == "MatMul"
+
+
+def _worth(weight: ir.Value) -> bool:
+    tensor = weight.const_value
+    assert tensor is not None
+    return len(tensor.shape) == 2 and int(tensor.size) >= SMALLEST and bool(tensor.dtype.is_floating_point())
+
+
+def rounded(array: Array, axis: int) -> tuple[Array, Array]:
+    """int8 values and float32 scales, one for each index of `axis` (rank 2). A channel of zeros gets scale 1."""
+    import numpy as np
+
+    scale = (np.abs(array).max(axis=1 - axis) / 127).astype(np.float32)
+    scale[scale == 0] = 1
+    values = np.rint(array / np.expand_dims(scale, 1 - axis))
+    return values.astype(np.int8), scale
+
+
+def _matmul(model: ir.Model, node: ir.Node, weight: ir.Value) -> None:
+    """(…, K) x (K, N): the weight behind a DequantizeLinear with N scales."""
+    import onnx_ir as ir
+
+    values, scale = _initializers(model, weight, axis=1)
+    dequantize = ir.node("DequantizeLinear", [values, scale], {"axis": 1})
+    _name(dequantize, node, "dequantized", weight)
+    model.graph.insert_before(node, dequantize)
+    node.replace_input_with(1, dequantize.outputs[0])
+
+
+def _gather(model: ir.Model, node: ir.Node, weight: ir.Value) -> None:
+    """Rows of an embedding table: gather the int8 rows and their scales, then multiply; the table is never unpacked."""
+    import onnx_ir as ir
+
+    values, scale = _initializers(model, weight, axis=0, column=True)
+    rows = ir.node("Gather", [values, node.inputs[1]], {"axis": 0})
+    scales = ir.node("Gather", [scale, node.inputs[1]], {"axis": 0})
+    cast = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
+    product = ir.node("Mul", [cast.outputs[0], scales.outputs[0]])
+    for new, what in ((rows, "rows"), (scales, "scales"), (cast, "float"), (product, "dequantized")):
+        _name(new, node, what, weight)
+    product.outputs[0].type, product.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+    model.graph.insert_before(node, [rows, scales, cast, product])
+    ir.convenience.replace_all_uses_with(node.outputs[0], product.outputs[0])
+
+
+def _initializers(model: ir.Model, weight: ir.Value, axis: int, *, column: bool = False) -> tuple[Any, Any]:
+    """The int8 values and scales of `weight` as initializers; a weight that several nodes read is quantized once."""
+    assert weight.const_value is not None
+    name = f"{weight.name}.int8.{axis}"
+    if name in model.graph.initializers:
+        return model.graph.initializers[name], model.graph.initializers[f"{name}.scale"]
+    values, scale = rounded(weight.const_value.numpy(), axis)
+    return (
+        graph.initializer(model, name, values),
+        graph.initializer(model, f"{name}.scale", scale[:, None] if column else scale),
+    )
+
+
+def _name(new: ir.Node, old: ir.Node, what: str, weight: ir.Value) -> None:
+    new.name = f"{old.name}.{what}"
+    new.outputs[0].name = f"{old.outputs[0].name}.{weight.name}.{what}"

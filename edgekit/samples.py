@@ -1,0 +1,99 @@
+"""Inputs that a bundle is measured on when the user gives none: goldens and the gate need something to say.
+
+Plain English of many kinds and lengths, written for this purpose. A model for another language or field is better
+served by `--calibration FILE`, one input a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import UsageError
+
+GOLDENS = 8  # how many of the samples a bundle keeps with their answers
+
+TEXTS = (
+    "The delivery arrived two days late, but the driver called ahead and apologised.",
+    "Reset the router by holding the small button on its back for ten seconds.",
+    "Yes.",
+    "In 1969 two people walked on the Moon while a third, Michael Collins, circled above them alone.",
+    "I would not recommend this hotel to anyone: the room smelled of smoke and the bed was broken.",
+    "Quarterly revenue rose 12.5% to $48.3 million, driven by stronger sales in Europe and Japan.",
+    "How do I change the language of my account?",
+    "The recipe needs three eggs, a cup of flour, a pinch of salt and, if you have any, fresh basil from the garden; "
+    "mix everything slowly, let it rest for half an hour in a cool place, and bake it until the top turns golden.",
+    "Dr. Amara Okafor of the University of Lagos published her findings on malaria in March.",
+    "Great product, works exactly as described!",
+    "The train to Geneva leaves from platform 7 at 18:42.",
+    "Naïve café owners in Zürich paid €3,50 for each crème brûlée.",
+    "Photosynthesis turns light, water and carbon dioxide into sugar and oxygen.",
+    "My left knee hurts when I climb stairs, but running on flat ground is fine.",
+    "The court ruled that the contract was void because neither party had signed the second page.",
+    "Please cancel my subscription and refund the last payment.",
+    "A binary search halves the interval at every step, so it needs about twenty steps for a million items.",
+    "It rained all night, and by morning the river had climbed over the lower fields and into the first houses.",
+    "Sensor 14 reports 81.2 degrees; the limit is 75.",
+    "She laughed, closed the book, and said nothing for the rest of the evening.",
+    "Our flight was cancelled without notice and nobody at the desk could help us.",
+    "The museum opens at nine on weekdays and at ten on Sundays; entry is free for students.",
+    "Interest rates were left unchanged on Thursday, as most economists had expected.",
+    "Error 404: the page that you are looking for does not exist.",
+    "Water boils at a lower temperature on a mountain than at the sea.",
+    "The striker scored twice in the last five minutes and sent the visitors home with nothing.",
+    "Wash at thirty degrees with similar colours, do not bleach, do not tumble dry.",
+    "Is there a pharmacy open near the station at this hour?",
+    "The committee will meet again in Nairobi next spring to vote on the revised proposal.",
+    "Honestly the battery is a joke, it barely lasts until lunch.",
+    "Copper conducts electricity better than iron, and silver better than copper.",
+    "To whom it may concern: I am writing to apply for the position advertised on your website.",
+    "The orchestra played the slow movement so quietly that one could hear the rain on the roof.",
+    "Turn left after the bridge and follow the signs to the harbour.",
+    "Maria Santos joined Contoso in Lisbon after ten years at a bank in São Paulo.",
+    "A penny saved is a penny earned.",
+    "The patch fixes a memory leak in the parser and makes start-up about a third faster.",
+    "What a wonderful surprise, thank you so much for remembering!",
+    "Bees find their way home by the position of the sun, even when clouds hide it.",
+    "The warranty covers parts and labour for twenty-four months from the date of purchase.",
+    "Nobody knew who had left the parcel on the step, or how long it had been there in the snow.",
+    "Exports of rice fell for the third month in a row after the government raised the tax.",
+    "Charge the device fully before its first use.",
+    "The old lighthouse on the northern cape was automated in 1987 and sold to a painter.",
+    "I ordered a medium and received a large, but it fits, so I am keeping it.",
+    "Vaccination reduced the number of severe cases by more than ninety percent.",
+    "He could not decide between the blue coat, which was warm, and the grey one, which was cheap.",
+    "Gravity bends light, as the eclipse of 1919 showed.",
+)
+
+
+def read(file: Path) -> list[str]:
+    """The user's own samples: one a line, empty lines left out. Raises UsageError for no file, no text, no samples."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", hint="give a text file to --calibration") from error
+    except UnicodeDecodeError as error:
+        hint = "save it as UTF-8, one sample a line"
+        raise UsageError(f"{file.name} is not UTF-8 text at byte {error.start}", hint=hint) from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise UsageError(f"{file.name} holds no samples", hint="write one sample a line")
+    return texts
+
+
+def for_task(task: str, texts: Sequence[str], settings: dict[str, Any]) -> list[Any]:
+    """The texts in the form that a task takes: pairs to rank, or a mask in place of a word in the middle."""
+    if task == "text-ranking":
+        return [(texts[number - 1], text) for number, text in enumerate(texts)]
+    if task == "fill-mask":
+        return [_masked(text, settings["mask_token"]) for text in texts]
+    return list(texts)
+
+
+def _masked(text: str, mask: str) -> str:
+    if mask in text:
+        return text
+    words = text.split()
+    words[len(words) // 2] = mask
+    return " ".join(words)

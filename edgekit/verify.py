@@ -1,0 +1,118 @@
+"""Does a bundle still give, on this device, what it gave when it was made?
+
+Runs the goldens through each variant and compares twice: with what that variant gave when it was made (a changed
+engine, processor or file shows here), and with the reference model's answers (the gate's own measure).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.core import Check, Measure
+from edgekit.errors import BundleError
+
+if TYPE_CHECKING:
+    from edgekit.core import Array, Bundle, Variant
+
+
+def verify(folder: str | Path, *, targets: Sequence[str] = ()) -> list[Check]:
+    """Every variant that this machine can run, or those of `targets`, held against the bundle's goldens.
+
+    A check that fails is in the list, not raised. Raises BundleError when the bundle is bad or has no goldens,
+    DeviceError when a target that was asked for is not on this machine, or none of the bundle's is.
+    """
+    from edgekit import bundle as bundles
+    from edgekit.model import choose, probe
+
+    found = bundles.read(Path(folder), verify="always")
+    if found.goldens is None:
+        raise BundleError(f"{found.name} has no goldens to verify", hint="export the model again")
+    for target in targets:
+        choose(found, target, None)
+    if not targets:
+        choose(found, "auto", None)
+    chosen = [v for v in found.variants if v.target in targets or (not targets and probe(v.target) is None)]
+    return [_check(found, variant) for variant in chosen]
+
+
+def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The worker's job: verify a folder in this fresh process."""
+    import msgspec
+
+    return [msgspec.to_builtins(check) for check in verify(payload["folder"], targets=payload["targets"])]
+
+
+def _check(bundle: Bundle, variant: Variant) -> Check:
+    from edgekit import device, registry
+    from edgekit.model import Model
+    from edgekit.quantize.gate import as_item
+
+    assert bundle.goldens is not None
+    arrays = read_arrays(bundle.folder / bundle.goldens.file, len(bundle.goldens.inputs))
+    items = [as_item(item) for item in bundle.goldens.inputs]
+    start = time.perf_counter()
+    with Model(bundle, variant, device.threads()) as model:
+        tokens, found = model.tokens(items, truncate=True), model.numbers(items, truncate=True)
+    seconds = time.perf_counter() - start
+    agreement: Measure = registry.find("heads", bundle.head).compare(arrays["reference"], found, bundle.settings)
+    difference = worst(arrays[variant.name], found)
+    tolerance, allowed = bundle.goldens.tolerances[variant.name], bundle.goldens.losses[variant.name]
+    why = _why(tokens, arrays["tokens"], difference, tolerance, agreement, allowed)
+    return Check(variant.name, not why, difference, tolerance, agreement, allowed, seconds, why)
+
+
+def _why(
+    tokens: Sequence[Array],
+    expected: Sequence[Array],
+    difference: float,
+    tolerance: float,
+    agreement: Measure,
+    allowed: float,
+) -> str:
+    """What is out of tolerance, the nearest to the cause first; empty if nothing is."""
+    for number, (found, wanted) in enumerate(zip(tokens, expected)):
+        if found.tolist() != wanted.tolist():
+            return f"the tokenizer gives other ids for golden {number}"
+    if not difference <= tolerance:
+        return f"outputs moved by {difference:.2g}, and {tolerance:.2g} is allowed"
+    if not agreement.loss <= allowed:
+        return (
+            f"{agreement.metric} is {agreement.value:.4f}: a loss of {agreement.loss:.2g}, and {allowed:.2g} is allowed"
+        )
+    return ""
+
+
+def read_arrays(file: Path, count: int) -> dict[str, list[Array]]:
+    """The goldens' arrays: name (`reference`, `tokens`, a variant's) -> one array per input. Raises BundleError."""
+    import numpy as np
+
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            names = sorted({key.rsplit(":", 1)[0] for key in arrays.files})
+            return {name: [arrays[f"{name}:{number}"] for number in range(count)] for name in names}
+    except (ValueError, KeyError, OSError) as error:
+        raise BundleError(f"{file.name} does not hold the goldens", hint="export again", cause=str(error)) from error
+
+
+def write_arrays(file: Path, arrays: dict[str, Sequence[Array]]) -> None:
+    """The counterpart of `read_arrays`; the same arrays give the same bytes."""
+    import numpy as np
+
+    named: dict[str, Any] = {f"{name}:{n}": array for name, of in arrays.items() for n, array in enumerate(of)}
+    np.savez(file, **named)
+
+
+def worst(expected: Sequence[Array], found: Sequence[Array]) -> float:
+    """The largest absolute difference over all arrays; infinite where shapes differ or a number is not finite."""
+    import numpy as np
+
+    largest = 0.0
+    for a, b in zip(expected, found, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        difference = float(np.abs(a.astype(np.float64) - b).max(initial=0.0))
+        largest = max(largest, difference if np.isfinite(difference) else float("inf"))
+    return largest

@@ -1,0 +1,177 @@
+"""Runs a heavy or dangerous piece of work in a process of its own, and brings home its result or its error.
+
+Tracing, graph surgery and quantizing may eat all memory, crash in native code or print at will. None of that
+may harm the caller: a worker has its own memory limit, session, environment without secrets and no network;
+it talks in JSON lines over a private pipe, and dies with its parent. A worker that is killed becomes one error
+that names the stage. Knows no stage's content: the caller names the function that does it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
+
+import edgekit
+from edgekit.core import Progress
+from edgekit.errors import CrashError, EdgeKitError, ResourceError, from_dict
+
+SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")
+LOG = "worker.log"
+
+
+def run(
+    function: str,
+    payload: dict[str, Any],
+    folder: Path,
+    *,
+    stage: str,
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """What `function` ("module:name", of ours) returns for `payload`, called in a fresh process in `folder`.
+
+    It is also given a function to say what it is doing. Payload and result are JSON values; `memory_limit` bounds the
+    process's own memory, in bytes. Raises the EdgeKitError that the function raised, ResourceError when memory ran
+    out, CrashError when it died.
+    """
+    log = folder / LOG
+    with log.open("ab") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edgekit.worker", function],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=folder,
+            env=_environment(),
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    order = {"stage": stage, "payload": payload, "memory_limit": memory_limit, "parent": os.getpid()}
+    try:
+        answer = _converse(process.stdin, process.stdout, json.dumps(order), stage, progress)
+        status = process.wait()
+    finally:
+        _end(process)
+    if answer is None:
+        raise _post_mortem(status, stage, log)
+    log.unlink(missing_ok=True)
+    if "error" in answer:
+        raise from_dict(answer["error"])
+    return answer["result"]
+
+
+def _converse(
+    stdin: IO[bytes], stdout: IO[bytes], order: str, stage: str, progress: Progress | None
+) -> dict[str, Any] | None:
+    """Send the order, pass on what the worker says of its progress, return its last word (None: it had none)."""
+    try:
+        stdin.write(order.encode() + b"\n")
+        stdin.close()
+    except BrokenPipeError:
+        return None
+    answer = None
+    for line in stdout:
+        message = json.loads(line)
+        if "progress" not in message:
+            answer = message
+        elif progress:
+            progress(stage, message["progress"])
+    return answer
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the worker and all that it started; harmless when it has ended by itself."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def _post_mortem(status: int, stage: str, log: Path) -> EdgeKitError:
+    tail = log.read_text(errors="replace")[-2000:].strip() if log.exists() else ""
+    if status == -signal.SIGKILL:
+        return ResourceError(
+            f"the worker of stage {stage!r} was killed (signal 9), likely because memory ran out",
+            hint="close other programs, or export on a machine with more memory",
+            cause=tail,
+        )
+    how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+    return CrashError(
+        f"the worker of stage {stage!r} died {how}",
+        hint="this is a bug of ours or of a native library; please report it with the text under `cause`",
+        cause=tail,
+    )
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment without its secrets, offline, and with this very edgekit importable."""
+    kept = {name: value for name, value in os.environ.items() if not any(word in name.upper() for word in SECRET)}
+    home = str(Path(edgekit.__file__).parent.parent)
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [home, kept.get("PYTHONPATH", "")]))
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return kept | offline | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _limit(order: dict[str, Any]) -> None:
+    """Put the limits of this process in place: memory, no core file, death with the parent."""
+    import ctypes
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if order["memory_limit"]:
+        # Private writable memory: address space would count every library and reservation that is never touched.
+        resource.setrlimit(resource.RLIMIT_DATA, (order["memory_limit"], order["memory_limit"]))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != order["parent"]:
+            raise SystemExit(1)
+
+
+def main(function: str) -> None:
+    """The worker's own side: read the order, do it, say the result or the error as the last line."""
+    order = json.loads(sys.stdin.readline())
+    _limit(order)
+    # Libraries print to standard output as they like: give them standard error, and keep the pipe to ourselves.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as pipe:
+        os.dup2(2, 1)
+
+        def say(**message: Any) -> None:
+            pipe.write(json.dumps(message) + "\n")
+            pipe.flush()
+
+        module, name = function.split(":")
+        try:
+            result = getattr(import_module(module), name)(order["payload"], lambda text: say(progress=text))
+        except EdgeKitError as error:
+            say(error=error.as_dict())
+        except MemoryError as error:
+            say(error=_out_of_memory(order, str(error)).as_dict())
+        except RuntimeError as error:  # torch and the engines say it so
+            if "alloc" not in str(error):
+                raise
+            say(error=_out_of_memory(order, str(error)).as_dict())
+        else:
+            say(result=result)
+
+
+def _out_of_memory(order: dict[str, Any], cause: str) -> ResourceError:
+    limit, stage = order["memory_limit"], order["stage"]
+    bound = f" within {limit / 2**20:.0f} MiB" if limit else ""
+    return ResourceError(
+        f"out of memory in stage {stage!r}{bound}", hint="raise --memory-limit, or use a bigger machine", cause=cause
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,75 @@
+"""A graph pass for ONNX Runtime: MatMul with int8 weights -> integer MatMul with activations quantized as they come.
+
+    x --> DynamicQuantizeLinear --> MatMulIntegerToFloat(weights, scales, bias) --> y
+
+One DynamicQuantizeLinear serves all MatMuls that read the same tensor, and an Add of a constant vector behind a MatMul
+becomes its bias.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit import graph
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+DOMAIN = "com.microsoft"
+
+
+def integer_matmuls(model: ir.Model) -> None:
+    """Rewrite every MatMul whose second input comes from a DequantizeLinear; in place."""
+    quantized: dict[str, tuple[ir.Value, ...]] = {}
+    for node in list(model.graph):
+        if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx"):
+            continue
+        dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
+        if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+            _rewrite(model, node, dequantize, quantized)
+    graph.drop_unused(model)
+    model.graph.opset_imports[DOMAIN] = 1
+
+
+def _rewrite(model: ir.Model, node: ir.Node, dequantize: ir.Node, quantized: dict[str, tuple[ir.Value, ...]]) -> None:
+    import onnx_ir as ir
+
+    x, (weight, scale) = node.inputs[0], dequantize.inputs[:2]
+    assert x is not None
+    assert x.name is not None
+    if x.name not in quantized:
+        quantize = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=f"{node.name}.quantize")
+        for output, what in zip(quantize.outputs, ("int8", "scale", "zero")):
+            output.name = f"{x.name}.{what}"
+        model.graph.insert_before(node, quantize)
+        quantized[x.name] = tuple(quantize.outputs)
+    values, x_scale, x_zero = quantized[x.name]
+    last, bias = _bias(node)
+    product = ir.node(
+        "MatMulIntegerToFloat",
+        [values, weight, x_scale, scale, x_zero, None, bias],
+        domain=DOMAIN,
+        name=f"{node.name}.integer",
+    )
+    out = last.outputs[0]
+    product.outputs[0].name, product.outputs[0].type, product.outputs[0].shape = (
+        f"{out.name}.integer",
+        out.type,
+        out.shape,
+    )
+    model.graph.insert_before(last, product)
+    ir.convenience.replace_all_uses_with(out, product.outputs[0])
+
+
+def _bias(node: ir.Node) -> tuple[ir.Node, ir.Value | None]:
+    """The node whose output the integer MatMul takes over, and its bias if an Add of a constant vector follows."""
+    follower = next(iter(node.outputs[0].uses()), None)
+    if follower is None or len(node.outputs[0].uses()) != 1 or node.outputs[0].is_graph_output():
+        return node, None
+    add = follower.node
+    if add.op_type != "Add":
+        return node, None
+    other = graph.weight(add.inputs[1 - follower.idx])
+    if other is None or other.const_value is None or len(other.const_value.shape) != 1:
+        return node, None
+    return add, other

@@ -1,0 +1,68 @@
+"""NVIDIA GPUs through ONNX Runtime's CUDA provider. A graph runs there whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.core import Availability, Graph, Recipe, Session
+from edgekit.errors import DeviceError
+
+from ._onnxruntime import OnnxRuntimeSession
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+PRECISIONS = ("fp32", "int8")
+PROVIDER = "CUDAExecutionProvider"
+
+
+def probe() -> Availability:
+    """Whether there is a driver with a GPU and an ONNX Runtime built for it; imports no engine."""
+    engine = "ONNX Runtime CUDA"
+    try:
+        installed = version("onnxruntime-gpu")
+    except PackageNotFoundError:
+        hint = "pip uninstall onnxruntime, then pip install 'edgekit[cuda]'"
+        return Availability("cuda", False, engine, "", "onnxruntime-gpu is not installed", hint)
+    if _devices() == 0:
+        why, hint = "the NVIDIA driver reports no GPU", "install the driver; `nvidia-smi` must list a GPU"
+        return Availability("cuda", False, engine, installed, why, hint)
+    return Availability("cuda", True, engine, installed)
+
+
+def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
+    """The portable graph: int8 weights are unpacked by the GPU as it runs, and it computes in float32."""
+    return model
+
+
+def facts(recipe: Recipe) -> dict[str, Any]:
+    """What a report says of the engine."""
+    return {"engine": "ONNX Runtime", "version": probe().version, "provider": PROVIDER}
+
+
+def open(folder: Path, graph: Graph, recipe: Recipe, *, threads: int, cache: Path | None = None) -> Session:
+    """A session whose every node runs on the GPU, in float32 without TF32. Raises DeviceError where there is none."""
+    import onnxruntime as ort
+
+    found = probe()
+    if PROVIDER not in ort.get_available_providers():
+        raise DeviceError("this ONNX Runtime was built without CUDA", hint=found.hint or "see `edgekit doctor`")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return OnnxRuntimeSession(folder, graph, PROVIDER, options, {"use_tf32": "0"})
+
+
+def _devices() -> int:
+    """GPUs that the driver reports: cuInit and cuDeviceGetCount of libcuda; 0 where there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value

@@ -1,0 +1,116 @@
+"""The CPU through OpenVINO.
+
+A precision is what computes: fp32 is asked for as f32, since OpenVINO's own choice on a CPU with AMX is bf16, which is
+here a precision of its own. int8 weights stay int8, and OpenVINO quantizes activations per row as they come.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.core import Availability, Graph, Life, Recipe, Session, check_feeds
+from edgekit.errors import BundleError, DeviceError, InputError, ResourceError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekit.core import Array, Arrays
+
+PRECISIONS = ("fp32", "bf16", "int8")
+DEVICE = "CPU"
+HINT = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+def probe() -> Availability:
+    """Whether OpenVINO is installed; nothing is imported."""
+    try:
+        return Availability("openvino", True, "OpenVINO", version("openvino"))
+    except PackageNotFoundError:
+        why, hint = "openvino is not installed", "pip install 'edgekit[openvino]'"
+        return Availability("openvino", False, "OpenVINO", "", why, hint)
+
+
+def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
+    """The portable graph is what OpenVINO reads."""
+    return model
+
+
+def facts(recipe: Recipe) -> dict[str, Any]:
+    """What a report says of the engine."""
+    return {"engine": "OpenVINO", "version": probe().version, "device": DEVICE, "computes": HINT[recipe.weights]}
+
+
+def open(folder: Path, graph: Graph, recipe: Recipe, *, threads: int, cache: Path | None = None) -> Session:
+    """A compiled model of `threads` threads; with `cache`, a folder, what was compiled is kept there and used again."""
+    import openvino
+
+    core = openvino.Core()
+    options: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": HINT[recipe.weights],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if recipe.activations == "int8":
+        options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 2**31 - 1
+    if cache is not None:
+        options["CACHE_DIR"] = str(cache)
+    with engine_errors(f"OpenVINO cannot open {graph.path}"):
+        compiled = core.compile_model(folder / graph.path, DEVICE, options)
+    return OpenVinoSession(graph, compiled)
+
+
+class OpenVinoSession:
+    """One compiled model and as many infer requests as there are runs at once."""
+
+    def __init__(self, graph: Graph, compiled: Any) -> None:
+        self._graph, self._compiled = graph, compiled
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
+        self._life = Life("this session")
+        self.placement = ",".join(compiled.get_property("EXECUTION_DEVICES"))
+        if self.placement != DEVICE:
+            raise DeviceError(f"asked for {DEVICE}, and OpenVINO runs on {self.placement}")
+
+    def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
+        """Outputs by name. Raises InputError, ResourceError, ClosedError, ForkedSessionError."""
+        self._life.check()
+        check_feeds(self._graph, feeds)
+        with engine_errors(f"OpenVINO failed in {self._graph.path}"), self._request() as request:
+            request.infer(dict(feeds), share_inputs=True)
+            return {port.name: request.get_tensor(port.name).data.copy() for port in self._graph.outputs}, None
+
+    @contextmanager
+    def _request(self) -> Iterator[Any]:
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self._compiled.create_infer_request()
+        try:
+            yield request
+        finally:
+            self._idle.put(request)
+
+    def close(self) -> None:
+        if self._life.end():
+            self._idle = queue.LifoQueue()
+            del self._compiled
+
+
+@contextmanager
+def engine_errors(what: str) -> Iterator[None]:
+    """OpenVINO's exceptions, all RuntimeError, as ours: the meaning first, its own text under `cause`."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "alloc" in text.lower():
+            hint = "use smaller batches or a smaller precision"
+            raise ResourceError(f"{what}: out of memory", hint=hint, cause=text) from error
+        if "shape" in text.lower() and "failed in" in what:
+            raise InputError(f"{what}: it does not take this input", cause=text) from error
+        raise BundleError(what, hint="run `edgekit verify` on the bundle", cause=text) from error

@@ -1,0 +1,202 @@
+"""Every target by name: the same contract, right numbers, strict placement, errors of ours."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgekit import registry
+from edgekit.core import Availability, Graph, Port, Recipe
+from edgekit.errors import BundleError, ClosedError, DeviceError, ForkedSessionError, InputError
+
+TARGETS = registry.names("targets")
+HERE = [name for name in TARGETS if registry.find("targets", name).probe().available]
+GRAPH = Graph(
+    "small",
+    "small.onnx",
+    (Port("x", "float32", ("batch", 4)),),
+    (Port("y", "float32", ("batch", 4)),),
+)
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Any:
+    module = registry.find("targets", request.param)
+    found = module.probe()
+    if not found.available:
+        pytest.skip(f"{found.target}: {found.why}")
+    return module
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = helper.make_graph(
+        [helper.make_node("Mul", ["x", "x"], ["y"])],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+    )
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), tmp_path / "small.onnx"
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def session(target: Any, folder: Path) -> Iterator[Any]:
+    opened = target.open(folder, GRAPH, Recipe(), threads=2)
+    yield opened
+    opened.close()
+
+
+X = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+
+def test_runs_at_any_batch_and_says_where(session: Any) -> None:
+    for batch in (1, 2, 7):
+        x = np.full((batch, 4), 3, np.float32)
+        outputs, states = session.run({"x": x})
+        np.testing.assert_array_equal(outputs["y"], x * x)
+        assert states is None
+    assert session.placement
+
+
+def test_outputs_are_the_callers_own(session: Any) -> None:
+    first = session.run({"x": X})[0]["y"]
+    kept = first.copy()
+    session.run({"x": X + 1})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_threads_may_share_a_session(session: Any) -> None:
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        x = np.full((3, 4), number, np.float32)
+        for _ in range(50):
+            if not np.array_equal(session.run({"x": x})[0]["y"], x * x):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({}, "input 'x' is missing"),
+        ({"x": X.astype(np.float64)}, "input 'x' is float64"),
+        ({"x": X[0]}, r"input 'x' is float32 \[4\]"),
+        ({"x": X[:, :3].copy()}, r"input 'x' is float32 \[2, 3\]"),
+        ({"x": X, "z": X}, "no input 'z'"),
+    ],
+)
+def test_feeds_that_do_not_fit_never_reach_the_engine(session: Any, feeds: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        session.run(feeds)
+
+
+def test_closed_twice_is_closed_once(session: Any) -> None:
+    session.close()
+    session.close()
+    with pytest.raises(ClosedError):
+        session.run({"x": X})
+
+
+def test_a_forked_child_is_refused_and_does_no_harm(session: Any) -> None:
+    session.run({"x": X})
+    child = os.fork()
+    if child == 0:
+        try:
+            session.run({"x": X})
+        except ForkedSessionError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    np.testing.assert_array_equal(session.run({"x": X})[0]["y"], X * X)
+
+
+def test_a_file_that_is_no_graph(target: Any, tmp_path: Path) -> None:
+    (tmp_path / "small.onnx").write_bytes(b"not a graph")
+    with pytest.raises(BundleError):
+        target.open(tmp_path, GRAPH, Recipe(), threads=1)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_probe_imports_nothing_and_explains_itself(name: str) -> None:
+    found = registry.find("targets", name).probe()
+    assert isinstance(found, Availability)
+    assert found.target == name
+    assert found.available or (found.why and found.hint)
+
+
+@pytest.mark.skipif("cuda" in HERE, reason="this machine has CUDA")
+def test_cuda_is_refused_where_there_is_none(folder: Path) -> None:
+    with pytest.raises(DeviceError, match="without CUDA"):
+        registry.find("targets", "cuda").open(folder, GRAPH, Recipe(), threads=1)
+
+
+def test_a_fall_back_to_another_provider_is_an_error(folder: Path) -> None:
+    """ONNX Runtime opens on the CPU with a warning when a provider is not built in; that is refused."""
+    import onnxruntime as ort
+    from edgekit.targets._onnxruntime import OnnxRuntimeSession  # type: ignore[import-not-found]
+
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this build has CUDA")
+    with pytest.warns(UserWarning, match="CUDA"), pytest.raises(DeviceError, match="fell back to CPU"):
+        OnnxRuntimeSession(folder, GRAPH, "CUDAExecutionProvider", ort.SessionOptions())
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_target_that_is_not_installed_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import PackageNotFoundError
+
+    module = registry.find("targets", name)
+
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(module, "version", version)
+    found = module.probe()
+    assert not found.available
+    assert "pip install" in found.hint
+
+
+@pytest.mark.skipif("openvino" not in HERE, reason="OpenVINO is not installed")
+def test_openvino_computes_in_the_precision_that_was_asked_for(folder: Path) -> None:
+    module = registry.find("targets", "openvino")
+    for precision, wanted in (("fp32", "float"), ("bf16", "bfloat16"), ("int8", "float")):
+        recipe = Recipe(weights=precision, activations=precision)
+        session = module.open(folder, GRAPH, recipe, threads=1)
+        assert wanted in str(session._compiled.get_property("INFERENCE_PRECISION_HINT"))
+        session.close()
+
+
+@pytest.mark.skipif("openvino" not in HERE, reason="OpenVINO is not installed")
+def test_openvino_keeps_what_it_compiled_and_survives_damage_to_it(folder: Path, tmp_path: Path) -> None:
+    module = registry.find("targets", "openvino")
+    cache = tmp_path / "compiled"
+    for damage in (None, b"", b"rubbish" * 100):
+        session = module.open(folder, GRAPH, Recipe(), threads=1, cache=cache)
+        np.testing.assert_array_equal(session.run({"x": X})[0]["y"], X * X)
+        session.close()
+        kept = [file for file in cache.rglob("*") if file.is_file()]
+        assert kept
+        if damage is not None:
+            for file in kept:
+                file.write_bytes(damage)
+    session = module.open(folder, GRAPH, Recipe(), threads=1, cache=cache)
+    np.testing.assert_array_equal(session.run({"x": X})[0]["y"], X * X)
+    session.close()
