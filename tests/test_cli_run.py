@@ -1,0 +1,185 @@
+"""`edgekit run` on a real bundle for each task: what goes in, what comes out, and what makes no sense."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import small_bundles
+
+from edgekit.model import load
+
+if TYPE_CHECKING:
+    from cli_calls import Call
+
+pytest_plugins = ["cli_calls"]
+
+
+def embedded(folder: Path, *texts: str, **options: Any) -> np.ndarray[Any, Any]:
+    with load(folder, target="cpu") as model:
+        return model.embed(texts, **options)
+
+
+def test_run_embeds_arguments_prompts_and_lines(call: Call, vectors: Path) -> None:
+    ended = call("run", vectors, "a", "-", "-p", "-b", stdin="é\r\n\nlast".encode())
+    assert ended.code == 0
+    rows = [json.loads(line) for line in ended.out.splitlines()]
+    assert np.array_equal(np.asarray(rows, np.float32), embedded(vectors, "a", "é", "", "last", "-b"))
+
+
+def test_run_reads_stdin_when_nothing_else_is_given(call: Call, vectors: Path) -> None:
+    piped = call("run", vectors, "--json", stdin=b"one\ntwo\n").json
+    named = call("run", vectors, "--json", "one", "two").json
+    assert piped["results"] == named["results"]
+    assert (piped["variant"], piped["placement"]) == ("cpu/fp32", "CPUExecutionProvider")
+    assert set(piped["seconds"]) == {"load", "run"}
+
+
+def test_run_passes_its_options_on(call: Call, vectors: Path) -> None:
+    found = call("run", vectors, "a", "--dimensions", "3", "--prompt-name", "query", "--json").json["results"]
+    assert np.array_equal(np.asarray(found, np.float32), embedded(vectors, "a", dimensions=3, prompt="query"))
+
+
+def test_run_shows_a_terminal_the_beginning(
+    call: Call, vectors: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    line = call("run", vectors, "a").out
+    numbers = embedded(vectors, "a")[0, :4]
+    assert line == f"{' '.join(f'{number:.4f}' for number in numbers)} … (6 numbers)\n"
+
+
+def test_run_takes_ten_thousand_inputs(call: Call, vectors: Path) -> None:
+    ended = call("run", vectors, *["a"] * 10_000)
+    assert ended.code == 0
+    assert len(set(ended.out.splitlines())) == 1
+    assert ended.out.count("\n") == 10_000
+
+
+def test_run_classifies(call: Call, bundles: Callable[[str], Path]) -> None:
+    folder = bundles("text-classification")
+    with load(folder) as model:
+        first, second = model.classify(["a", "b"])
+    lines = call("run", folder, "a", "b").out.splitlines()
+    assert lines[0] == "\t".join(f"{label.label} {label.score:.4f}" for label in first)
+    ended = call("run", folder, "b", "--top-k", "1", "--json")
+    assert ended.json["results"] == [[{"label": second[0].label, "score": second[0].score}]]
+
+
+def test_run_tags(call: Call, bundles: Callable[[str], Path]) -> None:
+    folder = bundles("token-classification")
+    with load(folder) as model:
+        (spans,) = model.tag(["hello"])
+    assert spans
+    assert call("run", folder, "").out == "\n"  # a line for a text without any
+    expected = "\t".join(f"{span.label} {span.score:.4f} {span.start}-{span.end} {span.text}" for span in spans)
+    assert call("run", folder, "hello").out == expected + "\n"
+
+
+def test_run_fills(call: Call, bundles: Callable[[str], Path]) -> None:
+    folder = bundles("fill-mask")
+    with load(folder) as model:
+        ((mask,),) = model.fill(["a[MASK]"], top_k=2)
+    found = call("run", folder, "a[MASK]", "--top-k", "2", "--json").json["results"]
+    assert found == [[[{name: getattr(token, name) for name in ("token", "id", "score", "text")} for token in mask]]]
+    assert call("run", folder, "a[MASK]", "--top-k", "2").out.count(",") == 1
+
+
+@pytest.mark.parametrize("task", ["text-ranking", "feature-extraction"])
+def test_run_ranks(call: Call, bundles: Callable[[str], Path], task: str) -> None:
+    folder, documents = bundles(task), ["some", "other", "words"]
+    with load(folder) as model:
+        ranked = model.rerank("query", documents)
+    ended = call("run", folder, *documents, "--query", "query")
+    assert ended.out.splitlines() == [f"{row.score:.4f}\t{documents[row.index]}" for row in ranked]
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "said"),
+    [
+        ("text-ranking", [], "nothing to rank by"),
+        ("feature-extraction", ["--top-k", "2"], "--top-k has no meaning for embed"),
+        ("text-classification", ["--dimensions", "2"], "--dimensions has no meaning for classify"),
+        ("text-classification", ["--prompt-name", "x"], "--prompt-name has no meaning for classify"),
+        ("text-classification", ["-o", "x.npy"], "the answers of text-classification are not an array"),
+        ("feature-extraction", ["--precision", "int4"], "has no variant 'int4'"),
+        ("feature-extraction", ["--prompt-name", "x"], "x"),
+    ],
+)
+def test_run_refuses_what_makes_no_sense(
+    call: Call,
+    bundles: Callable[[str], Path],
+    task: str,
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = call("run", bundles(task), "a", *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("stdin", [b"", None])
+def test_run_without_any_input(call: Call, vectors: Path, stdin: bytes | None) -> None:
+    ended = call("run", vectors, stdin=stdin)
+    assert ended.code == 2
+    assert "no input" in ended.err
+
+
+def test_run_refuses_lines_that_are_no_text(call: Call, vectors: Path) -> None:
+    ended = call("run", vectors, "--json", stdin=b"good\nb\xe9se\n")
+    assert ended.json["error"]["code"] == "EK-INPUT"
+    assert "line 2 of stdin" in ended.err
+
+
+def test_run_refuses_arguments_that_are_no_text(call: Call, vectors: Path) -> None:
+    ended = call("run", vectors, "--json", os.fsdecode(b"b\xe9se"))
+    assert ended.code == 2
+    assert ended.json["error"]["code"] == "EK-INPUT"
+
+
+def test_run_writes_vectors(call: Call, vectors: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.npy"
+    file.write_text("old")
+    ended = call("run", vectors, "a", "b", "-o", file)
+    assert (ended.code, ended.out, ended.err) == (0, "", f"wrote {file}\n")
+    assert np.array_equal(np.load(file, allow_pickle=False), embedded(vectors, "a", "b"))
+    assert os.listdir(tmp_path) == ["out.npy"]
+
+
+def test_run_writes_json(call: Call, vectors: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    ended = call("run", vectors, "a", "-q", "--json", "-o", file)
+    assert ended.json["output"] == str(file)
+    assert ended.err == ""
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    assert np.array_equal(np.asarray(results, np.float32), embedded(vectors, "a"))
+
+
+@pytest.mark.parametrize(("name", "said"), [("a.json", "it is a folder"), ("/proc/a.json", "cannot write")])
+def test_run_cannot_write(call: Call, vectors: Path, tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "a.json").mkdir()
+    ended = call("run", vectors, "a", "-o", tmp_path / name)
+    assert ended.code in (2, 7)
+    assert said in ended.err
+
+
+def test_run_says_what_ran_with_v(call: Call, vectors: Path) -> None:
+    err = call("run", vectors, "a", "b", "-v").err
+    assert "cpu/fp32 on CPUExecutionProvider" in err
+    assert "2 texts in" in err
+
+
+def test_run_warns_of_random_weights(call: Call, tmp_path: Path) -> None:
+    folder = small_bundles.make(tmp_path / "r.ek", random=True)
+    ended = call("run", folder, "a", "--json")
+    assert "random weights" in ended.err
+    assert ended.json["random_weights"] is True
