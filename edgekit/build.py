@@ -6,13 +6,19 @@ Runs in a worker process, as graph surgery on a hostile or huge model may crash 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit import graph, quantize, registry
+from edgekit import device, graph, quantize, registry
 from edgekit.core import Recipe
+from edgekit.quantize import smooth
+from edgekit.quantize.gate import read_batches
+
+if TYPE_CHECKING:
+    from edgekit.core import Array
 
 
 def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -22,12 +28,13 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, 
     """
     traced, folder = Path(payload["traced"]), Path(payload["folder"])
     proven = {axis: tuple(lengths) for axis, lengths in payload["proven"].items()}
+    recipes = [msgspec.convert(recipe, Recipe) for _, recipe in payload["variants"]]
+    largest = calibrate(traced, Path(payload["samples"])) if any(recipe.calibration for recipe in recipes) else None
     models: dict[str, Any] = {}
     paths: list[str] = []
-    for target, built in payload["variants"]:
-        recipe = msgspec.convert(built, Recipe)
+    for (target, _), recipe in zip(payload["variants"], recipes, strict=True):
         say(f"{target}: {recipe.name}")
-        portable = quantize.apply(graph.load(traced), recipe)
+        portable = quantize.apply(graph.load(traced), recipe, largest if recipe.calibration else None)
         before = graph.fingerprint(portable)
         compiled = registry.find("targets", target).compile(portable, recipe)
         after = graph.fingerprint(compiled)
@@ -39,3 +46,22 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, 
     graph.pack(models, folder)
     graphs = {path: graph.describe(model, "model", path, proven) for path, model in models.items()}
     return [msgspec.to_builtins(graphs[path]) for path in paths]
+
+
+def calibrate(traced: Path, samples: Path) -> dict[str, Array]:
+    """The largest magnitude in each channel of the values to smooth, when the traced graph runs on the samples."""
+    model = graph.load(traced)
+    wanted = smooth.sources(model)
+    if not wanted:
+        return {}
+    for readers in wanted.values():
+        model.graph.outputs.append(readers[0].inputs[0])
+    probe = traced.with_name("calibrate.onnx")
+    probe.write_bytes(graph.to_bytes(model))
+    noun = graph.describe(model, "calibrate", probe.name, {})
+    noun = replace(noun, outputs=tuple(port for port in noun.outputs if port.name in wanted))
+    session = registry.find("targets", "cpu").open(traced.parent, noun, Recipe(), threads=device.threads())
+    try:
+        return smooth.maxima(session.run(feeds)[0] for feeds in read_batches(samples))
+    finally:
+        session.close()

@@ -194,6 +194,7 @@ class Session(Protocol):
     """A graph, opened by an engine. Only the session looks inside a state. Threads may share it."""
 
     placement: str  # what really runs it: "CPUExecutionProvider", "CPU"
+    length_step: int  # lengths that are multiples of it are cheaper: each new shape costs the engine time
 
     def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
         """Outputs by name, and the new states. Raises InputError, ResourceError, ClosedError."""

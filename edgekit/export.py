@@ -151,8 +151,13 @@ class Workbench:
         """The traced graph and torch's answers, in the scratch folder."""
         import numpy as np
 
-        scratch = self.work / SCRATCH
-        feeds = {f"{n}/{name}": a for n, b in enumerate(ingest.batches(encodings)) for name, a in b.feeds.items()}
+        from edgekit import registry
+        from edgekit.model import batches
+
+        scratch, head = self.work / SCRATCH, registry.find("heads", self.plan.head)
+        # The very batches that `gather` will ask torch's answers for.
+        made = enumerate(batches(ingest, head, encodings, Recorded.length_step))
+        feeds: dict[str, Any] = {f"{n}/{name}": array for n, batch in made for name, array in batch.feeds.items()}
         np.savez(scratch / "samples.npz", **feeds)
         found = self.plan.source
         order = {
@@ -186,6 +191,7 @@ class Workbench:
         choices = self.plan.choices
         order = {
             "traced": str(self.work / SCRATCH / "model.onnx"),
+            "samples": str(self.work / SCRATCH / "samples.npz"),
             "folder": str(self.work),
             "proven": proven,
             "variants": [[choice.target, msgspec.to_builtins(choice.recipe)] for choice in choices],
@@ -201,14 +207,18 @@ class Workbench:
     def _gate(
         self, bundle: Bundle, variants: list[Variant], items: list[Any], reference: list[Array]
     ) -> tuple[list[Variant], dict[str, list[Array]]]:
-        """Each variant proved, measured and held against the reference. Raises VerificationError."""
+        """Each variant proved, measured and held against the reference, and what it answers to the goldens.
+
+        Raises VerificationError.
+        """
         import msgspec
 
-        from edgekit import registry
+        from edgekit import registry, samples
         from edgekit.quantize import gate
         from edgekit.verify import read_arrays
 
         scratch, measured, answers = self.work / SCRATCH, [], {}
+        goldens = min(samples.GOLDENS, len(items))
         head = registry.find("heads", bundle.head)
         for number, variant in enumerate(variants):
             order = {
@@ -216,13 +226,14 @@ class Workbench:
                 "variant": msgspec.to_builtins(variant),
                 "samples": items,
                 "proof": str(scratch / "proof.npz"),
+                "goldens": goldens,
                 "answers": str(scratch / f"answers-{number}.npz"),
                 "traced": f"{SCRATCH}/model.onnx",
             }
             self.say("gate", f"{variant.name} against the reference")
             figures = self._worker("edgekit.quantize.gate:work", "gate", order)
-            answers[variant.name] = read_arrays(Path(order["answers"]), len(items))["found"]
-            agreement = head.compare(reference, answers[variant.name], bundle.settings)
+            found = read_arrays(Path(order["answers"]), ["samples"], len(items))["samples"]
+            agreement = head.compare(reference, found, bundle.settings)
             figures |= {"metric": agreement.metric, "agreement": agreement.value, "loss": agreement.loss}
             figures |= {"samples": len(items), "bytes": sum(self._bytes(graph.path) for graph in variant.graphs)}
             figures["fp32_bytes"] = self._bytes(f"{SCRATCH}/model.onnx")
@@ -230,6 +241,7 @@ class Workbench:
             if not bundle.source.random:
                 gate.check(variant, agreement, self.max_accuracy_loss)
             measured.append(replace(variant, measured=figures))
+            answers[variant.name] = read_arrays(Path(order["answers"]), ["goldens"], goldens)["goldens"]
         return measured, answers
 
     def _bytes(self, path: str) -> int:
@@ -257,7 +269,7 @@ class Workbench:
 
         count = min(samples.GOLDENS, len(items))
         head = registry.find("heads", bundle.head)
-        kept: dict[str, Sequence[Array]] = {name: found[:count] for name, found in answers.items()}
+        kept: dict[str, Sequence[Array]] = dict(answers)
         losses = {
             name: gate.allowed(head.compare(reference[:count], found, bundle.settings).loss)
             for name, found in kept.items()
@@ -296,6 +308,7 @@ class Recorded:
     """A Session that answers what was recorded, in order: torch's outputs go through the device's own loop and head."""
 
     placement = "recorded"
+    length_step = 1
 
     def __init__(self, outputs: Any) -> None:
         self._outputs = outputs

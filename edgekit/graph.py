@@ -79,7 +79,14 @@ def pack(models: Mapping[str, ir.Model], folder: Path) -> None:
                     base_dir=folder,
                 )
             _forget(model)
-            (folder / path).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+            (folder / path).write_bytes(to_bytes(model))
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """The content of the model's .onnx file; same model, same bytes. Weights that are in a file of their own stay."""
+    import onnx_ir as ir
+
+    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
 def _heavy(model: ir.Model) -> Iterator[ir.Value]:

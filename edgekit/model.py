@@ -26,7 +26,7 @@ from edgekit.core import Bundle, Session, Variant
 from edgekit.errors import DeviceError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Floats
+    from edgekit.core import Array, Batch, Floats
 
 log = logging.getLogger("edgekit")
 
@@ -215,6 +215,13 @@ def _cache(bundle: Bundle, variant: Variant) -> Path | None:
     return None if home is None else home / "compiled" / name
 
 
+def batches(ingest: Any, head: ModuleType, encodings: list[Any], length_step: int) -> Iterator[Batch]:
+    """The encodings as the loop takes them, no larger than the head's outputs allow, in lengths that the engine likes."""
+    limit = {"max_tokens": head.MAX_TOKENS} if hasattr(head, "MAX_TOKENS") else {}
+    made: Iterator[Batch] = ingest.batches(encodings, multiple=length_step, **limit)
+    return made
+
+
 def gather(
     session: Session,
     ingest: Any,
@@ -225,9 +232,8 @@ def gather(
     **options: Any,
 ) -> list[Array]:
     """The head's numbers for each encoding, in the encodings' order, whatever the order of the batches."""
-    limit = {"max_tokens": head.MAX_TOKENS} if hasattr(head, "MAX_TOKENS") else {}
     found: list[Any] = [None] * len(encodings)
-    with closing(loop(session, ingest.batches(encodings, **limit))) as steps:
+    with closing(loop(session, batches(ingest, head, encodings, session.length_step))) as steps:
         for batch, outputs in steps:
             for row, numbers in zip(batch.rows, head.numbers(outputs, batch, settings, **options), strict=True):
                 found[row] = numbers

@@ -70,7 +70,7 @@ TEXTS = (
 def read(file: Path) -> list[str]:
     """The user's own samples: one a line, empty lines left out. Raises UsageError for no file, no text, no samples."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", hint="give a text file to --calibration") from error
     except UnicodeDecodeError as error:

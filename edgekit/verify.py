@@ -51,7 +51,8 @@ def _check(bundle: Bundle, variant: Variant) -> Check:
     from edgekit.quantize.gate import as_item
 
     assert bundle.goldens is not None
-    arrays = read_arrays(bundle.folder / bundle.goldens.file, len(bundle.goldens.inputs))
+    names = ("reference", "tokens", variant.name)
+    arrays = read_arrays(bundle.folder / bundle.goldens.file, names, len(bundle.goldens.inputs))
     items = [as_item(item) for item in bundle.goldens.inputs]
     start = time.perf_counter()
     with Model(bundle, variant, device.threads()) as model:
@@ -85,16 +86,16 @@ def _why(
     return ""
 
 
-def read_arrays(file: Path, count: int) -> dict[str, list[Array]]:
-    """The goldens' arrays: name (`reference`, `tokens`, a variant's) -> one array per input. Raises BundleError."""
+def read_arrays(file: Path, names: Sequence[str], count: int) -> dict[str, list[Array]]:
+    """`count` arrays of each of these names, as `write_arrays` wrote them. Raises BundleError."""
     import numpy as np
 
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            names = sorted({key.rsplit(":", 1)[0] for key in arrays.files})
             return {name: [arrays[f"{name}:{number}"] for number in range(count)] for name in names}
     except (ValueError, KeyError, OSError) as error:
-        raise BundleError(f"{file.name} does not hold the goldens", hint="export again", cause=str(error)) from error
+        hint = "export the model again"
+        raise BundleError(f"{file.name} does not hold what it should", hint=hint, cause=str(error)) from error
 
 
 def write_arrays(file: Path, arrays: dict[str, Sequence[Array]]) -> None:

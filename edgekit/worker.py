@@ -8,8 +8,11 @@ that names the stage. Knows no stage's content: the caller names the function th
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +26,7 @@ from edgekit.errors import CrashError, EdgeKitError, ResourceError, from_dict
 
 SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")
 LOG = "worker.log"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(
@@ -88,10 +92,8 @@ def _converse(
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the worker and all that it started; harmless when it has ended by itself."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
@@ -100,9 +102,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _post_mortem(status: int, stage: str, log: Path) -> EdgeKitError:
     tail = log.read_text(errors="replace")[-2000:].strip() if log.exists() else ""
-    if status == -signal.SIGKILL:
+    if status == -signal.SIGKILL or "std::bad_alloc" in tail:
+        killed = "was killed (signal 9), likely because memory ran out"
         return ResourceError(
-            f"the worker of stage {stage!r} was killed (signal 9), likely because memory ran out",
+            f"the worker of stage {stage!r} {killed if status == -signal.SIGKILL else 'ran out of memory'}",
             hint="close other programs, or export on a machine with more memory",
             cause=tail,
         )
@@ -157,12 +160,29 @@ def main(function: str) -> None:
             say(error=error.as_dict())
         except MemoryError as error:
             say(error=_out_of_memory(order, str(error)).as_dict())
+        except OSError as error:
+            if not _is_full(error):
+                raise
+            say(error=_disk_full(order, error).as_dict())
         except RuntimeError as error:  # torch and the engines say it so
             if "alloc" not in str(error):
                 raise
             say(error=_out_of_memory(order, str(error)).as_dict())
         else:
             say(result=result)
+
+
+def _is_full(error: OSError) -> bool:
+    """Whether the disk of the work folder took no more. numpy loses the number of the error, so look at the disk."""
+    return error.errno in FULL or (error.errno is None and shutil.disk_usage(".").free < 1 << 16)
+
+
+def _disk_full(order: dict[str, Any], error: OSError) -> ResourceError:
+    return ResourceError(
+        f"the disk is full in stage {order['stage']!r}",
+        hint="free some space, or choose an output on another disk",
+        cause=str(error),
+    )
 
 
 def _out_of_memory(order: dict[str, Any], cause: str) -> ResourceError:

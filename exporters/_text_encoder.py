@@ -6,15 +6,15 @@ what a Hugging Face folder says about length, padding and labels, and the module
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core import Source
-from edgekit.errors import SourceError, UnsupportedError
+from edgekit.errors import UnsupportedError
 
+from ._folder import read_object
 from ._sentence import sentence_settings
 from ._trace import Tracing
 
@@ -29,8 +29,8 @@ TASKS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
     "token-classification": ("ForTokenClassification", "logits", ("batch", "sequence", -1)),
     "fill-mask": ("ForMaskedLM", "logits", ("batch", "sequence", -1)),
 }
-# Weights that a checkpoint may lack: they feed nothing that we export.
-UNUSED = ("pooler.", "embeddings.position_ids")
+# Weights that a checkpoint may lack, as they feed nothing that we export for the task.
+UNUSED = {"feature-extraction": "pooler."}
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class TextEncoder:
     """One architecture.
 
     `token_types`: it tells a pair's texts apart, where its config has more than one type. `offset`: positions at the
-    start of the table that no token uses (RoBERTa's padding rows). `rotary`: it takes positions of shape (batch,
-    sequence); left to itself it makes them of batch 1, and ONNX's RotaryEmbedding wants one row for each.
+    start of the table that no token uses; None: those up to the padding id's own. `rotary`: it takes positions of
+    shape (batch, sequence); left to itself it makes them of batch 1, and ONNX's RotaryEmbedding wants a row for each.
     """
 
     token_types: bool = False
-    offset: int = 0
+    offset: int | None = 0
     rotary: bool = False
 
     @property
@@ -62,17 +62,18 @@ class TextEncoder:
             raise UnsupportedError(f"cannot tell the task of {name or source.id!r}", hint="name it with --task")
         return found or "feature-extraction"
 
-    def inputs(self, config: Mapping[str, Any]) -> tuple[str, ...]:
-        """The graph's inputs, in order."""
-        typed = self.token_types and int(config.get("type_vocab_size") or 0) > 1
+    def inputs(self, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> tuple[str, ...]:
+        """The graph's inputs, in order. A tokenizer may say that the model was trained without token types."""
+        given = "token_type_ids" in (tokenizer.get("model_input_names") or ("token_type_ids",))
+        typed = self.token_types and given and int(config.get("type_vocab_size") or 0) > 1
         return ("input_ids", "attention_mask", "token_type_ids") if typed else ("input_ids", "attention_mask")
 
     def settings(self, source: Source, task: str, folder: Path) -> dict[str, Any]:
         """All that the device must know, as JSON; arrays that the head needs are written into `folder`."""
-        config, tokenizer = source.config, read_json(source.folder / "tokenizer_config.json")
+        config, tokenizer = source.config, read_object(source.folder / "tokenizer_config.json")
         settings: dict[str, Any] = {
             "tokenizer": "tokenizer.json",
-            "inputs": list(self.inputs(config)),
+            "inputs": list(self.inputs(config, tokenizer)),
             "max_length": self._max_length(config, tokenizer),
             "pad_id": config.get("pad_token_id") or 0,
             "vocab_size": config["vocab_size"],
@@ -87,13 +88,15 @@ class TextEncoder:
         return settings
 
     def _max_length(self, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
-        positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 512) - self.offset
+        unused = self.offset if self.offset is not None else int(config.get("pad_token_id") or 0) + 1
+        positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 512) - unused
         stated = tokenizer.get("model_max_length")
-        return min(positions, int(stated)) if isinstance(stated, (int, float)) and stated > 0 else positions
+        return int(min(positions, stated)) if isinstance(stated, (int, float)) and stated > 0 else positions
 
     def trace(self, source: Source, task: str) -> Tracing:
         """The model in torch, wrapped, with feeds of every shape that the proof needs."""
-        config, inputs = source.config, self.inputs(source.config)
+        config, tokenizer = source.config, read_object(source.folder / "tokenizer_config.json")
+        inputs = self.inputs(config, tokenizer)
         pad, vocabulary = config.get("pad_token_id") or 0, int(config["vocab_size"])
         longest = min(150, self._max_length(config, {}))  # beyond a local attention window of 128
 
@@ -102,7 +105,7 @@ class TextEncoder:
 
         return Tracing(
             module=_wrap(_load(source, task), inputs, TASKS[task][1], rotary=self.rotary),
-            inputs={name: ("batch", "sequence") for name in inputs},
+            inputs=dict.fromkeys(inputs, ("batch", "sequence")),
             outputs={TASKS[task][1]: TASKS[task][2]},
             feed=feed,
             shapes=(
@@ -156,7 +159,7 @@ def _load(source: Source, task: str) -> torch.nn.Module:
         output_loading_info=True,
         **attention,
     )
-    missing = sorted(key for key in told["missing_keys"] if not any(part in key for part in UNUSED))
+    missing = sorted(key for key in told["missing_keys"] if task not in UNUSED or UNUSED[task] not in key)
     if missing:
         raise UnsupportedError(
             f"the weights have no {missing[0]!r}, so this model was not trained for {task}",
@@ -215,25 +218,12 @@ def _activation(config: Mapping[str, Any]) -> str:
 
 def _mask(folder: Path, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     """The mask token and its id, from the tokenizer's own files."""
-    token = tokenizer.get("mask_token") or read_json(folder / "special_tokens_map.json").get("mask_token") or "[MASK]"
+    token = tokenizer.get("mask_token") or read_object(folder / "special_tokens_map.json").get("mask_token") or "[MASK]"
     text = token["content"] if isinstance(token, dict) else token
-    vocabulary = read_json(folder / "tokenizer.json")
+    vocabulary = read_object(folder / "tokenizer.json")
     for added in vocabulary.get("added_tokens", []):
         if added["content"] == text:
             return {"mask_token": text, "mask_id": int(added["id"])}
     raise UnsupportedError(
         f"tokenizer.json has no mask token {text!r}", hint="fill-mask needs a tokenizer that was made with a mask token"
     )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`, or {} where there is no such file. Raises SourceError when it is not a JSON object."""
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SourceError(f"{file.name} is not JSON: {error}", hint="fetch the model again") from error
-    if not isinstance(content, dict):
-        raise SourceError(f"{file.name} is not a JSON object", hint="fetch the model again")
-    return content

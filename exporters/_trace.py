@@ -27,7 +27,7 @@ SAMPLE = {"batch": 3, "sequence": 7}  # every free axis at least 3, and all diff
 
 @dataclass(frozen=True)
 class Tracing:
-    """What an exporter's file gives: a module of ours and how to feed it.
+    """What an exporter's file gives: a module of ours, `forward(*feeds)`, and how to feed it.
 
     `inputs` and `outputs`: name -> one axis name (free) or length (fixed) per axis. `feed(sizes, seed)` makes inputs
     for these axis lengths, with at least one padded row where there is padding. `shapes`: axis lengths that the
@@ -89,7 +89,7 @@ def export(tracing: Tracing) -> Any:
         raise UnsupportedError(
             "torch.onnx could not trace this model",
             hint="the text under `cause` names the line and the op; control flow that depends on data cannot be traced",
-            cause=f"{error}\n{error.__cause__ or ''}"[:4000],
+            cause=str(error.__cause__ or error)[:4000],
         ) from error
 
 

@@ -1,5 +1,7 @@
-"""MPNet (arXiv:2004.09297): positions like RoBERTa's, and a relative position bias shared by all layers."""
+"""MPNet (arXiv:2004.09297): positions start at 2, and a relative position bias is shared by all layers."""
 
 from __future__ import annotations
 
-from .roberta import EXPORTER as EXPORTER
+from ._text_encoder import TextEncoder
+
+EXPORTER = TextEncoder(offset=2)

@@ -1,7 +1,7 @@
-"""RoBERTa (arXiv:1907.11692): no token types; positions count from the padding id on, so two rows are never used."""
+"""RoBERTa (arXiv:1907.11692): no token types; positions count from the padding id on, so some rows are never used."""
 
 from __future__ import annotations
 
 from ._text_encoder import TextEncoder
 
-EXPORTER = TextEncoder(offset=2)
+EXPORTER = TextEncoder(offset=None)

@@ -22,6 +22,8 @@ QUIET = 4  # ONNX Runtime's log level for fatal errors only: what goes wrong is 
 class OnnxRuntimeSession:
     """One graph in ONNX Runtime. Threads may share it: `Run` is safe to call from several at once."""
 
+    length_step = 1
+
     def __init__(
         self,
         folder: Path,

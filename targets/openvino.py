@@ -1,7 +1,8 @@
 """The CPU through OpenVINO.
 
 A precision is what computes: fp32 is asked for as f32, since OpenVINO's own choice on a CPU with AMX is bf16, which is
-here a precision of its own. int8 weights stay int8, and OpenVINO quantizes activations per row as they come.
+here a precision of its own. int8 weights stay int8, and OpenVINO quantizes activations as they come, in groups along
+each row.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "int8")
 DEVICE = "CPU"
+GROUP = 128  # activations that share a scale: as fast as 192 on AVX-512, nearer to float; 384 loses twice as much
 HINT = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
@@ -57,7 +59,7 @@ def open(folder: Path, graph: Graph, recipe: Recipe, *, threads: int, cache: Pat
         "PERFORMANCE_HINT": "LATENCY",
     }
     if recipe.activations == "int8":
-        options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 2**31 - 1
+        options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = GROUP
     if cache is not None:
         options["CACHE_DIR"] = str(cache)
     with engine_errors(f"OpenVINO cannot open {graph.path}"):
@@ -67,6 +69,8 @@ def open(folder: Path, graph: Graph, recipe: Recipe, *, threads: int, cache: Pat
 
 class OpenVinoSession:
     """One compiled model and as many infer requests as there are runs at once."""
+
+    length_step = 8  # a shape that it has not seen costs milliseconds
 
     def __init__(self, graph: Graph, compiled: Any) -> None:
         self._graph, self._compiled = graph, compiled

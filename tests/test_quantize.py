@@ -8,9 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit import graph, quantize, registry
+from edgekit import build, graph, quantize, registry
 from edgekit.core import Graph, Recipe
 from edgekit.errors import UnsupportedError
+from edgekit.quantize import smooth
 from edgekit.quantize.int8 import rounded
 
 RNG = np.random.default_rng(0)
@@ -159,3 +160,58 @@ def test_ports_name_their_free_axes(tmp_path: Path) -> None:
     assert noun.inputs[0].dtype == "int64"
     assert noun.outputs[0].shape == ("batch", "sequence", 48)
     assert noun.proven == {"batch": (1, 4)}
+
+
+def make_normed(path: Path) -> Path:
+    """x -> LayerNormalization with two outlier channels -> two MatMuls that read it."""
+    gain = np.ones(64, np.float32)
+    gain[[3, 40]] = 60
+    tensors = {"gain": gain, "offset": np.zeros(64, np.float32), "weight": WEIGHT, "other": WEIGHT[:, ::-1].copy()}
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "gain", "offset"], ["normed"], name="norm"),
+        helper.make_node("MatMul", ["normed", "weight"], ["a"], name="dense"),
+        helper.make_node("MatMul", ["normed", "other"], ["b"], name="dense2"),
+        helper.make_node("Add", ["a", "b"], ["out"], name="join"),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "normed",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "sequence", 64])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", "sequence", 48])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
+    return path
+
+
+def test_smoothing_changes_nothing_in_float_and_helps_int8(tmp_path: Path) -> None:
+    make_normed(tmp_path / "a.onnx")
+    x = np.random.default_rng(1).standard_normal((4, 9, 64), np.float32)
+    feeds = tmp_path / "samples.npz"
+    np.savez(feeds, **{"0/x": x[:2], "1/x": x[2:]})
+    largest = build.calibrate(tmp_path / "a.onnx", feeds)
+    assert sorted(largest) == ["normed"]
+    assert largest["normed"][3] > 10 * np.median(largest["normed"])
+
+    def answers(model: Any, recipe: Recipe) -> Any:
+        graph.pack({"b.onnx": model}, tmp_path)
+        noun = graph.describe(graph.load(tmp_path / "b.onnx"), "normed", "b.onnx", {})
+        session = registry.find("targets", "cpu").open(tmp_path, noun, recipe, threads=1)
+        try:
+            return session.run({"x": x})[0]["out"]
+        finally:
+            session.close()
+
+    cpu = registry.find("targets", "cpu")
+    wanted = answers(graph.load(tmp_path / "a.onnx"), Recipe())
+    smoothed = graph.load(tmp_path / "a.onnx")
+    smooth.smooth(smoothed, largest)
+    np.testing.assert_allclose(answers(smoothed, Recipe()), wanted, rtol=1e-4, atol=1e-3 * np.abs(wanted).max())
+    rough = answers(cpu.compile(quantize.apply(graph.load(tmp_path / "a.onnx"), INT8), INT8), INT8)
+    even = answers(cpu.compile(quantize.apply(graph.load(tmp_path / "a.onnx"), INT8, largest), INT8), INT8)
+    assert np.abs(even - wanted).mean() < 0.5 * np.abs(rough - wanted).mean()
+
+
+def test_nothing_to_smooth_is_nothing_to_calibrate(tmp_path: Path) -> None:
+    assert build.calibrate(make(tmp_path / "a.onnx"), tmp_path / "none.npz") == {}

@@ -53,7 +53,9 @@ def test_agreement_with_the_reference_counts_too(folder: Path) -> None:
     """Outputs as they were, but the reference says otherwise."""
     bundle = bundles.read(folder)
     assert bundle.goldens is not None
-    arrays: dict[str, Any] = read_arrays(folder / bundle.goldens.file, len(bundle.goldens.inputs))
+    arrays: dict[str, Any] = read_arrays(
+        folder / bundle.goldens.file, ["reference", "tokens", "cpu/fp32"], len(bundle.goldens.inputs)
+    )
     arrays["reference"] = [-array for array in arrays["reference"]]
     write_arrays(folder / bundle.goldens.file, arrays)
     bundles.write(replace(bundle, folder=folder), folder, {})
@@ -71,7 +73,7 @@ def test_goldens_that_cannot_be_read(folder: Path) -> None:
     bundle = bundles.read(folder)
     (folder / "goldens.npz").write_bytes(b"not an archive")
     bundles.write(bundle, folder, {})
-    with pytest.raises(BundleError, match="does not hold the goldens"):
+    with pytest.raises(BundleError, match="does not hold what it should"):
         verify(folder)
 
 
@@ -112,6 +114,5 @@ def test_arrays_come_back_and_repeat_themselves(tmp_path: Path) -> None:
     write_arrays(tmp_path / "a.npz", arrays)
     write_arrays(tmp_path / "b.npz", arrays)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    found = read_arrays(tmp_path / "a.npz", 2)
-    assert sorted(found) == ["cpu/int8", "reference"]
+    found = read_arrays(tmp_path / "a.npz", ["cpu/int8", "reference"], 2)
     np.testing.assert_array_equal(found["cpu/int8"][1], np.eye(2))

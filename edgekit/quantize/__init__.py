@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgekit.core import PRECISIONS, Recipe
@@ -9,6 +10,8 @@ from edgekit.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from edgekit.core import Array
 
 METHODS = ("dynamic",)
 
@@ -27,13 +30,19 @@ def recipe(precision: str, *, method: str | None = None, group_size: int | None 
         raise UnsupportedError(f"int8 by {method!r} is not supported", hint=f"known methods: {', '.join(METHODS)}")
     if group_size is not None:
         raise UnsupportedError("int8 has one scale per output channel", hint="leave --group-size out")
-    return Recipe(weights="int8", activations="int8", method="dynamic")
+    return Recipe(weights="int8", activations="int8", method="dynamic", calibration="samples")
 
 
-def apply(model: ir.Model, recipe: Recipe) -> ir.Model:
-    """The model as the recipe wants it, changed in place; untouched where it quantizes nothing."""
+def apply(model: ir.Model, recipe: Recipe, largest: Mapping[str, Array] | None = None) -> ir.Model:
+    """The model as the recipe wants it, changed in place; untouched where it quantizes nothing.
+
+    `largest`: the largest magnitude in each channel of the values that are smoothed first (`edgekit.quantize.smooth`).
+    """
     if recipe.weights != "int8":
         return model
     from edgekit.quantize.int8 import quantize
+    from edgekit.quantize.smooth import smooth
 
+    if largest:
+        smooth(model, largest)
     return quantize(model, recipe)

@@ -36,8 +36,8 @@ def quantize(model: ir.Model, recipe: Recipe) -> ir.Model:
 def _takes_weight(node: ir.Node) -> bool:
     if node.op_type == "Gather":
         axis = node.attributes.get("axis")
-        return axis is None or axis.as_int() == 0
-    return node.op_type == "MatMul"
+        return axis is None or int(axis.as_int()) == 0
+    return bool(node.op_type == "MatMul")
 
 
 def _worth(weight: ir.Value) -> bool:

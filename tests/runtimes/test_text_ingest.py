@@ -248,13 +248,36 @@ def test_rows_of_like_length_share_a_batch(text: Text) -> None:
     assert [batch.rows for batch in text.batches(encodings, max_tokens=104)] == [(0, 2), (1, 3)]
 
 
+def test_a_batch_ends_where_padding_would_cost_more_than_a_run(text: Text) -> None:
+    short, long = ["hello"] * 40, ["hello " * 30] * 4
+    sizes = [batch.feeds["input_ids"].shape for batch in text.batches(text.encode([*short, *long]))]
+    assert [rows for rows, _ in sizes] == [4, 40]
+    assert sizes[0][1] > 5 * sizes[1][1]
+    near = ["hello " * length for length in (9, 10, 11)]
+    assert len(list(text.batches(text.encode(near)))) == 1
+
+
+def test_lengths_are_rounded_up_but_not_beyond_what_the_model_takes(text: Text) -> None:
+    encodings = text.encode(["hello " * length for length in (1, 5, 12)])
+    for batch in text.batches(encodings, multiple=8, max_rows=1):
+        width = batch.feeds["input_ids"].shape[1]
+        assert width % 8 == 0
+        assert width - 8 < int(batch.lengths[0]) <= width
+        assert batch.mask.shape == batch.feeds["input_ids"].shape
+        assert batch.mask.sum() == batch.lengths.sum()
+    small = replace(text, max_length=10)
+    cut = small.encode(["hello " * 12], truncate=True)
+    (batch,) = small.batches(cut, multiple=8)
+    assert batch.feeds["input_ids"].shape == (1, 10)
+
+
 def test_batches_are_made_when_asked_for(text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[int, ...]] = []
     real = Text._batch
 
-    def counted(text: Text, encodings: Any, rows: tuple[int, ...]) -> Any:
+    def counted(text: Text, encodings: Any, rows: tuple[int, ...], width: int) -> Any:
         made.append(rows)
-        return real(text, encodings, rows)
+        return real(text, encodings, rows, width)
 
     monkeypatch.setattr(Text, "_batch", counted)
     batch = next(text.batches(text.encode(SENTENCES), max_rows=1))
