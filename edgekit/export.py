@@ -8,19 +8,21 @@ Imports nothing heavy, as `import edgekit` imports it.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core import Progress
-from edgekit.errors import UsageError, VerificationError
+from edgekit.errors import DeviceError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from edgekit.core import Array, Bundle, Goldens, Graph, Variant
     from edgekit.plan import Plan
 
 SCRATCH = ".scratch"
+WORKBENCH = ("torch", "transformers", "optimum", "safetensors", "onnx", "onnx_ir", "onnxscript")  # the extra `export`
 TOOLS = ("torch", "transformers", "optimum", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy")
 
 
@@ -56,6 +58,7 @@ def export(
 
     if max_accuracy_loss is not None and not 0 <= max_accuracy_loss <= 1:
         raise UsageError(f"--max-accuracy-loss is {max_accuracy_loss}", hint="give a share from 0 to 1: 0.02")
+    _refuse_device()
     made = planning.plan(
         model,
         task=task,
@@ -318,6 +321,16 @@ class Recorded:
 
     def close(self) -> None:
         """There is nothing to free."""
+
+
+def _refuse_device() -> None:
+    """Before a model is downloaded for nothing: what traces it must be here. Imports none of it."""
+    missing = [name for name in WORKBENCH if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DeviceError(
+            f"exporting needs {', '.join(missing)}, not installed here",
+            hint="pip install torch==2.13.0, then pip install 'edgekit[export]'; or export on another machine",
+        )
 
 
 def _refuse_nonfinite(names: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgekit")
 
 Texts = str | Sequence[Any]
+PART = 1024  # texts that are tokens at the same time
 
 
 def load(
@@ -118,9 +119,11 @@ class Model:
         `prompt` names one of the model's prompts. `truncate` cuts what is too long, which is an InputError otherwise.
         """
         self._serves("embed")
-        encodings = self._encode(texts, truncate, prompt)
-        found: Floats = self._head.answers(self._numbers(encodings, dimensions=dimensions), encodings, self._settings)
-        return found
+        parts: list[Floats] = [
+            self._head.answers(self._gather(encodings, dimensions=dimensions), encodings, self._settings)
+            for encodings in self._encode(texts, truncate, prompt)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def similarity(self, a: Texts, b: Texts, *, prompt: str | None = None, truncate: bool = False) -> Floats:
         """How alike each of `a` is to each of `b`: float32 (n, m), by the model's own measure (cosine, dot)."""
@@ -152,7 +155,7 @@ class Model:
             return registry.find("heads", "classes").ranked(scores, top_k)
         self._serves("rerank")
         pairs = [(query, document) for document in documents]
-        return self._head.rerank(self._numbers(self._encode(pairs, truncate)), self._settings, top_k=top_k)
+        return self._head.rerank(self.numbers(pairs, truncate=truncate), self._settings, top_k=top_k)
 
     def run(self, items: Texts, **options: Any) -> Iterator[Any]:
         """The first of `methods`, in its generic form: one answer an item, in order."""
@@ -160,11 +163,11 @@ class Model:
 
     def numbers(self, items: Sequence[Any], *, truncate: bool = False) -> list[Array]:
         """What the head computes before it becomes an answer, an array an item: what goldens and the gate compare."""
-        return list(self._numbers(self._encode(items, truncate)))
+        return [array for encodings in self._encode(items, truncate) for array in self._gather(encodings)]
 
     def tokens(self, items: Sequence[Any], *, truncate: bool = False) -> list[Array]:
         """The token ids of each item, int64 (t,)."""
-        return [np.asarray(encoding.ids, np.int64) for encoding in self._encode(items, truncate)]
+        return [np.asarray(one.ids, np.int64) for encodings in self._encode(items, truncate) for one in encodings]
 
     def close(self) -> None:
         """Free the engine's memory; twice is once."""
@@ -189,22 +192,21 @@ class Model:
                 hint=f"it has: {', '.join(self.methods)}",
             )
 
-    def _encode(self, texts: Texts, truncate: bool, prompt: str | None = None) -> list[Any]:
-        found: list[Any] = self._ingest.encode(
-            [texts] if isinstance(texts, str) else texts,
-            truncate=truncate,
-            prompt=prompt,
-            offsets=getattr(self._head, "OFFSETS", False),
-        )
-        return found
+    def _encode(self, texts: Texts, truncate: bool, prompt: str | None = None) -> Iterator[list[Any]]:
+        """The texts as tokens, a part at a time, so that a long list needs no more memory; one part for no texts."""
+        items, offsets = [texts] if isinstance(texts, str) else texts, getattr(self._head, "OFFSETS", False)
+        for first in range(0, max(1, len(items)), PART):
+            part = items[first : first + PART]
+            yield self._ingest.encode(part, truncate=truncate, prompt=prompt, offsets=offsets, first=first)
 
-    def _numbers(self, encodings: list[Any], **options: Any) -> Sequence[Array]:
+    def _gather(self, encodings: list[Any], **options: Any) -> list[Array]:
         return gather(self.session, self._ingest, self._loop, self._head, self._settings, encodings, **options)
 
     def _answer(self, method: str, texts: Texts, truncate: bool, **options: Any) -> Any:
         self._serves(method)
-        encodings = self._encode(texts, truncate)
-        found = self._head.answers(self._numbers(encodings), encodings, self._settings, **options)
+        found: list[Any] = []
+        for encodings in self._encode(texts, truncate):
+            found += self._head.answers(self._gather(encodings), encodings, self._settings, **options)
         return found[0] if isinstance(texts, str) else found
 
 
@@ -216,7 +218,7 @@ def _cache(bundle: Bundle, variant: Variant) -> Path | None:
 
 
 def batches(ingest: Any, head: ModuleType, encodings: list[Any], length_step: int) -> Iterator[Batch]:
-    """The encodings as the loop takes them, no larger than the head's outputs allow, in lengths that the engine likes."""
+    """The encodings as the loop takes them: not more than the head allows, in lengths that the engine likes."""
     limit = {"max_tokens": head.MAX_TOKENS} if hasattr(head, "MAX_TOKENS") else {}
     made: Iterator[Batch] = ingest.batches(encodings, multiple=length_step, **limit)
     return made

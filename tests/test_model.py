@@ -175,3 +175,21 @@ def test_numbers_are_in_the_order_of_the_call(model: edgekit.Model) -> None:
     assert [len(ids) for ids in model.tokens(texts)] == [len(text) + 2 for text in texts]
     for text, found in zip(texts, model.numbers(texts), strict=True):
         np.testing.assert_allclose(found, model.embed(text)[0], atol=1e-6)
+
+
+def test_a_long_list_goes_in_parts_that_nobody_notices(model: edgekit.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"text {number}" for number in range(10)]
+    whole, tokens = model.embed(texts), model.tokens(texts)
+    monkeypatch.setattr("edgekit.model.PART", 3)
+    np.testing.assert_allclose(model.embed(texts), whole, atol=1e-6)
+    assert [ids.tolist() for ids in model.tokens(texts)] == [ids.tolist() for ids in tokens]
+    with pytest.raises(InputError, match=r"texts\[7\] has .* tokens"):
+        model.embed([*texts[:7], "x" * 100])
+
+
+def test_a_missing_mask_is_named_by_its_place_in_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.model.PART", 2)
+    with edgekit.load(small_bundles.make(tmp_path / "f.ek", "fill-mask")) as model:
+        with pytest.raises(InputError, match=r"texts\[3\] has no \[MASK\]"):
+            model.fill(["a [MASK]", "b [MASK]", "c [MASK]", "d"])
+        assert len(model.fill(["a [MASK]", "b [MASK]", "c [MASK]"])) == 3

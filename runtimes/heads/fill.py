@@ -55,7 +55,7 @@ def numbers(outputs: Arrays, batch: TextBatch, settings: Mapping[str, Any]) -> l
     counts = masks.sum(axis=1)
     if not counts.all():
         raise InputError(
-            f"texts[{batch.rows[int(counts.argmin())]}] has no {settings['mask_token']}",
+            f"texts[{batch.encodings[int(counts.argmin())].position}] has no {settings['mask_token']}",
             hint=f"write {settings['mask_token']} where a word is missing",
         )
     logits = outputs[settings["output"]][masks].astype(np.float32, copy=False)

@@ -61,6 +61,7 @@ class Encoding:
     raw: Any = field(repr=False)  # tokenizers.Encoding
     kept: tuple[int, ...] | None = field(repr=False)  # the tokens that are left after cutting; None: all
     placed: bool = field(repr=False)  # offsets and word ids were asked for
+    position: int = 0  # in the call, for messages
 
     def __len__(self) -> int:
         return len(self.raw) if self.kept is None else len(self.kept)
@@ -125,29 +126,37 @@ class Text:
     threads: int | None = None
 
     def encode(
-        self, items: Sequence[Item], *, truncate: bool = False, prompt: str | None = None, offsets: bool = False
+        self,
+        items: Sequence[Item],
+        *,
+        truncate: bool = False,
+        prompt: str | None = None,
+        offsets: bool = False,
+        first: int = 0,
     ) -> list[Encoding]:
         """Texts or pairs of texts as tokens, in the order given.
 
         `prompt` names one of the model's prompts; "" uses none, not even the default one. In a pair it goes in front
-        of the first text. Without `offsets` the tokenizer takes a faster way that gives none.
+        of the first text. Without `offsets` the tokenizer takes a faster way that gives none. `first`: the position of
+        the first item in the caller's list, for messages.
         Raises InputError for what is not text, for a text of more than 8 MB and, unless `truncate`, for one of more
         than `max_length` tokens; TokenizerError if the tokenizer fails.
         """
         assert not isinstance(items, str), "a list of texts"
         prefix = self._prefix(prompt)
-        texts = [_checked(item, prefix, position) for position, item in enumerate(items)]
+        texts = [_checked(item, prefix, position) for position, item in enumerate(items, first)]
         raws = _guarded("the tokenizer cannot encode this text", lambda: self._run(texts, offsets))
-        return [self._encoding(at, text, raw, truncate, offsets) for at, (text, raw) in enumerate(zip(texts, raws))]
+        found = enumerate(zip(texts, raws), first)
+        return [self._encoding(position, text, raw, truncate, offsets) for position, (text, raw) in found]
 
     def batches(
-        self, encodings: Sequence[Encoding], *, max_tokens: int = 2048, max_rows: int = 64, multiple: int = 1
+        self, encodings: Sequence[Encoding], *, max_tokens: int = 512, max_rows: int = 64, multiple: int = 1
     ) -> Iterator[TextBatch]:
         """Every encoding in exactly one batch, longest first, so that rows of like length share one.
 
         A batch has at most `max_rows` rows and `max_tokens` tokens, padding counted, but always one row: what a list
-        needs in memory does not grow with the list, nor with one long text in it. On two CPU cores a small BERT is as
-        fast with 2048 tokens as with fewer or 4096, and half as fast with 8192, which leave the cache. A batch ends
+        needs in memory does not grow with the list, nor with one long text in it. (What an engine holds grows with
+        `max_tokens`; a small BERT gains nothing from more than 512, and loses by half beyond its cache.) A batch ends
         early where the padding that a new one would save is worth more than a run (`RUN_TOKENS`). Lengths are rounded
         up to a `multiple`, for an engine that prepares itself for every new shape.
         """
@@ -195,7 +204,7 @@ class Text:
         first, second = (text, None) if isinstance(text, str) else text
         limit = self.max_length
         if limit is None or len(raw) <= limit:
-            return Encoding(self, first, second, raw, None, placed)
+            return Encoding(self, first, second, raw, None, placed, position)
         if not truncate:
             raise InputError(
                 f"texts[{position}] has {len(raw)} tokens, and {limit} fit",
@@ -204,7 +213,7 @@ class Text:
                 tokens=len(raw),
                 limit=limit,
             )
-        return Encoding(self, first, second, raw, _cut(raw, limit, self.cuts_left), placed)
+        return Encoding(self, first, second, raw, _cut(raw, limit, self.cuts_left), placed, position)
 
     def _batch(self, encodings: tuple[Encoding, ...], rows: tuple[int, ...], width: int) -> TextBatch:
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
