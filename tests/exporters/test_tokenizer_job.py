@@ -1,0 +1,67 @@
+"""Older folders: a vocabulary, and no tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgekit.exporters import _tokenizer
+
+from edgekit.errors import UnsupportedError
+
+pytestmark = pytest.mark.slow
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "##s", "un", "##seen", ",", "."]
+TEXTS = ["The cat sat.", "cats, unseen", "dog", ""]
+
+
+@pytest.fixture(autouse=True)
+def workbench() -> Iterator[None]:
+    """transformers warns of its own future."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def make(folder: Path, **told: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    return folder
+
+
+def run(folder: Path) -> Path:
+    _tokenizer.work({"folder": str(folder), "target": str(folder / "made.json")}, lambda text: None)
+    return folder / "made.json"
+
+
+def test_a_vocabulary_becomes_a_tokenizer(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    folder = make(tmp_path, tokenizer_class="BertTokenizer", do_lower_case=True)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    mine, theirs = Tokenizer.from_file(str(run(folder))), AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        assert mine.encode(text).ids == theirs(text)["input_ids"]
+    assert mine.encode("The cats").tokens == ["[CLS]", "the", "cat", "##s", "[SEP]"]
+
+
+@pytest.mark.parametrize("kind", ["XLMRobertaTokenizer", "BertTokenizer", "PreTrainedTokenizerFast"])
+def test_no_vocabulary_at_all(tmp_path: Path, kind: str) -> None:
+    folder = make(tmp_path, tokenizer_class=kind)
+    with pytest.raises(UnsupportedError, match=r"no tokenizer\.json, and none can be made") as caught:
+        run(folder)
+    assert "save_pretrained" in caught.value.hint
+    assert caught.value.cause
+    assert not (folder / "made.json").exists()
+
+
+def test_a_tokenizer_without_a_fast_form(tmp_path: Path) -> None:
+    folder = make(tmp_path, tokenizer_class="CanineTokenizer")
+    with pytest.raises(UnsupportedError, match="CanineTokenizer has no fast form"):
+        run(folder)
+    assert not (folder / "made.json").exists()
