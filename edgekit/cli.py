@@ -279,7 +279,7 @@ def doctor(console: Console) -> None:
 @speaks
 @click.pass_obj
 def demo(console: Console, /, output: Path, open_browser: bool) -> None:
-    """Export, run and verify a tiny model, and write a report.
+    """Export, run and verify tiny models, and write a report.
 
     $ edgekit demo
     $ edgekit demo -o /tmp/demo --open

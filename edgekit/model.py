@@ -58,8 +58,10 @@ def load(
 def choose(bundle: Bundle, target: str, precision: str | None) -> Variant:
     """The variant to run: those asked for, on a target that this machine has, the fastest first.
 
-    Raises UsageError when the bundle has none like that, DeviceError when this machine cannot run it.
+    Raises DeviceError when this machine has not the target, UsageError when the bundle has no such variant.
     """
+    if target != "auto" and (missing := probe(target)) is not None:
+        raise missing
     asked = [
         variant
         for variant in bundle.variants

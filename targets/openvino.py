@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from edgekit.core import Availability, Graph, Life, Recipe, Session, check_feeds
 from edgekit.errors import BundleError, DeviceError, InputError, ResourceError
 
+from ._compile_cache import compile_cached
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -62,10 +64,11 @@ def open(folder: Path, graph: Graph, recipe: Recipe, *, threads: int, cache: Pat
     }
     if recipe.activations == "int8":
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = GROUP
-    if cache is not None:
-        options["CACHE_DIR"] = str(cache)
     with engine_errors(f"OpenVINO cannot open {graph.path}"):
-        compiled = core.compile_model(folder / graph.path, DEVICE, options)
+        if cache is None:
+            compiled = core.compile_model(folder / graph.path, DEVICE, options)
+        else:
+            compiled = compile_cached(core, folder / graph.path, DEVICE, options, graph, cache)
     return OpenVinoSession(graph, compiled)
 
 

@@ -170,6 +170,14 @@ def test_auto_passes_over_what_this_machine_has_not(folder: Path, monkeypatch: p
     assert caught.value.hint
 
 
+def test_a_device_that_is_not_here_comes_before_what_the_bundle_has(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.targets.cuda._devices", lambda: 0)
+    with pytest.raises(DeviceError, match="no cuda on this machine"):
+        edgekit.load(folder, target="cuda")
+
+
 def test_numbers_are_in_the_order_of_the_call(model: edgekit.Model) -> None:
     texts = ["a" * length for length in (30, 1, 17, 60, 2)]
     assert [len(ids) for ids in model.tokens(texts)] == [len(text) + 2 for text in texts]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
-from edgekit.exporters._sentence import sentence_settings
 
 from edgekit.errors import BundleError, EdgeKitError, UnsupportedError
+from edgekit.exporters._sentence import sentence_settings
 
 OLD = "sentence_transformers.models."
 # Where version 6 keeps each class.

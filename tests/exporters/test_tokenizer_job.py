@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgekit.exporters import _tokenizer
 
 from edgekit.errors import UnsupportedError
+from edgekit.exporters import _tokenizer
 
 pytestmark = pytest.mark.slow
 

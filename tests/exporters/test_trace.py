@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
-from edgekit.exporters import _trace
-from edgekit.exporters._trace import Tracing
 
 from edgekit import graph, registry
 from edgekit.core import Recipe
 from edgekit.errors import UnsupportedError, VerificationError
+from edgekit.exporters import _trace
+from edgekit.exporters._trace import Tracing
 from edgekit.quantize.gate import read_proof
 
 torch = pytest.importorskip("torch", reason="the tracer needs it")

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgekit.runtimes.heads import classes as head
-from edgekit.runtimes.ingest import text as ingest
-from edgekit.runtimes.ingest.text import TextBatch
 from tiny_bert import SENTENCES, TorchSession, bert_config, minilm, numbers, tokenizer
 
 from edgekit.errors import BundleError, InputError, UnsupportedError
+from edgekit.runtimes.heads import classes as head
+from edgekit.runtimes.ingest import text as ingest
+from edgekit.runtimes.ingest.text import TextBatch
 
 TRANSFORMERS = {"single": "single_label_classification", "multi": "multi_label_classification"}
 PAIRS = [("how many legs has a cat", text) for text in SENTENCES if text]

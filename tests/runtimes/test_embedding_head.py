@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgekit.runtimes.heads import embedding as head
-from edgekit.runtimes.ingest import text as ingest
-from edgekit.runtimes.ingest.text import TextBatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bert import SENTENCES, TorchSession, bert_config, minilm, numbers, tokenizer
 
 from edgekit.errors import BundleError, InputError
+from edgekit.runtimes.heads import embedding as head
+from edgekit.runtimes.ingest import text as ingest
+from edgekit.runtimes.ingest.text import TextBatch
 
 OUTPUT = "last_hidden_state"
 TEXTS = [sentence for sentence in SENTENCES if sentence]

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_bert import TorchSession, bert_config, minilm, numbers, tokenizer
+
+from edgekit.errors import BundleError, InputError
 from edgekit.runtimes.heads import fill as head
 from edgekit.runtimes.heads.fill import Token
 from edgekit.runtimes.ingest import text as ingest
 from edgekit.runtimes.ingest.text import Text
-from tiny_bert import TorchSession, bert_config, minilm, numbers, tokenizer
-
-from edgekit.errors import BundleError, InputError
 
 TEXTS = [
     "Paris is the [MASK] of France, isn't it?",

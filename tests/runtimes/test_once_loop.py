@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgekit.runtimes.loops.once import once
 
 from edgekit.errors import ResourceError
+from edgekit.runtimes.loops.once import once
 
 
 class Batch:

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgekit.runtimes.heads import spans as head
-from edgekit.runtimes.heads.spans import Span
-from edgekit.runtimes.ingest import text as ingest
-from edgekit.runtimes.ingest.text import Text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bert import SENTENCES, TorchSession, bert_config, minilm, numbers, tokenizer
 
 from edgekit.errors import BundleError, InputError
+from edgekit.runtimes.heads import spans as head
+from edgekit.runtimes.heads.spans import Span
+from edgekit.runtimes.ingest import text as ingest
+from edgekit.runtimes.ingest.text import Text
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 PLAIN = ["NOUN", "VERB", "O"]

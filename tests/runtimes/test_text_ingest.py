@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgekit.runtimes.ingest import text as module
-from edgekit.runtimes.ingest.text import Text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bert import SENTENCES, minilm, tokenizer
 
 from edgekit import limits
 from edgekit.errors import BundleError, InputError, TokenizerError
+from edgekit.runtimes.ingest import text as module
+from edgekit.runtimes.ingest.text import Text
 
 WORDS: dict[str, Any] = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "[UNK]": 2}, "unk_token": "[UNK]"}
 BPE: dict[str, Any] = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]}

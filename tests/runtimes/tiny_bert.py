@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgekit.runtimes.ingest.text import Encoding, Text
 from edgekit.runtimes.loops.once import once
 

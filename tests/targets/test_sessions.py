@@ -151,6 +151,7 @@ def test_cuda_is_refused_where_there_is_none(folder: Path) -> None:
 def test_a_fall_back_to_another_provider_is_an_error(folder: Path) -> None:
     """ONNX Runtime opens on the CPU with a warning when a provider is not built in; that is refused."""
     import onnxruntime as ort
+
     from edgekit.targets._onnxruntime import OnnxRuntimeSession  # type: ignore[import-not-found]
 
     if "CUDAExecutionProvider" in ort.get_available_providers():
@@ -198,5 +199,86 @@ def test_openvino_keeps_what_it_compiled_and_survives_damage_to_it(folder: Path,
             for file in kept:
                 file.write_bytes(damage)
     session = module.open(folder, GRAPH, Recipe(), threads=1, cache=cache)
+    np.testing.assert_array_equal(session.run({"x": X})[0]["y"], X * X)
+    session.close()
+
+
+@pytest.fixture
+def rotary(tmp_path: Path) -> Path:
+    """A graph of the kind that OpenVINO's cache was seen to spoil: hidden states turned by their position."""
+    from onnx import numpy_helper
+
+    angle = np.arange(32, dtype=np.float32)[:, None] * 0.5 ** np.arange(4, dtype=np.float32)
+    table = np.random.default_rng(0).standard_normal((10, 8), np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["flat"]),
+        helper.make_node("Unsqueeze", ["flat", "one"], ["x"]),
+        helper.make_node("Shape", ["ids"], ["length"], start=1, end=2),
+        helper.make_node("Slice", ["cos", "zero", "length", "zero"], ["cos_cut"]),
+        helper.make_node("Slice", ["sin", "zero", "length", "zero"], ["sin_cut"]),
+        helper.make_node("Shape", ["ids"], ["rows"], start=0, end=1),
+        helper.make_node("Concat", ["rows", "length", "four"], ["wide"], axis=0),
+        helper.make_node("Expand", ["cos_cut", "wide"], ["c"]),
+        helper.make_node("Expand", ["sin_cut", "wide"], ["s"]),
+        helper.make_node("RotaryEmbedding", ["x", "c", "s"], ["y"]),
+    ]
+    tensors = {
+        "table": table, "cos": np.cos(angle), "sin": np.sin(angle), "one": np.array([1]), "zero": np.array([0]),
+        "four": np.array([4]),
+    }  # fmt: skip
+    made = helper.make_graph(
+        nodes,
+        "rotary",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1, "sequence", 8])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), tmp_path / "rotary.onnx"
+    )
+    return tmp_path
+
+
+@pytest.mark.skipif("openvino" not in HERE, reason="OpenVINO is not installed")
+def test_openvino_loaded_from_its_cache_is_right_or_compiled_again(rotary: Path) -> None:
+    module = registry.find("targets", "openvino")
+    graph = Graph(
+        "rotary",
+        "rotary.onnx",
+        (Port("ids", "int64", ("batch", "sequence")),),
+        (Port("y", "float32", ("batch", 1, "sequence", 8)),),
+    )
+    ids = np.arange(18, dtype=np.int64).reshape(2, 9) % 10
+    found = []
+    for _ in range(3):
+        session = module.open(rotary, graph, Recipe(), threads=1, cache=rotary / "compiled")
+        found.append(session.run({"ids": ids})[0]["y"])
+        session.close()
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-5)
+
+
+@pytest.mark.skipif("openvino" not in HERE, reason="OpenVINO is not installed")
+def test_a_cached_model_that_answers_otherwise_is_thrown_away(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, cache = registry.find("targets", "openvino"), tmp_path / "compiled"
+    module.open(folder, GRAPH, Recipe(), threads=1, cache=cache).close()
+    np.savez(cache / "answer.npz", y=np.full((16, 4), 99, np.float32))
+    session = module.open(folder, GRAPH, Recipe(), threads=1, cache=cache)
+    np.testing.assert_array_equal(session.run({"x": X})[0]["y"], X * X)
+    session.close()
+    assert "compile cache is wrong" in caplog.text
+    assert [file.name for file in cache.iterdir()] == ["do-not-cache"]
+    module.open(folder, GRAPH, Recipe(), threads=1, cache=cache).close()
+    assert [file.name for file in cache.iterdir()] == ["do-not-cache"]
+
+
+@pytest.mark.skipif("openvino" not in HERE, reason="OpenVINO is not installed")
+def test_a_cache_that_cannot_be_written_is_done_without(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    session = registry.find("targets", "openvino").open(
+        folder, GRAPH, Recipe(), threads=1, cache=tmp_path / "file" / "compiled"
+    )
     np.testing.assert_array_equal(session.run({"x": X})[0]["y"], X * X)
     session.close()
