@@ -25,7 +25,7 @@ log = logging.getLogger("edgekit")
 ANSWER = "answer.npz"
 REFUSED = "do-not-cache"
 LENGTH = 16  # of every free axis in the question
-SAME = 1e-2  # of the largest number: bf16 and int8 repeat themselves, a wrong position is off by far more
+SAME = 1e-4  # of the largest number: the same kernels on the same machine repeat themselves
 
 
 def compile_cached(core: Any, model: Path, device: str, options: dict[str, Any], graph: Graph, cache: Path) -> Any:
@@ -53,12 +53,13 @@ def compile_cached(core: Any, model: Path, device: str, options: dict[str, Any],
 
 
 def ask(compiled: Any, graph: Graph) -> dict[str, Any]:
-    """What the model gives for ones in every float input, and 0 1 0 1 … in every other: in range for ids and masks."""
+    """What the model gives for numbers drawn once and for all; bits in integer inputs, which suit ids and masks."""
+    drawn = np.random.default_rng(0)
     feeds = {}
     for port in graph.inputs:
         shape = [LENGTH if isinstance(axis, str) else axis for axis in port.shape]
-        alternating = np.arange(int(np.prod(shape))).reshape(shape) % 2
-        feeds[port.name] = (alternating**0 if port.dtype.startswith("float") else alternating).astype(port.dtype)
+        numbers = drawn.standard_normal(shape) if port.dtype.startswith("float") else drawn.integers(0, 2, shape)
+        feeds[port.name] = numbers.astype(port.dtype)
     request = compiled.create_infer_request()
     request.infer(feeds)
     return {port.name: request.get_tensor(port.name).data.astype(np.float32) for port in graph.outputs}
