@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from edgekit.plan import Plan
 
 SCRATCH = ".scratch"
-WORKBENCH = ("torch", "transformers", "optimum", "safetensors", "onnx", "onnx_ir", "onnxscript")  # the extra `export`
+WORKBENCH = (
+    "torch",
+    "transformers",
+    "optimum",
+    "requests",
+    "safetensors",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+)  # the extra `export`
 TOOLS = ("torch", "transformers", "optimum", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy")
 
 
