@@ -55,10 +55,16 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def start(*words: str, pause: float = 60, stubborn: float = 0, **options: Any) -> subprocess.Popen[bytes]:
     script = WORK.format(pause=pause, stubborn=stubborn)
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    process = subprocess.Popen([sys.executable, "-c", script, *words], **streams)
+    process = subprocess.Popen([sys.executable, "-c", script, *words], preexec_fn=hears_signals, **streams)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     return process
+
+
+def hears_signals() -> None:
+    """Under `nohup`, or in the background of a script, a process is born deaf to these; the product respects that."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 # Streams (F-E1)
