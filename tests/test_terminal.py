@@ -54,8 +54,8 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def start(*words: str, pause: float = 60, stubborn: float = 0, **options: Any) -> subprocess.Popen[bytes]:
     script = WORK.format(pause=pause, stubborn=stubborn)
-    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    process = subprocess.Popen([sys.executable, "-c", script, *words], preexec_fn=hears_signals, **streams)
+    heard: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": hears_signals}
+    process = subprocess.Popen([sys.executable, "-c", script, *words], **heard | options)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     return process
