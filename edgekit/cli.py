@@ -17,7 +17,7 @@ import click
 
 import edgekit
 from edgekit import registry, terminal
-from edgekit.commandline import Verbs, complaint, loss, one_of, size, speaks, written
+from edgekit.commandline import Verbs, complaint, engine_options, loss, one_of, size, speaks, written
 from edgekit.core import PRECISIONS
 from edgekit.errors import DeviceError, VerificationError
 from edgekit.terminal import Console
@@ -56,6 +56,14 @@ def cli() -> None:
 )
 @click.option("--method", metavar="METHOD", help="How to quantize: dynamic.  [what the precision needs]")
 @click.option("--group-size", type=COUNT, metavar="N", help="How many weights share a scale.")
+@click.option(
+    "--engine-option",
+    "engine_options",
+    multiple=True,
+    callback=engine_options,
+    metavar="TARGET:NAME=VALUE",
+    help="Kept in the bundle, and told to the engine wherever it runs.",
+)
 @click.option("--calibration", metavar="PATH", help="Texts, one a line, to quantize and to measure with.")
 @click.option("--max-accuracy-loss", type=loss, metavar="X", help="Publish nothing that loses more; 0.01 is 1 %.")
 @click.option("--dimensions", type=COUNT, metavar="N", help="Shorten vectors to N numbers (Matryoshka models).")

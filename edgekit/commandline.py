@@ -115,6 +115,18 @@ def loss(text: str) -> float:
     return value
 
 
+def engine_options(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
+    """`openvino:CPU_RUNTIME_CACHE_CAPACITY=64`, each once or more, as target -> name -> value."""
+    found: dict[str, dict[str, str]] = {}
+    for text in given:
+        matched = re.fullmatch(r"(\w+):([\w.]+)=(.+)", text)
+        if matched is None:
+            raise UsageError(f"{text!r} is not an engine option", hint="write it TARGET:NAME=VALUE")
+        target, name, value = matched.groups()
+        found.setdefault(target, {})[name] = value
+    return found
+
+
 def _switch(ctx: click.Context, param: click.Parameter, given: bool) -> None:
     console = ctx.ensure_object(Console)
     setattr(console, str(param.name), given)

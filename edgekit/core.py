@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgekit.errors import ClosedError, ForkedSessionError, InputError
+from edgekit.errors import BundleError, ClosedError, EdgeKitError, ForkedSessionError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,6 +115,7 @@ class Variant:
     graphs: tuple[Graph, ...]
     compiled: dict[str, Any] = field(default_factory=dict)  # the target's own notes: engine, version, CPU features
     measured: dict[str, Any] = field(default_factory=dict)  # the gate's figures: size, latency, agreement
+    options: dict[str, str] = field(default_factory=dict)  # the engine's, where not the target's own choice
 
     @property
     def name(self) -> str:
@@ -195,6 +196,7 @@ class Session(Protocol):
 
     placement: str  # what really runs it: "CPUExecutionProvider", "CPU"
     length_step: int  # lengths that are multiples of it are cheaper: each new shape costs the engine time
+    batch_tokens: int  # what it likes in a batch, padding counted: more is not faster, and costs memory
 
     def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
         """Outputs by name, and the new states. Raises InputError, ResourceError, ClosedError."""
@@ -260,3 +262,23 @@ def mangle(name: str) -> str:
 
 Progress = Callable[[str, str], None]  # stage, what is being done
 Results = Iterator[tuple[Any, dict[str, Any]]]
+
+
+def check_options(
+    given: Mapping[str, str],
+    allowed: Mapping[str, tuple[str, ...] | range],
+    target: str,
+    error: type[EdgeKitError] = BundleError,
+) -> None:
+    """Raise `error` for an engine option that a bundle may not set, or not to this."""
+    for name, value in given.items():
+        if name not in allowed:
+            raise error(f"{target} has no option {name!r} to set", hint=f"it has {', '.join(allowed)}")
+        wanted = allowed[name]
+        if isinstance(wanted, range):
+            known, fits = f"{wanted[0]} to {wanted[-1]}", value.isdecimal() and int(value) in wanted
+        else:
+            known, fits = ", ".join(wanted), value in wanted
+        if fits:
+            continue
+        raise error(f"{target}'s option {name} is {value!r}", hint=f"it takes {known}")

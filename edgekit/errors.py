@@ -7,7 +7,8 @@
     ├── UnsupportedError       4   a model, op, option or version that EdgeKit does not do
     ├── VerificationError      5   outputs differ from the reference, or a gate failed
     ├── BundleError            6   a bundle or a model file is bad
-    │   └── TokenizerError     6   tokenizer.json is bad, or the tokenizer gave up
+    │   ├── TokenizerError     6   tokenizer.json is bad, or the tokenizer gave up
+    │   └── TemplateError      6   a chat template is bad, or does too much
     ├── ResourceError          7   out of memory, disk or time
     ├── DeviceError            8   a device or an engine is missing
     ├── BusyError              9   the output is being written by somebody else
@@ -77,6 +78,10 @@ class BundleError(EdgeKitError):
 
 class TokenizerError(BundleError):
     code = "EK-TOKENIZER"
+
+
+class TemplateError(BundleError):
+    code = "EK-TEMPLATE"
 
 
 class ResourceError(EdgeKitError):

@@ -19,7 +19,7 @@ from edgekit.errors import DeviceError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from edgekit.core import Array, Bundle, Goldens, Graph, Variant
-    from edgekit.plan import Plan
+    from edgekit.plan import EngineOptions, Plan
 
 SCRATCH = ".scratch"
 WORKBENCH = (
@@ -44,6 +44,7 @@ def export(
     precision: str | Sequence[str] = (),
     method: str | None = None,
     group_size: int | None = None,
+    engine_options: EngineOptions | None = None,
     calibration: str | Path | None = None,
     max_accuracy_loss: float | None = None,
     dimensions: int | None = None,
@@ -57,10 +58,11 @@ def export(
     """Export a model to a bundle in the folder `output`, which is whole or, after any failure, as it was before.
 
     `targets` and `precision`: every combination becomes a variant; without them, all targets of this machine in int8.
-    `max_accuracy_loss`: how far a quantized variant may be from the reference, as the head's measure says (1 - mean
-    cosine, share of other labels); a variant beyond it is a VerificationError. `calibration`: a text file with
-    samples of your own, one a line. `dimensions`: Matryoshka cut that becomes the bundle's default. `memory_limit`
-    in bytes. Raises any EdgeKitError.
+    `engine_options`: what an engine is told besides, kept in the bundle and used wherever it runs:
+    `{"openvino": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "64"}}`. `max_accuracy_loss`: how far a quantized variant may be
+    from the reference, as the head's measure says (1 - mean cosine, share of other labels); a variant beyond it is a
+    VerificationError. `calibration`: a text file with samples of your own, one a line. `dimensions`: Matryoshka cut
+    that becomes the bundle's default. `memory_limit` in bytes. Raises any EdgeKitError.
     """
     from edgekit import device, publish
     from edgekit import plan as planning
@@ -75,6 +77,7 @@ def export(
         precision=(precision,) if isinstance(precision, str) else precision,
         method=method,
         group_size=group_size,
+        engine_options=engine_options,
         revision=revision,
         trust_remote_code=trust_remote_code,
         offline=offline,
@@ -168,7 +171,7 @@ class Workbench:
 
         scratch, head = self.work / SCRATCH, registry.find("heads", self.plan.head)
         # The very batches that `gather` will ask torch's answers for.
-        made = enumerate(batches(ingest, head, encodings, Recorded.length_step))
+        made = enumerate(batches(ingest, head, encodings, Recorded(None)))
         feeds: dict[str, Any] = {f"{n}/{name}": array for n, batch in made for name, array in batch.feeds.items()}
         np.savez(scratch / "samples.npz", **feeds)
         found = self.plan.source
@@ -211,7 +214,11 @@ class Workbench:
         graphs: list[Graph] = msgspec.convert(self._worker("edgekit.build:work", "build", order), list[Graph])
         return [
             Variant(
-                choice.target, choice.recipe, (graph,), registry.find("targets", choice.target).facts(choice.recipe)
+                choice.target,
+                choice.recipe,
+                (graph,),
+                registry.find("targets", choice.target).facts(choice.recipe),
+                options=choice.options,
             )
             for choice, graph in zip(choices, graphs, strict=True)
         ]
@@ -321,6 +328,7 @@ class Recorded:
 
     placement = "recorded"
     length_step = 1
+    batch_tokens = 512
 
     def __init__(self, outputs: Any) -> None:
         self._outputs = outputs

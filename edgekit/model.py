@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgekit")
 
 Texts = str | Sequence[Any]
-PART = 1024  # texts that are tokens at the same time
+PART = 256  # texts that are tokens at the same time
 
 
 def load(
@@ -98,7 +98,12 @@ class Model:
         self._loop = getattr(registry.find("loops", bundle.loop), bundle.loop)
         (graph,) = variant.graphs
         self.session: Session = registry.find("targets", variant.target).open(
-            bundle.folder, graph, variant.recipe, threads=threads, cache=_cache(bundle, variant)
+            bundle.folder,
+            graph,
+            variant.recipe,
+            threads=threads,
+            cache=_cache(bundle, variant),
+            options=variant.options,
         )
 
     @property
@@ -121,11 +126,11 @@ class Model:
         `prompt` names one of the model's prompts. `truncate` cuts what is too long, which is an InputError otherwise.
         """
         self._serves("embed")
-        parts: list[Floats] = [
+        parts = (
             self._head.answers(self._gather(encodings, dimensions=dimensions), encodings, self._settings)
             for encodings in self._encode(texts, truncate, prompt)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        )
+        return joined(parts, 1 if isinstance(texts, str) else len(texts))
 
     def similarity(self, a: Texts, b: Texts, *, prompt: str | None = None, truncate: bool = False) -> Floats:
         """How alike each of `a` is to each of `b`: float32 (n, m), by the model's own measure (cosine, dot)."""
@@ -219,10 +224,24 @@ def _cache(bundle: Bundle, variant: Variant) -> Path | None:
     return None if home is None else home / "compiled" / name
 
 
-def batches(ingest: Any, head: ModuleType, encodings: list[Any], length_step: int) -> Iterator[Batch]:
-    """The encodings as the loop takes them: not more than the head allows, in lengths that the engine likes."""
-    limit = {"max_tokens": head.MAX_TOKENS} if hasattr(head, "MAX_TOKENS") else {}
-    made: Iterator[Batch] = ingest.batches(encodings, multiple=length_step, **limit)
+def joined(parts: Iterator[Floats], rows: int) -> Floats:
+    """The parts under one another, as (rows, d): each is let go as soon as it is in its place."""
+    first = next(parts)
+    if len(first) == rows:
+        return first
+    found = np.empty((rows, *first.shape[1:]), first.dtype)
+    found[: len(first)] = first
+    end = len(first)
+    for part in parts:
+        found[end : end + len(part)] = part
+        end += len(part)
+    return found
+
+
+def batches(ingest: Any, head: ModuleType, encodings: list[Any], session: Session) -> Iterator[Batch]:
+    """The encodings as the loop takes them: not more than the head allows, in the shapes that the engine likes."""
+    most = min(session.batch_tokens, getattr(head, "MAX_TOKENS", session.batch_tokens))
+    made: Iterator[Batch] = ingest.batches(encodings, multiple=session.length_step, max_tokens=most)
     return made
 
 
@@ -237,7 +256,7 @@ def gather(
 ) -> list[Array]:
     """The head's numbers for each encoding, in the encodings' order, whatever the order of the batches."""
     found: list[Any] = [None] * len(encodings)
-    with closing(loop(session, batches(ingest, head, encodings, session.length_step))) as steps:
+    with closing(loop(session, batches(ingest, head, encodings, session))) as steps:
         for batch, outputs in steps:
             for row, numbers in zip(batch.rows, head.numbers(outputs, batch, settings, **options), strict=True):
                 found[row] = numbers

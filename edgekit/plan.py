@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekit import quantize, registry, source, tasks, weights
-from edgekit.core import Availability, Recipe, Source
-from edgekit.errors import DeviceError, ResourceError, UnsupportedError
+from edgekit.core import Availability, Recipe, Source, check_options
+from edgekit.errors import DeviceError, ResourceError, UnsupportedError, UsageError
 from edgekit.files import size_text
+
+EngineOptions = Mapping[str, Mapping[str, str]]  # target -> option -> value
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Choice:
     target: str
     recipe: Recipe
     reason: str
+    options: dict[str, str]  # for the engine, beyond what the target does by itself
 
     @property
     def name(self) -> str:
@@ -52,6 +55,7 @@ def plan(
     precision: Sequence[str] = (),
     method: str | None = None,
     group_size: int | None = None,
+    engine_options: EngineOptions | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     offline: bool = False,
@@ -65,7 +69,7 @@ def plan(
             f"{found.arch} cannot be exported for {wanted.name}", hint=f"it can for: {', '.join(exporter.tasks)}"
         )
     recipes = [quantize.recipe(name, method=method, group_size=group_size) for name in _precisions(precision)]
-    choices, left_out = _choices(_targets(targets), recipes, given=bool(precision))
+    choices, left_out = _choices(_targets(targets), recipes, engine_options or {}, given=bool(precision))
     size = 0 if found.random else sum(weights.sizes(found.folder).values())
     return Plan(
         found,
@@ -109,9 +113,13 @@ def _missing(availability: Availability) -> DeviceError:
 
 
 def _choices(
-    targets: Sequence[str], recipes: Sequence[Recipe], *, given: bool
+    targets: Sequence[str], recipes: Sequence[Recipe], engine_options: EngineOptions, *, given: bool
 ) -> tuple[tuple[Choice, ...], tuple[str, ...]]:
     """Every target in every precision that it computes. A precision that none of them has is an error."""
+    for name, options in engine_options.items():
+        if name not in targets:
+            raise UsageError(f"options for {name}, and the bundle is for {', '.join(targets)}", hint="add --target")
+        check_options(options, registry.find("targets", name).OPTIONS, name, UsageError)
     reason = "asked for" if given else "the default for this kind of model"
     choices, left_out = [], []
     for recipe in recipes:
@@ -122,7 +130,7 @@ def _choices(
                 f"{' and '.join(targets)} cannot compute in {recipe.weights}",
                 hint=f"{targets[0]} has {', '.join(have)}; `edgekit list targets` shows the others",
             )
-        choices += [Choice(name, recipe, reason) for name in able]
+        choices += [Choice(name, recipe, reason, dict(engine_options.get(name, {}))) for name in able]
         left_out += [f"{name} does not compute in {recipe.weights}" for name in targets if name not in able]
     return tuple(choices), tuple(left_out)
 

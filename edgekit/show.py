@@ -74,10 +74,18 @@ def bundle(found: Bundle, known: Mapping[str, Any], *, files: bool = False) -> s
 
 
 def _variants(variants: Sequence[Variant]) -> str:
-    """One row each; the columns are whatever was measured of any of them."""
+    """One row each; the columns are whatever was measured of any of them, and the engine's options if one has any."""
     measured = list(dict.fromkeys(name for variant in variants for name in variant.measured))
-    rows = ((v.name, *(_figure(name, v.measured.get(name, "")) for name in measured)) for v in variants)
-    return table(("variant", *measured), rows)
+    told = ("engine options",) if any(variant.options for variant in variants) else ()
+    rows = (
+        (
+            v.name,
+            *(_figure(name, v.measured.get(name, "")) for name in measured),
+            *(" ".join(f"{name}={value}" for name, value in v.options.items()) for _ in told),
+        )
+        for v in variants
+    )
+    return table(("variant", *measured, *told), rows)
 
 
 def plan(planned: Plan) -> str:

@@ -23,6 +23,7 @@ class OnnxRuntimeSession:
     """One graph in ONNX Runtime. Threads may share it: `Run` is safe to call from several at once."""
 
     length_step = 1
+    batch_tokens = 512
 
     def __init__(
         self,

@@ -6,12 +6,13 @@ ONNX Runtime's integer kernels, and brought back to float32 with one scale a cha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import device
-from edgekit.core import Availability, Graph, Recipe, Session
+from edgekit.core import Availability, Graph, Recipe, Session, check_options
 
 from ._onnxruntime import OnnxRuntimeSession
 
@@ -24,6 +25,13 @@ PROVIDER = "CPUExecutionProvider"
 INTEGER = {"avx512_vnni", "avx_vnni", "asimddp"}
 # Its CPU kernel adds and normalizes one number at a time; the two nodes that it replaces are vectorized.
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
+# What a bundle may set, with ONNX Runtime's names.
+OPTIONS = {
+    "enable_cpu_mem_arena": ("0", "1"),
+    "session.force_spinning_stop": ("0", "1"),
+    "session.intra_op.allow_spinning": ("0", "1"),
+    "session.set_denormal_as_zero": ("0", "1"),
+}
 
 
 def probe() -> Availability:
@@ -45,19 +53,33 @@ def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
     return model
 
 
-def open(folder: Path, graph: Graph, recipe: Recipe, *, threads: int, cache: Path | None = None) -> Session:
-    """A session of `threads` threads that do not spin once a run has ended."""
+def open(
+    folder: Path,
+    graph: Graph,
+    recipe: Recipe,
+    *,
+    threads: int,
+    cache: Path | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Session:
+    """A session of `threads` threads that do not spin once a run has ended, unless the bundle's `options` say so.
+
+    Raises BundleError for an option that a bundle may not set.
+    """
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    check_options(options or {}, OPTIONS, "cpu")
+    entries: dict[str, str] = {"session.force_spinning_stop": "1", **(options or {})}
+    config = ort.SessionOptions()
+    config.intra_op_num_threads = threads
+    config.inter_op_num_threads = 1
+    config.enable_cpu_mem_arena = entries.pop("enable_cpu_mem_arena", "0") == "1"
+    for name, value in entries.items():
+        config.add_session_config_entry(name, value)
     if recipe.activations == "int8" and not device.cpu_features() & INTEGER:
         # Without these the kernels saturate at 16 bits and give other numbers, unless told to take the slow way.
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    return OnnxRuntimeSession(folder, graph, PROVIDER, options, without=SLOW_FUSIONS)
+        config.add_session_config_entry("session.x64quantprecision", "1")
+    return OnnxRuntimeSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
 
 
 def facts(recipe: Recipe) -> dict[str, Any]:

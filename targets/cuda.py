@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.core import Availability, Graph, Recipe, Session
+from edgekit.core import Availability, Graph, Recipe, Session, check_options
 from edgekit.errors import DeviceError
 
 from ._onnxruntime import OnnxRuntimeSession
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "int8")
 PROVIDER = "CUDAExecutionProvider"
+# What a bundle may set, with the provider's names.
+OPTIONS: dict[str, tuple[str, ...] | range] = {
+    "arena_extend_strategy": ("kNextPowerOfTwo", "kSameAsRequested"),
+    "cudnn_conv_algo_search": ("DEFAULT", "EXHAUSTIVE", "HEURISTIC"),
+    "gpu_mem_limit": range(1, 2**48),
+}
 
 
 def probe() -> Availability:
@@ -43,17 +50,30 @@ def facts(recipe: Recipe) -> dict[str, Any]:
     return {"engine": "ONNX Runtime", "version": probe().version, "provider": PROVIDER}
 
 
-def open(folder: Path, graph: Graph, recipe: Recipe, *, threads: int, cache: Path | None = None) -> Session:
-    """A session whose every node runs on the GPU, in float32 without TF32. Raises DeviceError where there is none."""
+def open(
+    folder: Path,
+    graph: Graph,
+    recipe: Recipe,
+    *,
+    threads: int,
+    cache: Path | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Session:
+    """A session whose every node runs on the GPU, in float32 without TF32.
+
+    `options` are the provider's that the bundle sets. Raises BundleError for one that it may not set, DeviceError
+    where there is no GPU.
+    """
     import onnxruntime as ort
 
+    check_options(options or {}, OPTIONS, "cuda")
     found = probe()
     if PROVIDER not in ort.get_available_providers():
         raise DeviceError("this ONNX Runtime was built without CUDA", hint=found.hint or "see `edgekit doctor`")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    return OnnxRuntimeSession(folder, graph, PROVIDER, options, {"use_tf32": "0"})
+    config = ort.SessionOptions()
+    config.intra_op_num_threads = threads
+    config.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return OnnxRuntimeSession(folder, graph, PROVIDER, config, {"use_tf32": "0", **(options or {})})
 
 
 def _devices() -> int:

@@ -88,6 +88,7 @@ def test_no_option_is_dead() -> None:
         (["list", "target"], "no list named 'target'", "did you mean 'targets'?"),
         (["list", "targets", "more"], "unexpected extra argument", "see edgekit list --help"),
         (["list", "-q", "-v"], "-q and -v exclude each other", None),
+        (["export", "m", "-o", "b", "--engine-option", "x"], "'x' is not an engine option", "TARGET:NAME=VALUE"),
         (["run", "b", "-o"], "option '-o' requires an argument", "--help"),
         (["run", "no\nsuch.ek"], "no input", "pipe them in"),
         (["run", "b", "x", "-o", "x.txt"], "cannot write x.txt", ".json"),

@@ -188,3 +188,13 @@ def test_export_refuses_before_it_touches_the_folder(tmp_path: Path) -> None:
         with pytest.raises(kind):
             edgekit.export("zoo:parity", tmp_path / "made.ek", **options)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_engine_options_belong_to_a_target_of_the_bundle() -> None:
+    options = {"openvino": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "64"}}
+    made = plan("zoo:parity", targets=["cpu", "openvino"], engine_options=options)
+    assert [choice.options for choice in made.choices] == [{}, options["openvino"]]
+    with pytest.raises(UsageError, match="options for openvino, and the bundle is for cpu"):
+        plan("zoo:parity", targets=["cpu"], engine_options=options)
+    with pytest.raises(UsageError, match="option DYNAMIC_QUANTIZATION_GROUP_SIZE is '-1'"):
+        plan("zoo:parity", engine_options={"openvino": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "-1"}})

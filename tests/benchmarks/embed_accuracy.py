@@ -27,7 +27,7 @@ from contenders import EDGEKIT, PEERS, REFERENCE, Contender, Stage
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
-SEED = 20261122
+SEED = 20261201  # not the default: the strength of smoothing was chosen on that one's sentences
 # precision -> figure -> the least that is promised
 PROMISED = {"fp32": {"cosine_min": 0.99999}, "int8": {"cosine_mean": 0.98, "spearman": 0.99}}
 

@@ -5,8 +5,9 @@
 A fresh process loads all-MiniLM-L6-v2 and embeds 1,000 sentences 32 at a time, then all 1,000 as one list, then a list
 with five documents of 3,000 words (which every contender cuts to what the model reads). Peak is the most that was ever
 resident (ru_maxrss); PSS and USS are what is resident at the end, shared pages divided or left out. `ten times` is the
-peak of another fresh process that was given ten times the list: it must not grow with the work. Ends with exit code 1
-where an EdgeKit process breaks what it promises: a peak of at most 2.5 times the weights' bytes and 150 MB.
+peak of another fresh process that was given ten times the list: beyond the vectors that the caller gets, which are ten
+times as many, it must not grow with the work. Ends with exit code 1 where an EdgeKit process breaks what it promises: a
+peak of at most 2.5 times the weights' bytes and 150 MB, in the second process the vectors' own bytes besides.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from _harness import Worker, WorkerFailed, arguments, chosen, machine, publish, 
 from contenders import EDGEKIT, PEERS, Contender, Stage
 
 MB = 1_000_000
+WIDTH = 384  # numbers in a vector of all-MiniLM-L6-v2, of 4 bytes
 
 
 def measure(stage: Stage, contender: Contender, threads: int, texts: int, times: int) -> dict[str, Any]:
@@ -56,15 +58,20 @@ def figures(stage: Stage, contender: Contender, threads: int, texts: int) -> dic
     found = {"phases": phases, "peak": last["peak"], "pss": last["pss"], "uss": last["uss"], "ten_times": ten}
     if contender.ours:
         held = weights(stage, contender)
-        found |= {"weights": held, "bound": 2.5 * held + 150 * MB}
+        found |= {"weights": held, "bound": 2.5 * held + 150 * MB, "vectors": texts * WIDTH * 4}
     return found
 
 
 def broken(name: str, one: dict[str, Any]) -> list[str]:
-    peak = max(one["peak"], one["ten_times"]["long texts"]["peak"])
-    if peak <= one.get("bound", peak):
+    if "bound" not in one:
         return []
-    return [f"{name}: a peak of {peak / MB:.0f} MB, promised at most {one['bound'] / MB:.0f} MB"]
+    peaks = {"": (one["peak"], one["bound"])}
+    peaks[" with ten times the list"] = (one["ten_times"]["long texts"]["peak"], one["bound"] + 10 * one["vectors"])
+    return [
+        f"{name}: a peak of {peak / MB:.0f} MB{when}, promised at most {bound / MB:.0f} MB"
+        for when, (peak, bound) in peaks.items()
+        if peak > bound
+    ]
 
 
 def main() -> None:

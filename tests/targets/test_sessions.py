@@ -282,3 +282,29 @@ def test_a_cache_that_cannot_be_written_is_done_without(folder: Path, tmp_path: 
     )
     np.testing.assert_array_equal(session.run({"x": X})[0]["y"], X * X)
     session.close()
+
+
+def test_an_option_that_a_bundle_may_not_set_is_refused(target: Any, folder: Path) -> None:
+    with pytest.raises(BundleError, match=r"no option 'session\.load_model_format'"):
+        target.open(folder, GRAPH, Recipe(), threads=1, options={"session.load_model_format": "ORT"})
+
+
+def test_an_option_has_its_values(target: Any, folder: Path) -> None:
+    for name, allowed in target.OPTIONS.items():
+        wrong = str(allowed[-1] + 1) if isinstance(allowed, range) else "maybe"
+        with pytest.raises(BundleError, match=f"option {name} is '{wrong}'"):
+            target.open(folder, GRAPH, Recipe(), threads=1, options={name: wrong})
+
+
+def test_the_engine_is_opened_with_the_bundles_options(folder: Path) -> None:
+    options = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "96"}
+    session: Any = registry.find("targets", "openvino").open(folder, GRAPH, Recipe(), threads=1, options=options)
+    assert int(session._compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) == 96
+    session.close()
+
+
+def test_every_option_of_a_target_is_one_that_its_engine_takes(target: Any, folder: Path) -> None:
+    options = {name: str(allowed[0]) for name, allowed in target.OPTIONS.items()}
+    session = target.open(folder, GRAPH, Recipe(), threads=1, options=options)
+    assert session.run({"x": X})[0]["y"].shape == X.shape
+    session.close()
