@@ -94,6 +94,19 @@ def export(
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What variants are made of and held against. `answers`: the unquantized model's, an array a sample; `tokens`:
+    each sample's ids; `size`: bytes of the unquantized graph. `build` and `gate`: what the workers of these stages must
+    know besides."""
+
+    answers: list[Array]
+    tokens: list[Array]
+    size: int
+    build: dict[str, Any]
+    gate: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Workbench:
     """One export under way in the folder `work`, which nobody else sees yet."""
 
@@ -112,12 +125,10 @@ class Workbench:
         texts = samples.read(calibration) if calibration else list(samples.TEXTS)
         items = samples.for_task(self.plan.task, texts, settings)
         bundle = self._bundle(settings)
-        ingest, encodings, head_settings = self._encode(bundle, items)
-        proven = self._trace(ingest, encodings)
-        reference = self._reference(ingest, encodings, head_settings)
-        variants, answers = self._gate(bundle, self._build(proven), items, reference)
+        reference = self._prepare(bundle, items)
+        variants, answers = self._gate(bundle, self._build(reference), items, reference)
         bundle = replace(bundle, variants=tuple(variants))
-        bundle = replace(bundle, goldens=self._goldens(bundle, items, encodings, reference, answers))
+        bundle = replace(bundle, goldens=self._goldens(bundle, items, reference, answers))
         return self._finish(bundle)
 
     def _settings(self, dimensions: int | None) -> dict[str, Any]:
@@ -138,7 +149,7 @@ class Workbench:
                 shutil.copyfile(found.folder / "tokenizer.json", self.work / "tokenizer.json")
             else:
                 order = {"folder": str(found.folder), "target": str(self.work / "tokenizer.json")}
-                self._worker("edgekit.exporters._tokenizer:work", "tokenizer", order)
+                self.run("edgekit.exporters._tokenizer:work", "tokenizer", order)
         exporter = registry.find("exporters", found.arch).EXPORTER
         settings: dict[str, Any] = exporter.settings(found, self.plan.task, self.work)
         if dimensions is not None:
@@ -153,50 +164,14 @@ class Workbench:
         made = self.plan
         return Bundle(self.work, made.source, made.task, made.ingest, made.loop, made.head, settings, ())
 
-    def _encode(self, bundle: Bundle, items: list[Any]) -> tuple[Any, list[Any], dict[str, Any]]:
-        """The samples as tokens, by the very ingest that the device will use."""
-        from edgekit import registry
+    def _prepare(self, bundle: Bundle, items: list[Any]) -> Reference:
+        """What the variants are made of and held against, by the road that the exporter takes."""
+        from importlib import import_module
 
-        head = registry.find("heads", bundle.head)
-        ingest = registry.find("ingest", bundle.ingest).open(self.work, bundle.settings)
-        encodings = ingest.encode(items, truncate=True, offsets=getattr(head, "OFFSETS", False))
-        return ingest, encodings, head.open(self.work, bundle.settings)
+        reference: Reference = import_module(f"edgekit.{self.plan.road}").prepare(self, bundle, items)
+        return reference
 
-    def _trace(self, ingest: Any, encodings: list[Any]) -> dict[str, list[int]]:
-        """The traced graph and torch's answers, in the scratch folder."""
-        import numpy as np
-
-        from edgekit import registry
-        from edgekit.model import batches
-
-        scratch, head = self.work / SCRATCH, registry.find("heads", self.plan.head)
-        # The very batches that `gather` will ask torch's answers for.
-        made = enumerate(batches(ingest, head, encodings, Recorded(None)))
-        feeds: dict[str, Any] = {f"{n}/{name}": array for n, batch in made for name, array in batch.feeds.items()}
-        np.savez(scratch / "samples.npz", **feeds)
-        found = self.plan.source
-        order = {
-            "source": {key: value for key, value in vars(found).items() if key != "folder"}
-            | {"folder": str(found.folder)},
-            "task": self.plan.task,
-            "graph": str(scratch / "model.onnx"),
-            "samples": str(scratch / "samples.npz"),
-        }
-        proven: dict[str, list[int]] = self._worker("edgekit.exporters._trace:work", "trace", order)["proven"]
-        return proven
-
-    def _reference(self, ingest: Any, encodings: list[Any], settings: dict[str, Any]) -> list[Array]:
-        """torch's outputs through the device's own loop and head: an array a sample."""
-        from edgekit import registry
-        from edgekit.model import gather
-        from edgekit.quantize.gate import read_proof
-
-        outputs = [found for _, found in read_proof(self.work / SCRATCH / "reference.npz")]
-        head, loop = registry.find("heads", self.plan.head), registry.find("loops", self.plan.loop)
-        recorded = Recorded(iter(outputs))
-        return gather(recorded, ingest, getattr(loop, self.plan.loop), head, settings, encodings)
-
-    def _build(self, proven: dict[str, list[int]]) -> list[Variant]:
+    def _build(self, reference: Reference) -> list[Variant]:
         """Quantized and compiled graphs in the work folder, one variant for each choice of the plan."""
         import msgspec
 
@@ -204,14 +179,11 @@ class Workbench:
         from edgekit.core import Graph, Variant
 
         choices = self.plan.choices
-        order = {
-            "traced": str(self.work / SCRATCH / "model.onnx"),
-            "samples": str(self.work / SCRATCH / "samples.npz"),
+        order = reference.build | {
             "folder": str(self.work),
-            "proven": proven,
             "variants": [[choice.target, msgspec.to_builtins(choice.recipe)] for choice in choices],
         }
-        graphs: list[Graph] = msgspec.convert(self._worker("edgekit.build:work", "build", order), list[Graph])
+        graphs: list[Graph] = msgspec.convert(self.run("edgekit.build:work", "build", order), list[Graph])
         return [
             Variant(
                 choice.target,
@@ -224,7 +196,7 @@ class Workbench:
         ]
 
     def _gate(
-        self, bundle: Bundle, variants: list[Variant], items: list[Any], reference: list[Array]
+        self, bundle: Bundle, variants: list[Variant], items: list[Any], reference: Reference
     ) -> tuple[list[Variant], dict[str, list[Array]]]:
         """Each variant proved, measured and held against the reference, and what it answers to the goldens.
 
@@ -240,22 +212,20 @@ class Workbench:
         goldens = min(samples.GOLDENS, len(items))
         head = registry.find("heads", bundle.head)
         for number, variant in enumerate(variants):
-            order = {
+            order = reference.gate | {
                 "bundle": msgspec.to_builtins(bundle, enc_hook=str),
                 "variant": msgspec.to_builtins(variant),
                 "samples": items,
-                "proof": str(scratch / "proof.npz"),
                 "goldens": goldens,
                 "answers": str(scratch / f"answers-{number}.npz"),
-                "traced": f"{SCRATCH}/model.onnx",
             }
             self.say("gate", f"{variant.name} against the reference")
-            figures = self._worker("edgekit.quantize.gate:work", "gate", order)
+            figures = self.run("edgekit.quantize.gate:work", "gate", order)
             found = read_arrays(Path(order["answers"]), ["samples"], len(items))["samples"]
-            agreement = head.compare(reference, found, bundle.settings)
+            agreement = head.compare(reference.answers, found, bundle.settings)
             figures |= {"metric": agreement.metric, "agreement": agreement.value, "loss": agreement.loss}
-            figures |= {"samples": len(items), "bytes": sum(self._bytes(graph.path) for graph in variant.graphs)}
-            figures["fp32_bytes"] = self._bytes(f"{SCRATCH}/model.onnx")
+            figures |= {"samples": len(items), "bytes": sum(self.bytes(graph.path) for graph in variant.graphs)}
+            figures["fp32_bytes"] = reference.size
             self.say("gate", gate.sentence(variant.name, figures))
             if not bundle.source.random:
                 gate.check(variant, agreement, self.max_accuracy_loss)
@@ -263,7 +233,7 @@ class Workbench:
             answers[variant.name] = read_arrays(Path(order["answers"]), ["goldens"], goldens)["goldens"]
         return measured, answers
 
-    def _bytes(self, path: str) -> int:
+    def bytes(self, path: str) -> int:
         """What a device must keep to run the graph at `path`: the file, and its tensors in the file of weights."""
         from edgekit import onnxfile
 
@@ -274,13 +244,10 @@ class Workbench:
         self,
         bundle: Bundle,
         items: list[Any],
-        encodings: list[Any],
-        reference: list[Array],
+        reference: Reference,
         answers: dict[str, list[Array]],
     ) -> Goldens:
         """The first samples with the reference's and each variant's answers."""
-        import numpy as np
-
         from edgekit import registry, samples
         from edgekit.core import Goldens
         from edgekit.quantize import gate
@@ -290,12 +257,11 @@ class Workbench:
         head = registry.find("heads", bundle.head)
         kept: dict[str, Sequence[Array]] = dict(answers)
         losses = {
-            name: gate.allowed(head.compare(reference[:count], found, bundle.settings).loss)
+            name: gate.allowed(head.compare(reference.answers[:count], found, bundle.settings).loss)
             for name, found in kept.items()
         }
         tolerances = {variant.name: gate.tolerance(variant, kept[variant.name]) for variant in bundle.variants}
-        kept["reference"] = reference[:count]
-        kept["tokens"] = [np.asarray(encoding.ids, np.int64) for encoding in encodings[:count]]
+        kept["reference"], kept["tokens"] = reference.answers[:count], reference.tokens[:count]
         write_arrays(self.work / "goldens.npz", kept)
         return Goldens(tuple(items[:count]), "goldens.npz", tolerances, losses)
 
@@ -309,7 +275,7 @@ class Workbench:
         bundles.write(bundle, self.work, _versions())
         self.say("verify", "loading the bundle in a fresh process")
         targets = sorted({variant.target for variant in bundle.variants})
-        for check in self._worker("edgekit.verify:work", "verify", {"folder": str(self.work), "targets": targets}):
+        for check in self.run("edgekit.verify:work", "verify", {"folder": str(self.work), "targets": targets}):
             if not check["ok"]:
                 raise VerificationError(
                     f"{check['variant']} does not repeat itself: {check['why']}",
@@ -317,27 +283,14 @@ class Workbench:
                 )
         return bundle
 
-    def _worker(self, function: str, stage: str, order: dict[str, Any]) -> Any:
+    def source(self) -> dict[str, Any]:
+        """The source, as a worker reads it."""
+        return vars(self.plan.source) | {"folder": str(self.plan.source.folder)}
+
+    def run(self, function: str, stage: str, order: dict[str, Any]) -> Any:
         from edgekit import worker
 
         return worker.run(function, order, self.work, stage=stage, memory_limit=self.memory_limit, progress=self.say)
-
-
-class Recorded:
-    """A Session that answers what was recorded, in order: torch's outputs go through the device's own loop and head."""
-
-    placement = "recorded"
-    length_step = 1
-    batch_tokens = 512
-
-    def __init__(self, outputs: Any) -> None:
-        self._outputs = outputs
-
-    def run(self, feeds: Any, states: Any = None) -> tuple[Any, Any]:
-        return next(self._outputs), None
-
-    def close(self) -> None:
-        """There is nothing to free."""
 
 
 def _refuse_device() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -26,7 +25,7 @@ from edgekit.core import Bundle, Session, Variant
 from edgekit.errors import DeviceError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Batch, Floats
+    from edgekit.core import Array, Floats
 
 log = logging.getLogger("edgekit")
 
@@ -95,7 +94,7 @@ class Model:
         self._head: ModuleType = registry.find("heads", bundle.head)
         self._settings = self._head.open(bundle.folder, bundle.settings)
         self._ingest = registry.find("ingest", bundle.ingest).open(bundle.folder, bundle.settings)
-        self._loop = getattr(registry.find("loops", bundle.loop), bundle.loop)
+        self._loop: ModuleType = registry.find("loops", bundle.loop)
         (graph,) = variant.graphs
         self.session: Session = registry.find("targets", variant.target).open(
             bundle.folder,
@@ -207,7 +206,10 @@ class Model:
             yield self._ingest.encode(part, truncate=truncate, prompt=prompt, offsets=offsets, first=first)
 
     def _gather(self, encodings: list[Any], **options: Any) -> list[Array]:
-        return gather(self.session, self._ingest, self._loop, self._head, self._settings, encodings, **options)
+        found: list[Array] = self._loop.gather(
+            self.session, self._ingest, self._head, self._settings, encodings, **options
+        )
+        return found
 
     def _answer(self, method: str, texts: Texts, truncate: bool, **options: Any) -> Any:
         self._serves(method)
@@ -235,29 +237,4 @@ def joined(parts: Iterator[Floats], rows: int) -> Floats:
     for part in parts:
         found[end : end + len(part)] = part
         end += len(part)
-    return found
-
-
-def batches(ingest: Any, head: ModuleType, encodings: list[Any], session: Session) -> Iterator[Batch]:
-    """The encodings as the loop takes them: not more than the head allows, in the shapes that the engine likes."""
-    most = min(session.batch_tokens, getattr(head, "MAX_TOKENS", session.batch_tokens))
-    made: Iterator[Batch] = ingest.batches(encodings, multiple=session.length_step, max_tokens=most)
-    return made
-
-
-def gather(
-    session: Session,
-    ingest: Any,
-    loop: Any,
-    head: ModuleType,
-    settings: dict[str, Any],
-    encodings: list[Any],
-    **options: Any,
-) -> list[Array]:
-    """The head's numbers for each encoding, in the encodings' order, whatever the order of the batches."""
-    found: list[Any] = [None] * len(encodings)
-    with closing(loop(session, batches(ingest, head, encodings, session))) as steps:
-        for batch, outputs in steps:
-            for row, numbers in zip(batch.rows, head.numbers(outputs, batch, settings, **options), strict=True):
-                found[row] = numbers
     return found

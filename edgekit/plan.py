@@ -32,6 +32,7 @@ class Plan:
     """`left_out`: combinations that were asked for together and cannot be, with the reason. Sizes in bytes."""
 
     source: Source
+    road: str  # to the graph: "tracing" or "building", modules of that name
     task: str
     ingest: str
     loop: str
@@ -73,6 +74,7 @@ def plan(
     size = 0 if found.random else sum(weights.sizes(found.folder).values())
     return Plan(
         found,
+        "building" if hasattr(exporter, "build") else "tracing",
         wanted.name,
         wanted.ingest,
         wanted.loop,
