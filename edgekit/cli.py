@@ -134,7 +134,16 @@ def export(
 @click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="[the cores that are ours to use]")
 @click.option("--dimensions", type=COUNT, metavar="N", help="Shorten vectors to N numbers (Matryoshka models).")
 @click.option("--prompt-name", metavar="NAME", help="Which of the model's own prompts to put before each text.")
-@click.option("--top-k", type=COUNT, metavar="N", help="How many labels, words or documents.")
+@click.option("--top-k", type=COUNT, metavar="N", help="How many labels, words or documents; tokens to choose from.")
+@click.option("--system", metavar="TEXT", help="What a chat model is told before the first prompt.")
+@click.option("--max-new-tokens", type=COUNT, metavar="N", help="The longest answer.  [512]")
+@click.option("--temperature", type=float, metavar="X", help="0 takes the likeliest token, more is bolder.  [0]")
+@click.option("--top-p", type=float, metavar="X", help="Choose among the likeliest tokens that carry X.")
+@click.option("--min-p", type=float, metavar="X", help="Choose among tokens of X times the likeliest's probability.")
+@click.option("--repetition-penalty", type=float, metavar="X", help="Above 1 avoids what was said before.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before TEXT. Repeat for more.")
+@click.option("--seed", type=int, metavar="N", help="The same N, the same choices.  [a new one]")
+@click.option("--no-stream", is_flag=True, help="Write answers when they are whole.")
 @click.option("--truncate", is_flag=True, help="Cut texts that are too long instead of refusing them.")
 @click.option("--verify", **one_of("choice", VERIFY), default="once", help="When to check files' digests.  [once]")
 @click.option(
@@ -158,34 +167,47 @@ def run(
     """Run a bundle on texts: one answer per INPUT.
 
     $ edgekit run minilm.ek "a sentence" "another one"
+    $ edgekit run qwen3.ek -p "Why is the sky blue?" --max-new-tokens 100
+    $ edgekit run qwen3.ek
     $ edgekit run minilm.ek -o vectors.npy < sentences.txt
     $ edgekit run reviews.ek --json -p "what a film"
     $ edgekit run minilm.ek --query "how to cook rice" - < documents.txt
 
-    Without INPUT, or for the INPUT -, each line of stdin is one.
+    Without INPUT, or for the INPUT -, each line of stdin is one; to a language model all of stdin is. Without INPUT on
+    a terminal a language model chats.
     """
-    from edgekit import running
+    from edgekit import chatting, running
     from edgekit.model import load
 
     if output:
         running.check_output(output)
-    texts = running.gather(inputs, prompts)
+    terminal = running.on_terminal(inputs, prompts) and not console.json
+    given = [] if terminal else running.gather(inputs, prompts)
     begun = time.perf_counter()
     with load(bundle, target=target, precision=precision, threads=threads, verify=verify) as model:
         loaded = time.perf_counter()
         method = running.method_for(model.bundle.task, choices)
-        answers = running.ask(model, method, texts, choices)
+        if model.bundle.source.random:
+            console.say("warning: random weights: the answers mean nothing")
+        if method == "generate" and terminal:
+            chatting.converse(console, model, choices)
+            return
+        texts = running.texts_for(method, given or running.gather(inputs, prompts))
+        if method == "generate":
+            answers: Any = chatting.answer(console, model, texts, choices, stream=not (console.json or output))
+        else:
+            answers = running.ask(model, method, texts, choices)
         done = time.perf_counter()
         facts = running.facts(model, loaded - begun, done - loaded)
     console.detail(running.summary(facts, len(texts)))
-    if facts["random_weights"]:
-        console.say("warning: random weights: the answers mean nothing")
+    if method == "generate":
+        console.detail(chatting.summary(answers))
     if output:
         running.save(output, facts, answers)
         console.say(f"wrote {output}")
         console.answer(facts | {"output": output}, None)
-    else:
-        console.answer(facts | {"results": answers}, running.lines(method, answers, texts))
+    elif console.json or method != "generate":
+        console.answer(facts | {"results": answers}, None if console.json else running.lines(method, answers, texts))
 
 
 @cli.command()

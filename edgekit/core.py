@@ -179,6 +179,32 @@ class Check:
     why: str = ""  # what is out of tolerance, for a person
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one step added: text, often none or several letters, and the token's id."""
+
+    text: str
+    ids: tuple[int, ...]
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An answer. `finish_reason`: "stop" (an end token or a stop string) or "length" (no room or no more asked for).
+
+    `ids` are the new tokens, an end token with them; `usage` counts tokens; `timings` are in seconds.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: str
+    usage: dict[str, int]
+    timings: dict[str, float]
+    seed: int
+    pieces: tuple[Piece, ...] = field(default=(), repr=False)
+
+
 @dataclass(frozen=True)
 class Availability:
     """Whether a target can run on this machine, and if not, why and what to do."""
@@ -203,6 +229,39 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free the engine's memory; twice is once."""
+
+
+class DecoderSession(Session, Protocol):
+    """A decoder's session. Its states are opaque and belong to one caller each; `state.lengths` int64 (batch,) are
+    the tokens that each row holds.
+
+    `run` takes `input_ids` int64 (batch, sequence) padded on the right, `counts` int64 (batch,): how many of each row
+    are real, and optionally `logit_positions` int64 (batch, outputs), else the last real one. It gives `logits`
+    float32 (batch, outputs, vocabulary), to be read before the next run, and the state that counts from then on.
+    """
+
+    chunk_tokens: int  # of a prompt, that are best computed at once
+
+    def start(self, batch: int, capacity: int) -> Any:
+        """An empty state, with room for `capacity` tokens a row before it must grow."""
+
+    def fork(self, state: Any) -> Any:
+        """An independent copy."""
+
+    def trim(self, state: Any, lengths: Sequence[int]) -> Any:
+        """Each row cut to its first so many tokens. Raises StateError if it has fewer."""
+
+    def rows(self, state: Any, rows: Sequence[int]) -> Any:
+        """These rows, in this order, any of them more than once."""
+
+    def save(self, state: Any) -> dict[str, Array]:
+        """The state as arrays that `load` takes, in this process or another."""
+
+    def load(self, arrays: Mapping[str, Array]) -> Any:
+        """Raises StateError for arrays that are not this graph's."""
+
+    def nbytes(self, state: Any) -> int:
+        """What the state takes."""
 
 
 class Life:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.core import Graph, Port
+from edgekit.core import Graph, Port, State
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,10 +28,12 @@ def load(path: Path) -> ir.Model:
     return ir.load(path)
 
 
-def describe(model: ir.Model, name: str, path: str, proven: dict[str, tuple[int, ...]]) -> Graph:
+def describe(
+    model: ir.Model, name: str, path: str, proven: dict[str, tuple[int, ...]], states: tuple[State, ...] = ()
+) -> Graph:
     """The Graph noun of a model that will lie at `path` in a bundle."""
     inputs, outputs = tuple(map(_port, model.graph.inputs)), tuple(map(_port, model.graph.outputs))
-    return Graph(name, path, inputs, outputs, proven=proven)
+    return Graph(name, path, inputs, outputs, states, proven)
 
 
 def fingerprint(model: ir.Model) -> tuple[tuple[str, str, tuple[str, ...]], ...]:

@@ -9,13 +9,15 @@ bundle names.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 
@@ -25,7 +27,9 @@ from edgekit.core import Bundle, Session, Variant
 from edgekit.errors import DeviceError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Floats
+    from edgekit.core import Array, Floats, Piece, Result
+
+    Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 log = logging.getLogger("edgekit")
 
@@ -96,7 +100,7 @@ class Model:
         self._ingest = registry.find("ingest", bundle.ingest).open(bundle.folder, bundle.settings)
         self._loop: ModuleType = registry.find("loops", bundle.loop)
         (graph,) = variant.graphs
-        self.session: Session = registry.find("targets", variant.target).open(
+        self.engine: Session = registry.find("targets", variant.target).open(
             bundle.folder,
             graph,
             variant.recipe,
@@ -108,7 +112,7 @@ class Model:
     @property
     def placement(self) -> str:
         """What really runs it, as the engine says: "CPUExecutionProvider", "CPU"."""
-        return self.session.placement
+        return self.engine.placement
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -163,8 +167,48 @@ class Model:
         pairs = [(query, document) for document in documents]
         return self._head.rerank(self.numbers(pairs, truncate=truncate), self._settings, top_k=top_k)
 
-    def run(self, items: Texts, **options: Any) -> Iterator[Any]:
+    @overload
+    def generate(self, prompt: Prompt, *, stream: Literal[False] = False, **options: Any) -> Result: ...
+    @overload
+    def generate(self, prompt: Prompt, *, stream: Literal[True], **options: Any) -> Iterator[Piece]: ...
+    def generate(self, prompt: Prompt, *, stream: bool = False, **options: Any) -> Result | Iterator[Piece]:
+        """What the model says next: to a text to go on from, chat messages, or token ids.
+
+        `options` are those of `edgekit.runtimes.sampling.Sampling` (temperature, top_k, seed, …; greedy without a
+        temperature), `max_new_tokens`, `stop` (texts) and `stop_ids`. With `stream`, pieces as they come; closing the
+        iterator cancels. Raises InputError for a prompt that does not fit, UsageError for an option that is wrong.
+        """
+        writer = self._writer()
+        answer: Result | Iterator[Piece] = (writer.pieces if stream else writer.result)(prompt, options)
+        return answer
+
+    async def agenerate(self, prompt: Prompt, **options: Any) -> AsyncIterator[Piece]:
+        """`generate(stream=True)` for asyncio: each step in a thread, cancelled within one."""
+        pieces = self.generate(prompt, stream=True, **options)
+        try:
+            while True:
+                step = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
+                try:
+                    piece = await asyncio.shield(step)
+                except asyncio.CancelledError:
+                    await step
+                    raise
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            pieces.close()  # type: ignore[attr-defined]  # it is a generator
+
+    def session(self) -> Any:
+        """A chat that keeps its state from turn to turn: `edgekit.runtimes.generation.Conversation`, which has
+        `generate reset fork save load`, and is for one caller at a time."""
+        return import_module("edgekit.runtimes.generation").Conversation(self._writer())
+
+    def run(self, items: Any, **options: Any) -> Iterator[Any]:
         """The first of `methods`, in its generic form: one answer an item, in order."""
+        if self.methods[0] == "generate":
+            yield from self._writer().results([items] if isinstance(items, str) else items, options)
+            return
         yield from getattr(self, self.methods[0])([items] if isinstance(items, str) else items, **options)
 
     def numbers(self, items: Sequence[Any], *, truncate: bool = False) -> list[Array]:
@@ -177,7 +221,7 @@ class Model:
 
     def close(self) -> None:
         """Free the engine's memory; twice is once."""
-        self.session.close()
+        self.engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,6 +234,13 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         target, precision = self.variant.target, self.variant.recipe.name
         return partial(load, self.bundle.folder, target=target, precision=precision, threads=self.threads), ()
+
+    def _writer(self) -> Any:
+        self._serves("generate")
+        source = self.bundle.source
+        name = f"{source.id}@{source.revision or 'local'} {self.variant.name}"
+        writer = import_module("edgekit.runtimes.generation").Writer
+        return writer(self.engine, self._ingest, self.bundle.settings, name)
 
     def _serves(self, method: str) -> None:
         if method not in self.methods:
@@ -207,7 +258,7 @@ class Model:
 
     def _gather(self, encodings: list[Any], **options: Any) -> list[Array]:
         found: list[Array] = self._loop.gather(
-            self.session, self._ingest, self._head, self._settings, encodings, **options
+            self.engine, self._ingest, self._head, self._settings, encodings, **options
         )
         return found
 

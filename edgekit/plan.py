@@ -69,12 +69,16 @@ def plan(
         raise UnsupportedError(
             f"{found.arch} cannot be exported for {wanted.name}", hint=f"it can for: {', '.join(exporter.tasks)}"
         )
-    recipes = [quantize.recipe(name, method=method, group_size=group_size) for name in _precisions(precision)]
+    road = "building" if hasattr(exporter, "build") else "tracing"
+    recipes = [
+        quantize.recipe(name, method=method, group_size=group_size, road=road) for name in _precisions(precision, road)
+    ]
     choices, left_out = _choices(_targets(targets), recipes, engine_options or {}, given=bool(precision))
-    size = 0 if found.random else sum(weights.sizes(found.folder).values())
+    sizes = {} if found.random else weights.sizes(found.folder)
+    size = sum(sizes.values())
     return Plan(
         found,
-        "building" if hasattr(exporter, "build") else "tracing",
+        road,
         wanted.name,
         wanted.ingest,
         wanted.loop,
@@ -82,14 +86,22 @@ def plan(
         choices,
         left_out,
         weight_bytes=size,
-        # torch's float32 copy of weights that may be stored as float16, the tracer's constants, and torch itself.
-        memory_needed=4 * size + 1_200_000_000,
-        disk_needed=3 * size + 50_000_000,
+        memory_needed=_memory(road, size, max(sizes.values(), default=0)),
+        disk_needed=(6 if road == "building" else 3) * size + 50_000_000,
     )
 
 
-def _precisions(asked: Sequence[str]) -> list[str]:
-    wanted = ["int8" if name == "auto" else name for name in asked] or ["int8"]
+def _memory(road: str, size: int, largest: int) -> int:
+    """Bytes that an export takes: a built model goes by one tensor at a time."""
+    if road == "building":
+        return 4 * largest + 1_000_000_000
+    # torch's float32 copy of weights that may be stored as float16, the tracer's constants, and torch itself.
+    return 4 * size + 1_200_000_000
+
+
+def _precisions(asked: Sequence[str], road: str) -> list[str]:
+    usual = "int4" if road == "building" else "int8"
+    wanted = [usual if name == "auto" else name for name in asked] or [usual]
     return list(dict.fromkeys(wanted))
 
 

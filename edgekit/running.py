@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgekit.model import Model
 
 STDIN = "-"
+UNSAID = (None, False, ())  # options that were not given
 SHOWN = 4  # numbers of a vector that a terminal is shown
 # Model method -> the options of the command that it takes, by the name of its own parameter.
 TAKES = {
@@ -29,24 +30,52 @@ TAKES = {
     "rerank": {"query": "query", "top_k": "top_k", "truncate": "truncate"},
     "tag": {"truncate": "truncate"},
     "fill": {"top_k": "top_k", "truncate": "truncate"},
+    "generate": {
+        name: name
+        for name in (
+            "system",
+            "max_new_tokens",
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "repetition_penalty",
+            "stop",
+            "seed",
+            "no_stream",
+        )
+    },
 }
 
 
-def gather(inputs: Sequence[str], prompts: Sequence[str]) -> list[str]:
+def on_terminal(inputs: Sequence[str], prompts: Sequence[str]) -> bool:
+    """Whether nothing was given, and somebody sits there who may be asked."""
+    return not inputs and not prompts and sys.stdin is not None and sys.stdin.isatty()
+
+
+def gather(inputs: Sequence[str], prompts: Sequence[str]) -> list[str | list[str]]:
     """The texts to run on: the inputs, with stdin's lines in place of `-`, then the prompts; stdin if there are none.
 
     Raises UsageError if there is nothing at all, InputError for what is not UTF-8.
     """
     if not inputs and not prompts:
         inputs = [STDIN] if sys.stdin is not None and not sys.stdin.isatty() else []
-    found = [text for word in inputs for text in (_stdin_lines() if word == STDIN else [word])]
-    texts = [*found, *prompts]
-    if not texts:
+    found: list[str | list[str]] = [list(_stdin_lines()) if word == STDIN else word for word in inputs]
+    given = [text for text in [*found, *prompts] if text != []]
+    if not given:
         raise UsageError("no input", hint="give texts as arguments, or pipe them in, one a line")
-    for text in texts:
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise InputError(f"{text[:40]!a} is not UTF-8", hint="check the terminal's encoding (LANG, LC_ALL)")
-    return texts
+    for text in given:
+        letters = text if isinstance(text, str) else ""
+        if not letters.isascii() and any("\ud800" <= letter <= "\udfff" for letter in letters):
+            raise InputError(f"{letters[:40]!a} is not UTF-8", hint="check the terminal's encoding (LANG, LC_ALL)")
+    return given
+
+
+def texts_for(method: str, given: Sequence[str | list[str]]) -> list[str]:
+    """What was gathered, as the method takes it: stdin is a text a line, and one prompt for a language model."""
+    if method == "generate":
+        return [text if isinstance(text, str) else "\n".join(text) for text in given]
+    return [line for text in given for line in ([text] if isinstance(text, str) else text)]
 
 
 def check_output(path: Path) -> None:
@@ -65,7 +94,7 @@ def method_for(task: str, choices: Mapping[str, Any]) -> str:
     """
     method = "rerank" if choices["query"] is not None else tasks.find(task).method
     for name, value in choices.items():
-        if value not in (None, False) and name not in TAKES[method]:
+        if value not in UNSAID and name not in TAKES[method]:
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} has no meaning for {method} ({task})", hint=f"leave {option} out")
     if method == "rerank" and choices["query"] is None:
@@ -75,7 +104,7 @@ def method_for(task: str, choices: Mapping[str, Any]) -> str:
 
 def ask(model: Model, method: str, texts: Sequence[str], choices: Mapping[str, Any]) -> Any:
     """What the model answers. Raises as the method does."""
-    options = {TAKES[method][name]: value for name, value in choices.items() if value not in (None, False)}
+    options = {TAKES[method][name]: value for name, value in choices.items() if value not in UNSAID}
     if method == "rerank":
         return model.rerank(options.pop("query"), texts, **options)
     return getattr(model, method)(texts, **options)

@@ -63,6 +63,15 @@ TASKS = (
         aliases=("ner", "named-entity-recognition", "pos"),
     ),
     Task(
+        name="text-generation",
+        ingest="chat",
+        loop="decode",
+        head="tokens",
+        method="generate",
+        description="text that goes on from a prompt, or answers in a chat",
+        aliases=("causal-lm", "text2text", "chat"),
+    ),
+    Task(
         name="fill-mask",
         ingest="text",
         loop="once",

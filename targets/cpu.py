@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from edgekit import device
 from edgekit.core import Availability, Graph, Recipe, Session, check_options
 
+from ._decoder_session import DecoderSession
 from ._onnxruntime import OnnxRuntimeSession
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "int4")
 PROVIDER = "CPUExecutionProvider"
 # Instructions that multiply unsigned by signed bytes into 32 bits.
 INTEGER = {"avx512_vnni", "avx_vnni", "asimddp"}
@@ -28,6 +29,7 @@ SLOW_FUSIONS = ("SkipLayerNormFusion",)
 # What a bundle may set, with ONNX Runtime's names.
 OPTIONS = {
     "enable_cpu_mem_arena": ("0", "1"),
+    "session.disable_prepacking": ("0", "1"),
     "session.force_spinning_stop": ("0", "1"),
     "session.intra_op.allow_spinning": ("0", "1"),
     "session.set_denormal_as_zero": ("0", "1"),
@@ -46,7 +48,13 @@ def probe() -> Availability:
 
 def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
     """The portable graph in the form that ONNX Runtime runs fastest; in place."""
-    if recipe.activations == "int8":
+    from ._decoder_graph import group_queries, is_decoder
+    from ._nbits import transposed_tables
+
+    if is_decoder(model):
+        group_queries(model)
+        transposed_tables(model)
+    elif recipe.activations == "int8":
         from ._integer import integer_matmuls
 
         integer_matmuls(model)
@@ -79,7 +87,8 @@ def open(
     if recipe.activations == "int8" and not device.cpu_features() & INTEGER:
         # Without these the kernels saturate at 16 bits and give other numbers, unless told to take the slow way.
         config.add_session_config_entry("session.x64quantprecision", "1")
-    return OnnxRuntimeSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
+    session = DecoderSession if graph.states else OnnxRuntimeSession
+    return session(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
 
 
 def facts(recipe: Recipe) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def rule_for(module: str) -> Rule:
         return Rule(("edgekit.errors",), frozenset({"numpy"}))
     if folder == "exporters":
         heavy = {"torch", "transformers", "diffusers", "optimum", "onnx", "onnx_ir", "onnxscript", "safetensors"}
-        ours = ("edgekit.core", "edgekit.errors", "edgekit.quantize", "edgekit.registry", "edgekit.exporters")
+        files = ("edgekit.safetensors", "edgekit.weights")
+        ours = ("edgekit.core", "edgekit.errors", "edgekit.quantize", "edgekit.registry", "edgekit.exporters", *files)
         return Rule(ours, frozenset({"numpy"}), frozenset(heavy | {"sentence_transformers"}))
     if folder == "runtimes":
         files = frozenset({"tokenizers", "minijinja", "PIL", "soundfile", "soxr", "llguidance"})

@@ -168,7 +168,7 @@ def test_a_machine_without_the_workbench_is_told_before_a_download(
 ) -> None:
     from edgekit import export
 
-    monkeypatch.setattr(sys.modules["edgekit.export"], "WORKBENCH", ("json", "torch_of_tomorrow"))
+    monkeypatch.setattr(sys.modules["edgekit.export"], "BUILDING", ("json", "torch_of_tomorrow"))
     with pytest.raises(DeviceError, match="exporting needs torch_of_tomorrow, not installed") as caught:
         export("somebody/some-model", tmp_path / "made.ek")
     assert "edgekit[export]" in caught.value.hint

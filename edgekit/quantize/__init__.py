@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgekit.core import PRECISIONS, Recipe
+from edgekit.core import PRECISIONS, QUANTIZED, Recipe
 from edgekit.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -14,16 +14,21 @@ if TYPE_CHECKING:
     from edgekit.core import Array
 
 METHODS = ("dynamic",)
+GROUP = 32  # weights of a built model that share a scale: what every engine's int4 kernels take
 
 
-def recipe(precision: str, *, method: str | None = None, group_size: int | None = None) -> Recipe:
-    """The recipe that a precision stands for. Raises UnsupportedError for what is not there."""
+def recipe(
+    precision: str, *, method: str | None = None, group_size: int | None = None, road: str = "tracing"
+) -> Recipe:
+    """The recipe that a precision stands for on a road to the graph. Raises UnsupportedError for what is not there."""
     if precision not in PRECISIONS:
         raise UnsupportedError(f"no precision {precision!r}", hint=f"known: {', '.join(PRECISIONS)}")
     if precision in ("fp32", "bf16"):
         if method or group_size:
             raise UnsupportedError(f"{precision} quantizes nothing, so --method and --group-size have no meaning")
         return Recipe(weights=precision, activations=precision)
+    if road == "building" and precision in QUANTIZED:
+        return _blocks(precision, method, group_size)
     if precision != "int8":
         raise UnsupportedError(f"{precision} is not supported for this model", hint="use fp32, bf16 or int8")
     if method not in (None, *METHODS):
@@ -31,6 +36,16 @@ def recipe(precision: str, *, method: str | None = None, group_size: int | None 
     if group_size is not None:
         raise UnsupportedError("int8 has one scale per output channel", hint="leave --group-size out")
     return Recipe(weights="int8", activations="int8", method="dynamic", calibration="samples")
+
+
+def _blocks(precision: str, method: str | None, group_size: int | None) -> Recipe:
+    """Weights rounded to nearest in blocks, as the exporter writes them; activations become int8 as they come."""
+    if method not in (None, "rtn"):
+        raise UnsupportedError(f"{precision} by {method!r} is not supported for this model", hint="known methods: rtn")
+    size = group_size or GROUP
+    if size not in (16, 32, 64, 128, 256):
+        raise UnsupportedError(f"groups of {size} weights", hint="engines take 16, 32, 64, 128 or 256")
+    return Recipe(weights=precision, activations="int8", group_size=size, method="rtn")
 
 
 def apply(model: ir.Model, recipe: Recipe, largest: Mapping[str, Array] | None = None) -> ir.Model:

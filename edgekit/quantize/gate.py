@@ -8,7 +8,7 @@ is a refusal. Latency and size stand beside it, before and after.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,13 +45,13 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     items = [as_item(item) for item in payload["samples"]]
     measured: dict[str, Any] = {}
     with Model(bundle, variant, device.threads()) as model:
-        if variant.recipe.weights in PROOF:
+        if "proof" in payload and variant.recipe.weights in PROOF:
             measured["proof_difference"] = prove(model, Path(payload["proof"]))
         # The goldens in a call of their own, as `verify` will ask: where activations share a scale, company matters.
         goldens = model.numbers(items[: payload["goldens"]], truncate=True)
         write_arrays(Path(payload["answers"]), {"samples": model.numbers(items, truncate=True), "goldens": goldens})
         measured["milliseconds"] = latency(model, items)
-    if variant.recipe.weights in QUANTIZED:
+    if "traced" in payload and variant.recipe.weights in QUANTIZED:
         with Model(bundle, plain(variant, payload["traced"]), device.threads()) as model:
             measured["fp32_milliseconds"] = latency(model, items)
     return measured
@@ -67,7 +67,7 @@ def prove(model: Model, file: Path) -> float:
     weights = model.variant.recipe.weights
     largest = 0.0
     for feeds, expected in read_proof(file):
-        found, _ = model.session.run(feeds)
+        found, _ = model.engine.run(feeds)
         for name, wanted in expected.items():
             scale = max(float(np.abs(wanted).max()), 1e-6)
             difference = float(np.abs(found[name] - wanted).max()) / scale
@@ -134,10 +134,12 @@ def as_item(item: Any) -> Any:
     return tuple(item) if isinstance(item, list) else item
 
 
-def check(variant: Variant, agreement: Measure, limit: float | None) -> None:
+def check(
+    variant: Variant, agreement: Measure, limit: float | None, usual: Mapping[str, float] = BUDGET
+) -> None:
     """Raise VerificationError where the variant lost more than its budget, or than `limit`."""
     weights = variant.recipe.weights
-    budget = limit if limit is not None and weights in QUANTIZED else BUDGET[weights]
+    budget = limit if limit is not None and weights in QUANTIZED else usual[weights]
     if agreement.loss <= budget:
         return
     raise VerificationError(

@@ -145,7 +145,7 @@ class Text:
         assert not isinstance(items, str), "a list of texts"
         prefix = self._prefix(prompt)
         texts = [_checked(item, prefix, position) for position, item in enumerate(items, first)]
-        raws = _guarded("the tokenizer cannot encode this text", lambda: self._run(texts, offsets))
+        raws = guarded("the tokenizer cannot encode this text", lambda: self._run(texts, offsets))
         found = enumerate(zip(texts, raws), first)
         return [self._encoding(position, text, raw, truncate, offsets) for position, (text, raw) in found]
 
@@ -178,7 +178,7 @@ class Text:
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of some ids. Raises TokenizerError if the tokenizer fails."""
-        text = _guarded(
+        text = guarded(
             "the tokenizer cannot decode these ids",
             lambda: self.tokenizer.decode(ids, skip_special_tokens=skip_special),
         )
@@ -235,10 +235,7 @@ def open(folder: Path, settings: Mapping[str, Any], *, threads: int | None = Non
     Raises TokenizerError if the file is bad or too big, BundleError if the settings do not fit it.
     """
     path = inside(folder, settings.get("tokenizer", "tokenizer.json"))
-    with _without_backtrace():
-        tokenizer = _guarded(
-            f"{path.name} is not a tokenizer that works", lambda: _load(path, bool(settings.get("lowercase")))
-        )
+    tokenizer = load(path, lowercase=bool(settings.get("lowercase")))
     left = (tokenizer.truncation or {}).get("direction") == "left"
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -261,6 +258,12 @@ def inside(folder: Path, name: object) -> Path:
     if not isinstance(name, str):
         raise BundleError(f"the settings name a file as {name!r}", hint="export the model again")
     return files.safe_join(folder, name)
+
+
+def load(path: Path, *, lowercase: bool = False) -> Any:
+    """The tokenizer in that file, tried once on a word. Raises TokenizerError."""
+    with _without_backtrace():
+        return guarded(f"{path.name} is not a tokenizer that works", lambda: _load(path, lowercase))
 
 
 def _load(path: Path, lowercase: bool) -> Any:
@@ -296,7 +299,7 @@ def _fits(text: Text) -> None:
         raise BundleError(f"max_length is {text.max_length}, and the tokenizer adds {added} special tokens to a pair")
 
 
-def _guarded(what: str, call: Callable[[], T]) -> T:
+def guarded(what: str, call: Callable[[], T]) -> T:
     """`call()`, with the tokenizer's failures as TokenizerError.
 
     A Rust panic arrives as a PanicException, which is a BaseException and not an Exception. It prints a line to
@@ -337,11 +340,11 @@ def _without_backtrace() -> Iterator[None]:
 
 def _checked(item: object, prefix: str, position: int) -> Item:
     if isinstance(item, tuple) and len(item) == 2:
-        return prefix + _string(item[0], position), _string(item[1], position)
-    return prefix + _string(item, position)
+        return prefix + check(item[0], position), check(item[1], position)
+    return prefix + check(item, position)
 
 
-def _string(text: object, position: int) -> str:
+def check(text: object, position: int) -> str:
     if not isinstance(text, str):
         raise InputError(
             f"texts[{position}] holds {type(text).__name__}, not text", hint="give strings, or pairs (a tuple) of them"

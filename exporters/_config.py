@@ -1,0 +1,102 @@
+"""config.json of a language model, asked key by key: a value of the wrong kind is a bad file, never a TypeError.
+
+Knows transformers' way with defaults and with an architecture's own words for common keys; knows no architecture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from edgekit.errors import BundleError
+
+AGAIN = "download or save the model again"
+LARGEST = 2**31 - 1  # of any axis: what ONNX readers agree on
+
+
+@dataclass(frozen=True)
+class Config:
+    """`values` as the file has them, `defaults` as transformers takes them for keys that the file lacks.
+
+    `words`: common key -> the architecture's own (`hidden_size`: `n_embd`), as in transformers' `attribute_map`.
+    """
+
+    values: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    def get(self, key: str) -> Any:
+        """The value, its default, or None. A stated null counts: it is how a config switches a thing off."""
+        own = self.words.get(key, key)
+        for name in (own, key):
+            if name in self.values:
+                return self.values[name]
+        return self.defaults.get(own, self.defaults.get(key))
+
+    def replaced(self, **values: Any) -> Config:
+        """The same config with other values for these keys."""
+        return replace(self, values={**self.values, **values})
+
+    def size(self, key: str, most: int = LARGEST) -> int:
+        """A whole number from 1 to `most`."""
+        value = self.get(key)
+        if type(value) is not int or not 1 <= value <= most:
+            raise self._wrong(key, value, f"a whole number from 1 to {most}")
+        return value
+
+    def size_or_none(self, key: str) -> int | None:
+        return None if self.get(key) is None else self.size(key)
+
+    def number(self, key: str) -> float:
+        value = self.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise self._wrong(key, value, "a number")
+        return float(value)
+
+    def above_zero(self, key: str) -> float:
+        value = self.number(key)
+        if value <= 0:
+            raise self._wrong(key, value, "a number above 0")
+        return value
+
+    def number_or_none(self, key: str) -> float | None:
+        return None if self.get(key) is None else self.number(key)
+
+    def flag(self, key: str) -> bool:
+        """True or false; missing and null are false."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self._wrong(key, value, "true or false")
+        return bool(value)
+
+    def text(self, key: str) -> str:
+        value = self.get(key)
+        if not isinstance(value, str):
+            raise self._wrong(key, value, "a text")
+        return value
+
+    def object(self, key: str) -> dict[str, Any]:
+        """Empty where it is missing or null."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise self._wrong(key, value, "an object")
+        return value or {}
+
+    def items(self, key: str, kind: type, count: int) -> list[Any] | None:
+        """At least `count` values of `kind`, of which the first `count` are returned; None where there is no list."""
+        value = self.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) < count or not all(type(item) is kind for item in value):
+            raise self._wrong(key, value, f"a list of {count}, one for each layer")
+        return value[:count]
+
+    def _wrong(self, key: str, value: Any, wanted: str) -> BundleError:
+        name = self.words.get(key, key)
+        if value is None:
+            return BundleError(f"config.json has no {name!r}", hint=AGAIN, key=name)
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        return BundleError(f"config.json: {name} is {shown}, not {wanted}", hint=AGAIN)

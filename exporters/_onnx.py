@@ -1,0 +1,159 @@
+"""An ONNX file that is written as it is thought of: nodes are kept, tensors go straight to the file beside it.
+
+Knows the format, and no model. Tensors start on pages, so that engines can map them; only small ones are in the
+graph's own file. The graph's file is written last: where it is, the rest is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from edgekit.core import Port
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekit.core import Array
+
+OPSET = 23  # the first with Attention, RotaryEmbedding and RMSNormalization, and the newest that every engine reads
+IR_VERSION = 11
+INLINE = 256  # bytes
+PAGE = 4096
+
+
+class Draft:
+    """A graph under way, a context manager. Left by an error, it leaves no file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.weights = path, path.with_suffix(".bin")
+        self._file: BinaryIO | None = None
+        self.inputs: list[Port] = []
+        self.outputs: list[Port] = []
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._nodes: list[ir.Node] = []
+        self._initializers: dict[str, ir.Value] = {}
+
+    def __enter__(self) -> Draft:
+        self.path.unlink(missing_ok=True)
+        self._file = self.weights.open("wb")
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        assert self._file is not None
+        self._file.close()
+        if kind is not None:
+            self.weights.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
+
+    def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> ir.Value:
+        self.inputs.append(Port(name, dtype, tuple(shape)))
+        self._inputs.append(_value(self.inputs[-1]))
+        return self._inputs[-1]
+
+    def output(self, name: str, value: ir.Value, shape: Sequence[int | str]) -> None:
+        """Let `value`, float32 of that shape, be an output; it takes the output's name."""
+        self.outputs.append(Port(name, "float32", tuple(shape)))
+        made = _value(self.outputs[-1])
+        value.name, value.type, value.shape = made.name, made.type, made.shape
+        self._outputs.append(value)
+
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        name: str,
+        notes: Mapping[str, str] | None = None,
+    ) -> ir.Value:
+        """The one output of a new node, which has the node's name; `notes` become the node's metadata."""
+        import onnx_ir as ir
+
+        node = ir.node(kind, inputs, attributes, name=name, metadata_props=dict(notes or {}))
+        self._nodes.append(node)
+        made: ir.Value = node.outputs[0]
+        made.name = name
+        return made
+
+    def tensor(self, name: str, array: Array) -> ir.Value:
+        """An initializer with the content of `array`; one of that name is made once."""
+        import onnx_ir as ir
+
+        if name in self._initializers:
+            return self._initializers[name]
+        if array.nbytes <= INLINE:
+            return self._initializer(name, ir.tensor(array, name=name))
+        return self.stream(name, array.dtype.name, array.shape, [array])
+
+    def ints(self, name: str, *numbers: int) -> ir.Value:
+        """A small constant, int64 (n,)."""
+        return self.tensor(name, np.asarray(numbers, np.int64))
+
+    def number(self, name: str, number: float) -> ir.Value:
+        """A float32 scalar."""
+        return self.tensor(name, np.asarray(number, np.float32))
+
+    def stream(self, name: str, dtype: str, shape: Sequence[int], pieces: Iterable[Array]) -> ir.Value:
+        """An initializer whose bytes come in `pieces`, in order; `dtype` is numpy's name, or int4 for packed bytes."""
+        assert self._file is not None
+        self._file.write(b"\0" * (-self._file.tell() % PAGE))
+        begin = self._file.tell()
+        for piece in pieces:
+            self._file.write(np.ascontiguousarray(piece).data.cast("B"))
+        return self._external(name, dtype, shape, begin, self._file.tell() - begin)
+
+    def alias(self, name: str, dtype: str, shape: Sequence[int], of: ir.Value) -> ir.Value:
+        """An initializer that reads the bytes of another one as something else."""
+        import onnx_ir as ir
+
+        tensor = of.const_value
+        assert isinstance(tensor, ir.ExternalTensor)
+        assert tensor.offset is not None
+        return self._external(name, dtype, shape, tensor.offset, tensor.length or 0)
+
+    def _external(self, name: str, dtype: str, shape: Sequence[int], begin: int, size: int) -> ir.Value:
+        import onnx_ir as ir
+
+        kind = ir.DataType[{"float32": "FLOAT"}.get(dtype, dtype.upper())]
+        assert size == -(-int(np.prod(shape, dtype=np.int64)) * kind.bitwidth // 8), name
+        tensor = ir.ExternalTensor(
+            self.weights.name, begin, size, kind, shape=ir.Shape(shape), name=name, base_dir=self.path.parent
+        )
+        return self._initializer(name, tensor)
+
+    def _initializer(self, name: str, tensor: Any) -> ir.Value:
+        import onnx_ir as ir
+
+        assert name not in self._initializers, name
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+        self._initializers[name] = value
+        return value
+
+    def write(self, name: str) -> None:
+        """The graph's own file; nothing can be added after."""
+        import onnx_ir as ir
+
+        assert self._file is not None
+        self._file.flush()
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports={"": OPSET},
+            name=name,
+        )
+        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="edgekit")
+        self.path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def _value(port: Port) -> ir.Value:
+    import onnx_ir as ir
+
+    kind = {"int64": ir.DataType.INT64, "float32": ir.DataType.FLOAT}[port.dtype]
+    return ir.Value(name=port.name, type=ir.TensorType(kind), shape=ir.Shape(port.shape))

@@ -1,0 +1,217 @@
+"""A decoder's weights in the graph, and the nodes that use them: float32, or int4 and int8 behind their scales.
+
+A layer's matrix lies as (inputs, outputs), straight into its MatMul; blocks run along the inputs. The embedding table
+lies as it is stored, (vocabulary, hidden): its rows are gathered. Where the head is the same table, it is there once,
+and the head multiplies by its transpose. Knows no architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.core import QUANTIZED, Recipe
+from edgekit.errors import UnsupportedError
+from edgekit.quantize import blocks
+
+from ._blueprint import Blueprint, Linear, Norm
+from ._onnx import Draft
+from ._tensors import Weights, chunks
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekit.core import Array, Floats
+
+
+class Store:
+    """Reads each tensor once, in the order in which the graph is made, and writes it to the draft.
+
+    A recipe's `skip` and `overrides` go by the names of the weights in their files, with or without `.weight`; a head
+    that is the embedding table goes by both names. With int4 weights a table of its own is held in int8: it is only
+    looked up, so that the better half costs space and no time.
+    """
+
+    def __init__(self, draft: Draft, plan: Blueprint, weights: Weights, recipe: Recipe, tied: bool) -> None:
+        self.draft, self.plan, self.weights, self.recipe, self.tied = draft, plan, weights, recipe, tied
+        self._table: tuple[ir.Value, ir.Value | None] | None = None
+
+    def linear(self, name: str, linear: Linear, value: ir.Value) -> ir.Value:
+        """(batch, sequence, inputs) -> (batch, sequence, outputs)."""
+        precision = self._precision((linear.name,), self.recipe.weights)
+        matrix = self._matrix(f"{linear.name}.weight", linear, precision, self.plan.conv1d)
+        made = self.draft.op("MatMul", [value, matrix], name=name)
+        if not linear.bias:
+            return made
+        bias = self._vector(f"{linear.name}.bias", linear.first, linear.outputs)
+        return self.draft.op("Add", [made, bias], name=f"{name}.biased")
+
+    def norm(self, name: str, norm: Norm | None, value: ir.Value) -> ir.Value:
+        """Over the last axis; without a norm, the value itself."""
+        if norm is None:
+            return value
+        attributes = {"axis": -1, "epsilon": self.plan.epsilon}
+        weight = self._vector(f"{norm.name}.weight", 0, norm.width, self.plan.norm_offset)
+        if self.plan.norm_kind == "rms":
+            return self.draft.op("RMSNormalization", [value, weight], attributes, name=name)
+        bias = self._vector(f"{norm.name}.bias", 0, norm.width)
+        return self.draft.op("LayerNormalization", [value, weight, bias], attributes, name=name)
+
+    def _vector(self, name: str, first: int, length: int, plus: float = 0.0) -> ir.Value:
+        made = self.weights.rows(name, first, first + length) + np.float32(plus)
+        return self.draft.tensor(f"{name}.{first}" if first else name, made)
+
+    def positions(self) -> ir.Value:
+        """The table of learned positions, float32 (positions, hidden)."""
+        plan, name = self.plan, f"{self.plan.positions}.weight"
+        return self.draft.stream(name, "float32", (plan.context, plan.hidden), self._rows(name, plan.context))
+
+    def embedding(self, ids: ir.Value) -> ir.Value:
+        """The rows of the embedding table for `ids`, (batch, sequence, hidden)."""
+        table, scale = self._embedding_table()
+        if scale is None:
+            return self.draft.op("Gather", [table, ids], {"axis": 0}, name="embed")
+        return self._gathered(table, scale, ids)
+
+    def head(self) -> ir.Value:
+        """What turns hidden states into logits, (hidden, vocabulary)."""
+        plan = self.plan
+        if not self.tied:
+            linear = Linear(plan.head, plan.hidden, plan.vocabulary)
+            precision = self._precision((plan.head,), self.recipe.weights)
+            return self._matrix(f"{plan.head}.weight", linear, precision, conv1d=False)
+        table, scale = self._embedding_table()
+        if scale is not None:
+            attributes = {"axis": 1, "block_size": plan.hidden // _groups(scale)}
+            table = self.draft.op("DequantizeLinear", [table, scale], attributes, name="lm_head.dequantized")
+        return self.draft.op("Transpose", [table], {"perm": [1, 0]}, name="lm_head.turned")
+
+    def _precision(self, names: tuple[str, ...], otherwise: str) -> str:
+        """int4, int8 or fp32."""
+        known = [*names, *(f"{name}.weight" for name in names)]
+        if any(name in self.recipe.skip for name in known):
+            return "fp32"
+        said = next((self.recipe.overrides[name] for name in known if name in self.recipe.overrides), otherwise)
+        return said if said in QUANTIZED else "fp32"
+
+    def _block(self, name: str, inputs: int) -> int:
+        """How many inputs share a scale. Raises UnsupportedError."""
+        block = self.recipe.group_size or inputs
+        if inputs % block or block % 2:
+            raise UnsupportedError(
+                f"{name!r} has {inputs} inputs, which cannot be quantized in groups of {block}",
+                hint=f"choose an even --group-size that divides {inputs}: 32 fits most models",
+            )
+        return block
+
+    def _matrix(self, name: str, linear: Linear, precision: str, conv1d: bool) -> ir.Value:
+        shape = linear.inputs, linear.outputs
+        at = f"{name}.{linear.first}" if linear.stored else name
+        if precision == "fp32":
+            made = np.empty(shape, np.float32)
+            for rows, columns, piece in self._pieces(name, linear, 1, conv1d):
+                made[rows, columns] = piece
+            return self.draft.stream(at, "float32", shape, [made])
+        block = self._block(name, linear.inputs)
+        values, scale = np.empty(shape, np.int8), np.empty((linear.inputs // block, linear.outputs), np.float32)
+        for rows, columns, piece in self._pieces(name, linear, block, conv1d):
+            found = blocks.quantize(piece, blocks.BITS[precision], block, 0)
+            values[rows, columns], scale[rows.start // block : rows.stop // block, columns] = found
+        stored = self.draft.stream(at, precision, shape, _packed(values, precision))
+        per_output = block == linear.inputs
+        scales = self.draft.tensor(f"{at}.scale", scale[0] if per_output else scale)
+        attributes = {"axis": 1} if per_output else {"axis": 0, "block_size": block}
+        return self.draft.op("DequantizeLinear", [stored, scales], attributes, name=f"{at}.dequantized")
+
+    def _pieces(self, name: str, linear: Linear, block: int, conv1d: bool) -> Iterator[tuple[slice, slice, Floats]]:
+        """The matrix (inputs, outputs) in pieces of whole blocks: where a piece belongs, and the piece."""
+        if conv1d:
+            whole = slice(0, linear.outputs)
+            for begin, end in chunks(0, linear.inputs, linear.stored or linear.outputs, block):
+                rows = self.weights.rows(name, begin, end)
+                yield slice(begin, end), whole, rows[:, linear.first : linear.first + linear.outputs]
+            return
+        for begin, end in chunks(0, linear.outputs, linear.inputs, 1):
+            rows = self.weights.rows(name, linear.first + begin, linear.first + end)
+            yield slice(0, linear.inputs), slice(begin, end), np.ascontiguousarray(rows.T)
+
+    def _rows(self, name: str, count: int) -> Iterator[Floats]:
+        for begin, end in chunks(0, count, self.plan.hidden, 2):
+            yield self.weights.rows(name, begin, end)
+
+    def _embedding_table(self) -> tuple[ir.Value, ir.Value | None]:
+        """(vocabulary, hidden), and its scales where it is quantized; made once."""
+        if self._table is None:
+            self._table = self._new_table()
+        return self._table
+
+    def _new_table(self) -> tuple[ir.Value, ir.Value | None]:
+        plan, name, usual = self.plan, f"{self.plan.embed}.weight", self.recipe.weights
+        if self.tied:
+            precision = self._precision((plan.embed, plan.head), usual)
+        else:
+            precision = self._precision((plan.embed,), "int8" if usual == "int4" else usual)
+        shape = plan.vocabulary, plan.hidden
+        if precision == "fp32":
+            return self.draft.stream(name, "float32", shape, self._rows(name, plan.vocabulary)), None
+        block, scales = self._block(name, plan.hidden), []
+
+        def values() -> Iterator[Array]:
+            for rows in self._rows(name, plan.vocabulary):
+                found, scale = blocks.quantize(rows, blocks.BITS[precision], block, 1)
+                scales.append(scale)
+                yield from _packed(found, precision)
+
+        table = self.draft.stream(name, precision, shape, values())
+        return table, self.draft.tensor(f"{name}.scale", np.concatenate(scales))
+
+    def _gathered(self, table: ir.Value, scale: ir.Value, ids: ir.Value) -> ir.Value:
+        """Rows of a quantized table, multiplied out: standard DequantizeLinear takes blocks of constants only."""
+        draft, plan, groups = self.draft, self.plan, _groups(scale)
+        rows = self._values(table, ids)
+        shape = draft.ints("shape.embed_blocks", 0, 0, groups, plan.hidden // groups)
+        rows = draft.op("Reshape", [rows, shape], name="embed.blocks")
+        scales = draft.op("Gather", [scale, ids], {"axis": 0}, name="embed.row_scales")
+        scales = draft.op("Unsqueeze", [scales, draft.ints("axis.last", -1)], name="embed.scales")
+        rows = draft.op("Mul", [rows, scales], name="embed.scaled_blocks")
+        return draft.op("Reshape", [rows, draft.ints("shape.embedded", 0, 0, plan.hidden)], name="embed")
+
+    def _values(self, table: ir.Value, ids: ir.Value) -> ir.Value:
+        """The quantized numbers of the rows, as float32. Gather knows no int4: it takes bytes, then pairs by byte."""
+        import onnx_ir as ir
+
+        draft, plan = self.draft, self.plan
+        if table.dtype == ir.DataType.INT8:
+            rows = draft.op("Gather", [table, ids], {"axis": 0}, name="embed.rows")
+            return draft.op("Cast", [rows], {"to": ir.DataType.FLOAT}, name="embed.values")
+        table = draft.alias(f"{plan.embed}.weight.bytes", "uint8", (plan.vocabulary, plan.hidden // 2), table)
+        rows = draft.op("Gather", [table, ids], {"axis": 0}, name="embed.rows")
+        rows = draft.op("Cast", [rows], {"to": ir.DataType.INT32}, name="embed.bytes")
+        return draft.op("Gather", [draft.tensor("embed.pairs", _PAIRS), rows], {"axis": 0}, name="embed.values")
+
+
+def _groups(scale: ir.Value) -> int:
+    """Scales to a row."""
+    assert scale.shape is not None
+    return int(scale.shape[1])
+
+
+def _packed(values: Array, precision: str) -> Iterator[Array]:
+    """The bytes of int8 `values` as a tensor of that precision, in pieces."""
+    if precision == "int8":
+        yield values
+        return
+    flat = values.reshape(-1)
+    for begin, end in chunks(0, flat.size, 1, 2):
+        piece = flat[begin:end]
+        yield blocks.pack(np.append(piece, np.int8(0)) if piece.size % 2 else piece)
+
+
+def _signed(nibble: int) -> int:
+    return nibble - 16 if nibble > 7 else nibble
+
+
+# The two int4 values in each byte.
+_PAIRS = np.asarray([(_signed(byte & 15), _signed(byte >> 4)) for byte in range(256)], np.float32)

@@ -1,0 +1,226 @@
+"""Prompts to answers: what a Model does with a decoder, once, in a batch, or turn by turn in a session.
+
+Joins ingest, loop and head; knows no architecture and no engine.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from edgekit import files
+from edgekit.core import Piece, Result
+from edgekit.errors import ResourceError, SessionBusyError, StateError
+
+from .heads import tokens
+from .heads.tokens import Answer
+from .loops.decode import decode
+
+if TYPE_CHECKING:
+    from edgekit.core import DecoderSession
+
+    from .ingest.chat import Chat, Prompt
+
+TOGETHER = 8  # prompts of a list that are answered in one batch
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A decoder that is open: its session, its tokenizer and what the bundle says of it."""
+
+    session: DecoderSession
+    ingest: Chat
+    settings: Mapping[str, Any]
+    name: str  # what states are kept for: the bundle's source and variant
+
+    def pieces(self, prompt: Prompt, options: Mapping[str, Any]) -> Iterator[Piece]:
+        """The answer as it grows. The prompt is checked now, and computed when the first piece is asked for."""
+        (encoded,) = self.ingest.encode([prompt])
+        answer = Answer(encoded.ids, encoded.ids, self.ingest, tokens.wish(self.settings, options))
+
+        def grow() -> Iterator[Piece]:
+            with closing(decode(self.session, [answer])) as steps:
+                for _ in steps:
+                    yield answer.pieces[-1]
+
+        return grow()
+
+    def result(self, prompt: Prompt, options: Mapping[str, Any]) -> Result:
+        return next(self.results([prompt], options))
+
+    def results(self, prompts: Sequence[Prompt], options: Mapping[str, Any]) -> Iterator[Result]:
+        """An answer a prompt, in order, computed several at a time."""
+        for first in range(0, len(prompts), TOGETHER):
+            begun = time.perf_counter()
+            encoded = self.ingest.encode(prompts[first : first + TOGETHER], first=first)
+            wish = tokens.wish(self.settings, options)
+            rows = [Answer(one.ids, one.ids, self.ingest, wish, first + row) for row, one in enumerate(encoded)]
+            clock = Clock(begun)
+            with closing(decode(self.session, rows)) as steps:
+                for step in steps:
+                    clock.step(step.choices)
+            yield from (finished(answer, clock.of(row)) for row, answer in enumerate(rows))
+
+
+class Clock:
+    """When each row's tokens came, in seconds since the prompts were given."""
+
+    def __init__(self, begun: float) -> None:
+        self._begun = begun
+        self._came: dict[int, list[float]] = {}
+
+    def step(self, rows: Mapping[int, Any]) -> None:
+        now = time.perf_counter() - self._begun
+        for row in rows:
+            self._came.setdefault(row, []).append(now)
+
+    def of(self, row: int) -> dict[str, float]:
+        """`ttft`: to the first token; `tpot`: between two, where there are two; `total`."""
+        came = self._came[row]
+        between = {"tpot": (came[-1] - came[0]) / (len(came) - 1)} if len(came) > 1 else {}
+        return {"ttft": came[0], **between, "total": came[-1]}
+
+
+def finished(answer: Answer, timings: dict[str, float]) -> Result:
+    usage = {"prompt_tokens": answer.prompt, "new_tokens": len(answer.chosen)}
+    reason = answer.finish_reason or "cancelled"
+    return Result(answer.text, tuple(answer.chosen), reason, usage, timings, answer.seed, tuple(answer.pieces))
+
+
+class Conversation:
+    """A chat that keeps its state: a turn computes what is new, not what was said before.
+
+    One caller at a time (SessionBusyError); a context manager, as it owns memory.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._busy = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        with self._alone():
+            self.messages: list[dict[str, Any]] = []
+            self._ids: list[int] = []
+            self._state: Any = None
+
+    close = reset
+
+    @property
+    def tokens(self) -> int:
+        """How many the state holds."""
+        return len(self._ids)
+
+    @overload
+    def generate(self, prompt: Prompt, *, stream: Literal[False] = False, **options: Any) -> Result: ...
+    @overload
+    def generate(self, prompt: Prompt, *, stream: Literal[True], **options: Any) -> Iterator[Piece]: ...
+    def generate(self, prompt: Prompt, *, stream: bool = False, **options: Any) -> Result | Iterator[Piece]:
+        """The answer to what is new: messages to add to the chat, a text or ids to go on from."""
+        turn = self.turn(prompt, options)
+        if stream:
+            return (piece for piece in turn if isinstance(piece, Piece))
+        *_, result = turn
+        assert isinstance(result, Result)
+        return result
+
+    def fork(self) -> Conversation:
+        """An independent copy, from here."""
+        with self._alone():
+            made = Conversation(self._writer)
+            made.messages, made._ids = [dict(message) for message in self.messages], list(self._ids)
+            made._state = None if self._state is None else self._writer.session.fork(self._state)
+            return made
+
+    def save(self, path: str | Path) -> None:
+        """The chat and its state, whole or not at all. Raises ResourceError where it cannot be written."""
+        with self._alone():
+            told = {"made_for": self._writer.name, "messages": self.messages, "ids": self._ids}
+            arrays = {} if self._state is None else self._writer.session.save(self._state)
+            buffer = io.BytesIO()
+            np.savez(buffer, chat=np.frombuffer(json.dumps(told).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+            try:
+                files.replace_file(Path(path), buffer.getvalue())
+            except OSError as error:
+                raise ResourceError(f"cannot write {path}: {error.strerror}", hint="choose another place") from error
+
+    def load(self, path: str | Path) -> None:
+        """Go on where a saved chat stopped, in this process or another. Raises StateError for another model's."""
+        with self._alone():
+            try:
+                with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as kept:
+                    arrays = {name: kept[name] for name in kept.files}
+                told = json.loads(arrays.pop("chat").tobytes())
+                made_for, messages, ids = told["made_for"], list(told["messages"]), [int(id) for id in told["ids"]]
+            except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+                raise StateError(f"{path} holds no saved chat", hint="save it again", cause=str(error)) from error
+            if made_for != self._writer.name:
+                raise StateError(f"{path} was saved by {made_for}", hint=f"this is {self._writer.name}")
+            state = self._writer.session.load(arrays) if arrays else None
+            if (0 if state is None else int(state.lengths[0])) != len(ids):
+                raise StateError(f"{path} holds another number of tokens than it says", hint="save it again")
+            self.messages, self._ids, self._state = messages, ids, state
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.reset()
+
+    def turn(self, prompt: Prompt, options: Mapping[str, Any]) -> Iterator[Piece | Result]:
+        """The pieces of an answer, and after them its result."""
+        with self._alone():
+            begun = time.perf_counter()
+            chat, ids = self._asked(prompt)
+            self._writer.ingest.check_room(len(ids))
+            answer = Answer(ids, self._trimmed(ids), self._writer.ingest, tokens.wish(self._writer.settings, options))
+            clock, state = Clock(begun), self._state
+            self._state, self._ids = None, []  # used up, and lost if the engine fails
+            with closing(decode(self._writer.session, [answer], state)) as steps:
+                for step in steps:
+                    clock.step(step.choices)
+                    self._state, self._ids = step.state, [*ids, *answer.chosen[:-1]]
+                    yield answer.pieces[-1]
+            if chat is not None:
+                self.messages = [*chat, {"role": "assistant", "content": answer.text}]
+            yield finished(answer, clock.of(0))
+
+    def _asked(self, prompt: Prompt) -> tuple[list[dict[str, Any]] | None, list[int]]:
+        """The chat with what is new in it (None: no chat), and all tokens from its start."""
+        ingest = self._writer.ingest
+        if isinstance(prompt, str) and ingest.template is not None:
+            prompt = [{"role": "user", "content": prompt}]
+        if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
+            chat = [*self.messages, *(dict(message) for message in prompt if isinstance(message, Mapping))]
+            return chat, ingest.chat(chat)
+        (new,) = ingest.encode([prompt])
+        return None, [*self._ids, *new.ids]
+
+    def _trimmed(self, ids: Sequence[int]) -> list[int]:
+        """The state cut to what it shares with `ids`; what is left to compute, a token at least."""
+        held = np.asarray(self._ids[: len(ids) - 1], np.int64)
+        differs = np.flatnonzero(held != np.asarray(ids[: len(held)], np.int64))
+        shared = int(differs[0]) if len(differs) else len(held)
+        if self._state is not None and shared < len(self._ids):
+            self._state = self._writer.session.trim(self._state, [shared])
+        return list(ids[shared:])
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise SessionBusyError("this session is answering already", hint="wait, or fork() it for another thread")
+        try:
+            yield
+        finally:
+            self._busy.release()

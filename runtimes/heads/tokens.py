@@ -1,0 +1,168 @@
+"""The head of language models: chosen tokens to text, and when an answer ends.
+
+Knows nothing of sessions; `edgekit.runtimes.loops.decode` asks an `Answer` what to choose and whether to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit import limits
+from edgekit.core import Measure, Piece
+from edgekit.errors import UsageError
+
+from ..sampling import Choice, Chooser, Sampling, log_softmax
+
+if TYPE_CHECKING:
+    from edgekit.core import Array, Floats
+
+METHODS = ("generate",)
+POSITIONS = 4  # of a sample's end, whose next tokens are compared
+# Largest mean divergence from the reference in nats, unless the user gives another.
+BUDGET = {"fp32": 1e-3, "bf16": 2e-2, "int8": 2e-2, "int4": 2e-1}
+MAX_NEW_TOKENS = 512  # where neither the caller nor the model says
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a caller asks of an answer, checked. Raises UsageError naming the option."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    max_new_tokens: int = MAX_NEW_TOKENS
+    stop: tuple[str, ...] = ()  # texts that end the answer, and are not part of it
+    ends: frozenset[int] = frozenset()  # tokens that end it
+
+    def __post_init__(self) -> None:
+        if type(self.max_new_tokens) is not int or not 1 <= self.max_new_tokens <= limits.NEW_TOKENS:
+            raise UsageError(
+                f"max_new_tokens is {self.max_new_tokens!r}", hint=f"give a whole number from 1 to {limits.NEW_TOKENS}"
+            )
+        if len(self.stop) > limits.STOP_STRINGS:
+            raise UsageError(f"{len(self.stop)} stop strings", hint=f"{limits.STOP_STRINGS} are allowed")
+        for text in self.stop:
+            if not isinstance(text, str) or not 0 < len(text.encode(errors="replace")) <= limits.STOP_STRING_BYTES:
+                raise UsageError(
+                    f"a stop string is {text!r:.40}", hint=f"give a text of 1 to {limits.STOP_STRING_BYTES} bytes"
+                )
+
+
+class Answer:
+    """One prompt's answer as it grows; the decode loop's `Row`."""
+
+    def __init__(self, prompt: Sequence[int], new: Sequence[int], ingest: Any, wish: Wish, row: int = 0) -> None:
+        """`prompt`: all tokens that the model has seen, for penalties and the context; `new`: those to compute."""
+        self.ids = new
+        self.prompt = len(prompt)
+        self.chosen: list[int] = []
+        self.pieces: list[Piece] = []
+        self.finish_reason = ""
+        self._room = ingest.context - len(prompt)
+        self._wish, self._chooser = wish, Chooser(wish.sampling, prompt, wish.ends, row=row)
+        self._stream, self._held = ingest.stream(), ""
+
+    @property
+    def seed(self) -> int:
+        return self._chooser.seed
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+    def choose(self, logits: Floats) -> Choice:
+        """The next token; what it adds to the text is the last of `pieces`. Raises VerificationError, UsageError."""
+        choice = self._chooser.choose(logits)
+        self.chosen.append(choice.id)
+        text = self._say(choice.id)
+        self.pieces.append(Piece(text, (choice.id,), choice.logprob, choice.top))
+        return choice
+
+    def ends(self, choice: Choice) -> bool:
+        """After `choose`: whether that was the last."""
+        return bool(self.finish_reason)
+
+    def _say(self, id: int) -> str:
+        """The text that is certain now: what may be the beginning of a stop string waits."""
+        ended = id in self._wish.ends
+        self._held += "" if ended else self._stream.push(id)
+        if not ended and len(self.chosen) < min(self._wish.max_new_tokens, self._room + 1):
+            return self._until_stop()
+        self.finish_reason = "stop" if ended else "length"
+        self._held += self._stream.end()
+        said = self._until_stop()
+        rest, self._held = self._held, ""
+        return said + rest
+
+    def _until_stop(self) -> str:
+        found = [at for at in map(self._held.find, self._wish.stop) if at >= 0]
+        if found:
+            said, self._held, self.finish_reason = self._held[: min(found)], "", "stop"
+            return said
+        waits = max((_overlap(self._held, stop) for stop in self._wish.stop), default=0)
+        end = len(self._held) - waits
+        said, self._held = self._held[:end], self._held[end:]
+        return said
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many letters at the end of `text` begin `stop`."""
+    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
+
+
+def wish(settings: Mapping[str, Any], options: Mapping[str, Any]) -> Wish:
+    """What the caller asks, over what the model's generation_config.json says. Greedy unless a temperature is given:
+    what the model says of top-k and the like holds then.
+
+    Raises UsageError for an option that there is not, or with a value that makes no sense.
+    """
+    known = settings.get("generation") or {}
+    given = {name: value for name, value in options.items() if value is not None}
+    usual = SAMPLING if given.get("temperature") else ("repetition_penalty",)
+    told = {name: known[name] for name in usual if name in known}
+    strange = [name for name in given if name not in {*SAMPLING, "max_new_tokens", "stop", "stop_ids"}]
+    if strange:
+        raise UsageError(f"generate has no option {strange[0]!r}", hint=f"it has {', '.join(SAMPLING)}")
+    stop = given.get("stop", ())
+    return Wish(
+        Sampling(**{**told, **{name: given[name] for name in SAMPLING if name in given}}),
+        given.get("max_new_tokens", known.get("max_new_tokens", MAX_NEW_TOKENS)),
+        (stop,) if isinstance(stop, str) else tuple(stop),
+        frozenset((*settings.get("eos_ids", ()), *given.get("stop_ids", ()))),
+    )
+
+
+SAMPLING = tuple(Sampling.__dataclass_fields__)
+
+
+def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings: all that this head needs."""
+    return dict(settings)
+
+
+def positions(length: int) -> list[int]:
+    """Which positions of a sample of so many tokens are compared: its last ones."""
+    return list(range(max(0, length - POSITIONS), length))
+
+
+def numbers(logits: Floats, settings: Mapping[str, Any] | None = None) -> Array:
+    """What is compared of logits (positions, vocabulary): themselves, in float16 as a bundle keeps many of them."""
+    return np.clip(logits, -6e4, 6e4).astype(np.float16)
+
+
+def compare(reference: Sequence[Array], candidate: Sequence[Array], settings: Any = None) -> Measure:
+    """Share of positions where the likeliest token is the same; the loss is the mean Kullback-Leibler divergence.
+
+    A number that is not finite counts as an infinite loss.
+    """
+    same: list[bool] = []
+    lost: list[float] = []
+    for wanted, found in zip(reference, candidate, strict=True):
+        a, b = log_softmax(wanted), log_softmax(found)
+        same += (a.argmax(-1) == b.argmax(-1)).tolist()
+        lost += (np.exp(a) * (a - b)).sum(-1).tolist()
+    loss = float(np.mean(lost))
+    return Measure("same token", float(np.mean(same)), max(0.0, loss) if np.isfinite(loss) else float("inf"))

@@ -1,0 +1,161 @@
+"""A model's chat template, through minijinja: with fuel, without files, and with messages that stay text.
+
+A message may hold the very words that the template marks turns with (`<|im_start|>`). Before rendering, each such word
+in it is broken by a mark; after rendering the broken words are the places that must not be read as control tokens.
+A harmless chat is rendered as transformers does it, to the character.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from edgekit import limits
+from edgekit.errors import InputError, TemplateError
+
+MARK = "\U000f5eed"  # private use: no tokenizer and no keyboard has it
+ROLES = ("system", "developer", "user", "assistant", "tool")
+HINT = "the template came with the model; export another revision of it, or give plain text"
+# transformers marks what the assistant says with these, for training; here they say nothing.
+GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """`source` is Jinja, `tokens` are names that it may use (`bos_token`), `controls` the special tokens' words."""
+
+    source: str
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    controls: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Raises TemplateError for a template that is too large or that cannot be read."""
+        if len(self.source.encode(errors="replace")) > limits.TEMPLATE_BYTES:
+            raise TemplateError(f"the chat template is larger than {limits.TEMPLATE_BYTES} bytes", hint=HINT)
+        _run(lambda environment: environment.add_template("chat", _readable(self.source)))
+
+    def parts(self, messages: Sequence[Mapping[str, Any]], **names: Any) -> list[tuple[str, bool]]:
+        """The chat as text, in parts: True where special tokens are special, False where they are words of a message.
+
+        `names`: what the template may ask for besides (`tools`, `enable_thinking`, `add_generation_prompt`).
+        Raises InputError for messages that make no sense or that the template refuses, TemplateError.
+        """
+        checked = [_checked(number, message) for number, message in enumerate(messages)]
+        if not checked:
+            raise InputError("a chat without a message", hint="give one: {'role': 'user', 'content': …}")
+        text = self.render(_each_text(checked, lambda text: broken(text, self.controls)), **names)
+        self._refuse_made(text, checked, names)
+        return split(text, self.controls)
+
+    def render(self, messages: Sequence[Any], **names: Any) -> str:
+        """The template's text. Raises TemplateError where it fails, takes too long or says too much."""
+        given = {"messages": messages, **self.tokens, **names}
+        text: str = _run(lambda environment: environment.render_str(_readable(self.source), **given))
+        if len(text) > limits.TEMPLATE_OUTPUT:
+            raise TemplateError(f"the chat template wrote more than {limits.TEMPLATE_OUTPUT} characters", hint=HINT)
+        return text
+
+    def _refuse_made(self, text: str, messages: Sequence[Any], names: Mapping[str, Any]) -> None:
+        """A message may hold the rest of a word that the template begins; harmless messages show what is its own."""
+        if not any(_may_complete(part, word) for part in _texts(messages) for word in self.controls):
+            return
+        harmless = self.render(_each_text(messages, lambda text: re.sub(r"\S", "x", text)), **names)
+        controls = _any_of(self.controls)
+        if len(controls.findall(text)) > len(controls.findall(harmless)):
+            raise InputError("a message would become a control token", hint="change its first or last characters")
+
+
+def broken(text: str, controls: Sequence[str]) -> str:
+    """The text with a mark in each word that is a control token's, and no other marks."""
+    return _any_of(controls).sub(lambda found: found[0][0] + MARK + found[0][1:], text.replace(MARK, ""))
+
+
+def split(text: str, controls: Sequence[str]) -> list[tuple[str, bool]]:
+    """What lies between broken words (True), and these words, whole again (False), in order.
+
+    A mark that a template tore from its word ends a part, so that nothing becomes a control token by its going away.
+    """
+    if MARK not in text:
+        return [(text, True)]
+    parts, end = [], 0
+    for found in _any_of([word[0] + MARK + word[1:] for word in controls]).finditer(text):
+        parts += [(part, True) for part in text[end : found.start()].split(MARK)]
+        parts.append((found[0].replace(MARK, ""), False))
+        end = found.end()
+    parts += [(part, True) for part in text[end:].split(MARK)]
+    return [part for part in parts if part[0]]
+
+
+def _run(work: Callable[[Any], Any]) -> Any:
+    """`work(environment)` of a fresh environment, whose failures are TemplateErrors."""
+    from minijinja import Environment
+    from minijinja import TemplateError as Failed
+
+    environment = Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        filters={"tojson": _to_json},
+        globals={"raise_exception": _refuse, "strftime_now": lambda layout: datetime.now().strftime(layout)},
+        auto_escape_callback=lambda name: False,
+    )
+    environment.fuel = limits.TEMPLATE_FUEL
+    try:
+        return work(environment)
+    except Failed as error:
+        what = str(error).splitlines()[0]
+        raise TemplateError(f"the chat template fails: {what}", hint=HINT, cause=str(error)[:2000]) from error
+
+
+def _readable(source: str) -> str:
+    return GENERATION.sub(lambda found: f"{{%{found[1]} {'endif' if found[2] else 'if true'} {found[3]}%}}", source)
+
+
+def _any_of(words: Sequence[str]) -> re.Pattern[str]:
+    """The longest of them first; of none, what nothing matches."""
+    return re.compile("|".join(map(re.escape, sorted(filter(None, words), key=len, reverse=True))) or r"(?!)")
+
+
+def _may_complete(text: str, word: str) -> bool:
+    """Whether the text begins with an end of the word, or ends with a beginning of it."""
+    return any(text.startswith(word[at:]) or text.endswith(word[:at]) for at in range(1, len(word)))
+
+
+def _checked(number: int, message: object) -> dict[str, Any]:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise InputError(f"messages[{number}] is no message", hint="give {'role': 'user', 'content': 'text'}")
+    if message["role"] not in ROLES:
+        raise InputError(f"messages[{number}] has the role {message['role']!r}", hint=f"known: {', '.join(ROLES)}")
+    content = message.get("content")
+    if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
+        raise InputError(f"messages[{number}] has a content that is {type(content).__name__}, not text")
+    return dict(message)
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """The same structure with every text in it changed; names of fields and roles stay."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: item if key == "role" else _each_text(item, change) for key, item in value.items()}
+    return [_each_text(item, change) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
+
+
+def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+    """As transformers sets it up: letters stay letters, nothing is escaped for HTML."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+
+
+def _refuse(message: str) -> None:
+    raise InputError(f"the chat template refuses these messages: {message}", hint="see the model's card for its roles")

@@ -1,0 +1,168 @@
+"""Prompts as token ids: a text, a chat through the model's template, or ids; and ids as text again, as they come.
+
+What a user or a model says never becomes a control token (`<|im_end|>`): such words in it are encoded as the letters
+that they are. Everything else is encoded as transformers does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import BundleError, InputError
+
+from . import text
+from ._render import Template, broken, split
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+HINT = "shorten it: a prompt is never cut"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt's tokens."""
+
+    ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Chat:
+    """A bundle's tokenizer with its chat template. Threads may share it."""
+
+    tokenizer: Any = field(repr=False)
+    context: int
+    vocabulary: int
+    template: Template | None = None
+    controls: tuple[str, ...] = ()
+
+    def encode(
+        self,
+        items: Sequence[Prompt],
+        *,
+        truncate: bool = False,
+        prompt: str | None = None,
+        offsets: bool = False,
+        first: int = 0,
+    ) -> list[Encoded]:
+        """Prompts as tokens. `truncate` cuts samples that are measured, and nothing else.
+
+        Raises InputError for what is no prompt, and for one that does not fit into the context.
+        """
+        return [self._encode(item, number, truncate) for number, item in enumerate(items, first)]
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True, **names: Any) -> list[int]:
+        """A chat's tokens, with the beginning of the assistant's turn if it is to `answer`.
+
+        `names` is what the template may ask for besides: `tools`, `enable_thinking`.
+        Raises InputError, also for a model without a template; TemplateError.
+        """
+        if self.template is None:
+            raise InputError("this model has no chat template", hint="give it a text to go on from")
+        parts = self.template.parts(messages, add_generation_prompt=answer, **names)
+        return self._ids(parts, begin=False)
+
+    def stream(self) -> Stream:
+        return Stream(self)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Special tokens say nothing. Raises TokenizerError."""
+        return str(text.guarded("the tokenizer cannot decode these ids", lambda: self.tokenizer.decode(list(ids))))
+
+    def _encode(self, item: Prompt, number: int, truncate: bool) -> Encoded:
+        if isinstance(item, str):
+            text.check(item, number)
+            ids = self._ids(split(broken(item, self.controls), self.controls), begin=True)
+        elif item and all(isinstance(part, Mapping) for part in item):
+            ids = self.chat([part for part in item if isinstance(part, Mapping)])
+        elif all(type(part) is int for part in item):
+            ids = [part for part in item if isinstance(part, int)]
+            if any(not 0 <= one < self.vocabulary for one in ids):
+                raise InputError(
+                    f"prompts[{number}] holds an id that the model has not", hint=f"0 to {self.vocabulary - 1}"
+                )
+        else:
+            raise InputError(f"prompts[{number}] is no prompt", hint="give a text, chat messages or token ids")
+        if not ids:
+            raise InputError(f"prompts[{number}] has no tokens", hint="say something to go on from")
+        if truncate:
+            ids = ids[: self.context]
+        self.check_room(len(ids))
+        return Encoded(ids)
+
+    def check_room(self, count: int) -> None:
+        """Raise InputError where so many tokens do not fit into the context."""
+        if count > self.context:
+            raise InputError(
+                f"the prompt has {count} tokens, and the context holds {self.context}", hint=HINT,
+                tokens=count, limit=self.context,
+            )  # fmt: skip
+
+    def _ids(self, parts: Sequence[tuple[str, bool]], *, begin: bool) -> list[int]:
+        """`begin`: with what the tokenizer puts before a text. Special tokens count in the parts that say so."""
+        if begin and not (parts and parts[0][1]):
+            parts = [("", True), *parts]
+        ids: list[int] = []
+        for place, (words, special) in enumerate(parts):
+            ids += self._encoded(words, special=special, begin=begin and place == 0)
+        return ids
+
+    def _encoded(self, words: str, *, special: bool, begin: bool) -> list[int]:
+        tokenizer = self.tokenizer if special else self._plain
+        found: list[int] = text.guarded(
+            "the tokenizer cannot encode this text", lambda: tokenizer.encode(words, add_special_tokens=begin).ids
+        )
+        return found
+
+    @cached_property
+    def _plain(self) -> Any:
+        """The same tokenizer, to which no text is a special token."""
+        from tokenizers import Tokenizer
+
+        found = Tokenizer.from_str(self.tokenizer.to_str())
+        found.encode_special_tokens = True
+        return found
+
+
+class Stream:
+    """Token ids to text as they come: whole characters only, and together exactly what `decode` gives."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+        self._ids: list[int] = []
+        self._start = self._read = 0  # the window: what is decoded again, and what of it was given out
+        self._given = 0  # characters
+
+    def push(self, id: int) -> str:
+        """The text that this token completes; often none."""
+        self._ids.append(id)
+        before = self._chat.decode(self._ids[self._start : self._read])
+        after = self._chat.decode(self._ids[self._start :])
+        if len(after) <= len(before) or after.endswith("\ufffd"):
+            return ""
+        self._start, self._read = self._read, len(self._ids)
+        self._given += len(after) - len(before)
+        return after[len(before) :]
+
+    def end(self) -> str:
+        """What is left: a character that was never completed."""
+        return self._chat.decode(self._ids)[self._given :]
+
+
+def open(folder: Path, settings: Mapping[str, Any], *, threads: int | None = None) -> Chat:
+    """The tokenizer of the bundle in `folder`, tried once. Raises TokenizerError, TemplateError, BundleError."""
+    tokenizer = text.load(text.inside(folder, settings.get("tokenizer", "tokenizer.json")))
+    context, vocabulary = settings.get("context_length"), settings.get("vocab_size")
+    if not isinstance(context, int) or not isinstance(vocabulary, int) or context < 1:
+        raise BundleError("the settings do not say how long the context is", hint="export the model again")
+    controls = tuple(
+        token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special and token.content
+    )
+    source = settings.get("chat_template")
+    template = Template(source, settings.get("special_tokens") or {}, controls) if source else None
+    return Chat(tokenizer, context, vocabulary, template, controls)

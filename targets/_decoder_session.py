@@ -1,0 +1,314 @@
+"""A decoder in ONNX Runtime whose past and present are one buffer: a step writes its tokens where they belong.
+
+Nothing of the cache is copied or allocated by a step; it is when a buffer grows, by half or more. The buffers are in
+`Memory`, which is the host's here and a device's for a target that brings its own. Knows nothing of tokens' meaning.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from edgekit.core import Graph, Port
+from edgekit.errors import BundleError, EdgeKitError, InputError, ResourceError, SessionBusyError, StateError
+
+from ._decoder_feeds import CHUNK, step_of, together
+from ._decoder_graph import LENGTHS, POSITIONS, TOTAL
+from ._onnxruntime import OnnxRuntimeSession
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.core import Array, Arrays
+
+    Integers = NDArray[np.int64]
+
+SMALLEST = 16  # tokens that a row has room for at least
+
+
+class Memory(Protocol):
+    """Where caches are. A buffer is (batch, heads, capacity, dim), contiguous; rows are copied on the device."""
+
+    device: str  # ONNX Runtime's name: "cpu", "cuda"
+    index: int
+
+    def zeros(self, shape: Sequence[int], dtype: str) -> Any: ...
+    def pointer(self, buffer: Any) -> int: ...
+    def copy(self, source: Any, rows: Sequence[int], length: int, into: Any) -> None:
+        """The first `length` tokens of these rows of `source` into the rows of `into`, in this order."""
+
+    def read(self, buffer: Any, length: int) -> Array:
+        """The first `length` tokens of every row, as the caller's own array."""
+
+    def write(self, array: Array, into: Any) -> None:
+        """`array` to the start of every row."""
+
+
+class HostMemory:
+    """Pages of zeros that cost nothing before they are written."""
+
+    device, index = "cpu", 0
+
+    def zeros(self, shape: Sequence[int], dtype: str) -> Array:
+        return np.zeros(shape, dtype)
+
+    def pointer(self, buffer: Array) -> int:
+        return buffer.ctypes.data
+
+    def copy(self, source: Array, rows: Sequence[int], length: int, into: Array) -> None:
+        for place, row in enumerate(rows):
+            into[place, :, :length] = source[row, :, :length]
+
+    def read(self, buffer: Array, length: int) -> Array:
+        return buffer[:, :, :length].copy()
+
+    def write(self, array: Array, into: Array) -> None:
+        into[:, :, : array.shape[2]] = array
+
+
+@dataclass(eq=False)
+class Cache:
+    """The state of some rows of text. Only the session looks inside, but for `lengths`."""
+
+    owner: DecoderSession
+    buffers: dict[str, Any]  # by the State's `into`
+    capacity: int  # tokens that a row has room for
+    lengths: Integers  # (batch,) tokens that each row holds
+    logits: Array | None = None  # written anew by every step
+    whole: Any = None  # the binding of all rows, as long as the buffers stay
+    busy: threading.Lock = field(default_factory=threading.Lock)
+
+
+class DecoderSession(OnnxRuntimeSession):
+    """One decoder, of a graph that `group_queries` made. Threads may share it, each with its own states.
+
+    A long prompt is best fed in pieces of `chunk_tokens`, all but the last without logits.
+    """
+
+    chunk_tokens = CHUNK
+
+    def __init__(
+        self,
+        folder: Path,
+        graph: Graph,
+        provider: str,
+        options: Any,
+        provider_options: dict[str, Any] | None = None,
+        without: Sequence[str] = (),
+        memory: Memory | None = None,
+    ) -> None:
+        """As OnnxRuntimeSession; `memory` is where the caches are to be: the provider's own."""
+        super().__init__(folder, graph, provider, options, provider_options, without)
+        self._memory: Memory = memory or HostMemory()
+        ports = {port.name: port for port in graph.inputs}
+        self._caches = {state.into: (state.out, ports[state.into]) for state in graph.states}
+        self._positions = POSITIONS in ports
+        self._vocabulary = next(port for port in graph.outputs if port.name == "logits")
+
+    def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
+        """One step: `input_ids` int64 (batch, sequence), padded on the right; `counts` int64 (batch,), how many of
+        them are real; `logit_positions` int64 (batch, outputs), outputs from 0, or left out: the last real one.
+
+        `logits` float32 (batch, outputs, vocabulary) are the state's own, and the next step writes over them. Without a
+        state an empty one is started. A step that fails leaves the state as it was.
+        Raises InputError, StateError, SessionBusyError, ResourceError, ClosedError, ForkedSessionError.
+        """
+        self._life.check()
+        ids, counts, wanted = step_of(feeds)
+        state = self.start(len(ids), int(counts.max())) if states is None else self._own(states)
+        if len(ids) != len(state.lengths):
+            raise InputError(f"input_ids has {len(ids)} rows, and the state holds {len(state.lengths)}")
+        with alone(state):
+            after = state.lengths + counts
+            if after.max() > state.capacity:
+                self._resize(state, max(int(after.max()), state.capacity + state.capacity // 2))
+            logits = self._logits(state, wanted.shape[1])
+            for rows in together(state.lengths, counts):
+                self._step(state, rows, ids, counts, wanted, logits)
+            state.lengths = after
+        return {"logits": logits}, state
+
+    def start(self, batch: int, capacity: int) -> Cache:
+        """An empty state with room for `capacity` tokens in each of `batch` rows. Raises ResourceError, StateError."""
+        self._life.check()
+        if batch < 1 or capacity < 0:
+            raise StateError(f"a state for {batch} rows of {capacity} tokens", hint="at least one row is needed")
+        return self._empty(batch, capacity)
+
+    def fork(self, state: Cache) -> Cache:
+        """A copy that goes its own way."""
+        return self.rows(state, range(len(self._own(state).lengths)))
+
+    def rows(self, state: Cache, rows: Sequence[int]) -> Cache:
+        """A copy with these rows only, in this order; a row may come twice. Raises StateError for one not there."""
+        have = len(self._own(state).lengths)
+        if not len(rows) or any(not 0 <= row < have for row in rows):
+            raise StateError(f"rows {list(rows)} of a state that has {have}", hint="count from 0; take at least one")
+        with alone(state):
+            found = self._empty(len(rows), state.capacity)
+            found.lengths = state.lengths[list(rows)]
+            for name, buffer in state.buffers.items():
+                self._memory.copy(buffer, rows, int(found.lengths.max()), found.buffers[name])
+        return found
+
+    def trim(self, state: Cache, lengths: Sequence[int]) -> Cache:
+        """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds."""
+        wanted = np.asarray(lengths, np.int64)
+        with alone(self._own(state)):
+            if wanted.shape != state.lengths.shape or (wanted < 0).any() or (wanted > state.lengths).any():
+                raise StateError(
+                    f"rows of {state.lengths.tolist()} tokens cannot be cut to {wanted.tolist()}",
+                    hint="give one length a row, from 0 to what the row holds",
+                )
+            state.lengths = wanted.copy()
+        return state
+
+    def save(self, state: Cache) -> dict[str, Array]:
+        """What `load` takes: `lengths`, and each cache cut to the longest row, with zeros behind shorter ones."""
+        with alone(self._own(state)):
+            longest = int(state.lengths.max())
+            saved = {name: self._memory.read(buffer, longest) for name, buffer in state.buffers.items()}
+            for array in saved.values():
+                for row, length in zip(array, state.lengths):
+                    row[:, length:] = 0
+            return {"lengths": state.lengths.copy(), **saved}
+
+    def load(self, arrays: Arrays) -> Cache:
+        """A state that `save` wrote. Raises StateError if it is not one of this graph, ResourceError."""
+        lengths = arrays.get("lengths")
+        if lengths is None or lengths.dtype != np.int64 or lengths.ndim != 1 or not len(lengths):
+            raise _not_ours("it has no lengths, int64 (batch,)")
+        if (lengths < 0).any() or arrays.keys() - {"lengths"} != self._caches.keys():
+            raise _not_ours("it holds other caches")
+        longest = int(lengths.max())
+        for name, (_, port) in self._caches.items():
+            shape = self._shape(port, len(lengths), longest)
+            if arrays[name].shape != shape or arrays[name].dtype.name != port.dtype:
+                found = f"{arrays[name].dtype.name} {list(arrays[name].shape)}"
+                raise _not_ours(f"{name} is {found}, not {port.dtype} {list(shape)}")
+        self._life.check()
+        state = self._empty(len(lengths), longest)
+        for name, buffer in state.buffers.items():
+            self._memory.write(arrays[name], buffer)
+        state.lengths = lengths.copy()
+        return state
+
+    def nbytes(self, state: Cache) -> int:
+        """Bytes that the caches take, room to grow included."""
+        shapes = (self._shape(port, len(state.lengths), state.capacity) for _, port in self._caches.values())
+        items = (np.dtype(port.dtype).itemsize for _, port in self._caches.values())
+        return sum(int(np.prod(shape)) * item for shape, item in zip(shapes, items))
+
+    def _step(
+        self, state: Cache, rows: slice, ids: Integers, counts: Integers, wanted: Integers, logits: Array
+    ) -> None:
+        """Run these rows; their tokens are in the cache afterwards, and their logits in `logits`."""
+        most = int(counts[rows].max())
+        after = state.lengths[rows] + counts[rows]
+        binding = self._binding(state, rows)
+        binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[rows, :most]))
+        binding.bind_cpu_input("logit_positions", np.ascontiguousarray(wanted[rows]))
+        binding.bind_cpu_input(LENGTHS, (after - 1).astype(np.int32))
+        binding.bind_cpu_input(TOTAL, np.array(after.max(), np.int32))
+        if self._positions:
+            # No row goes further than its text, padding or not: some rotations depend on the furthest position.
+            places = np.minimum(state.lengths[rows, None] + np.arange(most), after[:, None] - 1)
+            binding.bind_cpu_input(POSITIONS, places)
+        out = logits[rows]
+        binding.bind_output("logits", "cpu", 0, out.dtype.type, out.shape, out.ctypes.data)
+        with binding_errors(f"ONNX Runtime failed in {self._graph.path}"):
+            self._engine.run_with_iobinding(binding)
+
+    def _binding(self, state: Cache, rows: slice) -> Any:
+        """Past and present of these rows, in place. That of all rows is kept, as every token of a reply needs it."""
+        batch = len(state.lengths)
+        count = rows.stop - rows.start
+        if count == batch and state.whole is not None:
+            return state.whole
+        binding, memory = self._engine.io_binding(), self._memory
+        for into, (out, port) in self._caches.items():
+            shape, dtype = self._shape(port, count, state.capacity), np.dtype(port.dtype)
+            skipped = rows.start * int(np.prod(shape[1:])) * dtype.itemsize
+            place = (memory.device, memory.index, dtype.type, shape, memory.pointer(state.buffers[into]) + skipped)
+            binding.bind_input(into, *place)
+            binding.bind_output(out, *place)
+        if count == batch:
+            state.whole = binding
+        return binding
+
+    def _empty(self, batch: int, capacity: int) -> Cache:
+        capacity = max(capacity, SMALLEST)
+        buffers = {name: self._buffer(port, batch, capacity) for name, (_, port) in self._caches.items()}
+        return Cache(self, buffers, capacity, np.zeros(batch, np.int64))
+
+    def _resize(self, state: Cache, capacity: int) -> None:
+        """All or nothing is reserved; pages are taken one buffer after the other, as they are written."""
+        batch, longest = len(state.lengths), int(state.lengths.max())
+        larger = self._empty(batch, capacity)
+        for name in list(state.buffers):
+            self._memory.copy(state.buffers.pop(name), range(batch), longest, larger.buffers[name])
+        state.buffers, state.capacity, state.whole = larger.buffers, larger.capacity, None
+
+    def _buffer(self, port: Port, batch: int, capacity: int) -> Any:
+        shape = self._shape(port, batch, capacity)
+        try:
+            return self._memory.zeros(shape, port.dtype)
+        except (MemoryError, ValueError) as error:  # numpy's ValueError: more bytes than an address can tell
+            size = f"{batch} rows of {capacity} tokens"
+            hint = "use fewer rows, or a shorter context"
+            raise ResourceError(f"no memory for a cache of {size}", hint=hint, cause=str(error)) from error
+
+    def _shape(self, port: Port, batch: int, tokens: int) -> tuple[int, ...]:
+        _, heads, _, dim = port.shape
+        return batch, int(heads), tokens, int(dim)
+
+    def _logits(self, state: Cache, outputs: int) -> Array:
+        """The state's own array for so many logits a row; the same one as long as the number does not change."""
+        shape = (len(state.lengths), outputs, int(self._vocabulary.shape[2]))
+        if state.logits is None or state.logits.shape != shape:
+            state.logits = np.empty(shape, self._vocabulary.dtype)
+        return state.logits
+
+    def _own(self, state: Any) -> Cache:
+        if not isinstance(state, Cache) or state.owner is not self:
+            raise StateError("this state is not of this session", hint="start, fork or load it here")
+        return state
+
+
+@contextmanager
+def alone(state: Cache) -> Iterator[None]:
+    """Raises SessionBusyError if another thread is at this state."""
+    if not state.busy.acquire(blocking=False):
+        raise SessionBusyError("two threads use one state", hint="fork the state, or take turns")
+    try:
+        yield
+    finally:
+        state.busy.release()
+
+
+@contextmanager
+def binding_errors(what: str) -> Iterator[None]:
+    """With bound inputs ONNX Runtime raises RuntimeError for everything; only the text tells what it was."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise _by_text(what, str(error)) from error
+
+
+def _by_text(what: str, text: str) -> EdgeKitError:
+    if "out of data bounds" in text or "cos_cache" in text:
+        hint = "check that the tokenizer is this model's, and that the text fits its context"
+        return InputError(f"{what}: it has no such token or position", hint=hint, cause=text)
+    if "alloc" in text.lower() or "out of memory" in text.lower():
+        return ResourceError(f"{what}: out of memory", hint="use fewer rows, or a shorter context", cause=text)
+    return BundleError(what, hint="run `edgekit verify` on the bundle", cause=text)
+
+
+def _not_ours(why: str) -> StateError:
+    return StateError(f"this is no saved state of this graph: {why}", hint="load it into the model that saved it")

@@ -1,0 +1,194 @@
+"""Tiny language models for the builder's tests: folders that transformers wrote, and folders of made-up weights.
+
+`generate` feeds a graph as a session would (padding on the right, holes where it was) and gives what came out for
+each row; `expected` asks transformers for the same, row by row, without padding and without a cache.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit import registry
+from edgekit.core import Graph, Recipe, Source
+from edgekit.exporters._reading import read
+from edgekit.exporters._tensors import MadeUp
+
+VOCABULARY = 320
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "float64": "F64"}
+
+
+def quiet(stage: str) -> None:
+    """Nobody listens."""
+
+
+def exporter(arch: str) -> Any:
+    return registry.find("exporters", arch).EXPORTER
+
+
+def architectures() -> list[str]:
+    """Those that are built, not traced."""
+    return [name for name in registry.names("exporters") if "text-generation" in exporter(name).tasks]
+
+
+def config_of(arch: str, **changes: Any) -> dict[str, Any]:
+    """A config.json with small sizes, in transformers' common words."""
+    return {"model_type": arch, **SIZES, **changes}
+
+
+def as_source(folder: Path, config: Mapping[str, Any], *, random: bool = False) -> Source:
+    return Source("tiny", str(config["model_type"]), folder, "", dict(config), random)
+
+
+def build(source: Source, folder: Path, recipe: Recipe | None = None) -> Graph:
+    found: Graph = exporter(source.arch).build(source, recipe or Recipe(), folder / "model.onnx", quiet)
+    return found
+
+
+def tensors(source: Source) -> dict[str, Any]:
+    """Made-up weights for every tensor that the config asks for, float32."""
+    told = exporter(source.arch)
+    plan = read(told, source)
+    fill = {name: 0.5 for name, shape in plan.shapes().items() if len(shape) == 1}
+    made = MadeUp(plan.shapes(), fill, 0.1)
+    return {name: made.rows(name, 0, shape[0]) for name, shape in plan.shapes().items()}
+
+
+def save(file: Path, arrays: Mapping[str, Any]) -> None:
+    """A safetensors file; uint16 arrays are taken for bfloat16."""
+    header, data = {}, b""
+    for name, array in arrays.items():
+        begin, data = len(data), data + np.ascontiguousarray(array).tobytes()
+        header[name] = {
+            "dtype": DTYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [begin, len(data)],
+        }
+    told = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(told)) + told + data)
+
+
+def folder_of(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> Source:
+    """A Hugging Face folder: config.json, and made-up weights unless others are given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dict(config)))
+    source = as_source(folder, config)
+    save(folder / "model.safetensors", tensors(source) if arrays is None else arrays)
+    return source
+
+
+def trained(folder: Path, arch: str, **changes: Any) -> tuple[Source, Any]:
+    """A folder that transformers wrote, and its model; every weight is drawn anew, so that none is 0 or 1."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    known = AutoConfig.for_model(arch)
+    sizes = {name: size for name, size in SIZES.items() if hasattr(known, name)}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(arch, **{**sizes, **changes})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0, 0.15)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.tie_weights()
+    model.save_pretrained(folder)
+    return as_source(folder, json.loads((folder / "config.json").read_text())), model
+
+
+Run = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def onnxruntime(file: Path) -> Run:
+    """The graph in ONNX Runtime, with activations as float where it would take int8 by itself."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = onnxruntime.InferenceSession(str(file), options)
+    names = [output.name for output in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def openvino(file: Path) -> Run:
+    """The graph in OpenVINO, in float32 throughout."""
+    import openvino
+
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "INFERENCE_NUM_THREADS": "1"}
+    core = openvino.Core()
+    model = core.compile_model(core.read_model(str(file)), "CPU", exact)
+
+    def run(feeds: dict[str, Any]) -> dict[str, Any]:
+        found = model(feeds)
+        return {output.get_any_name(): found[output].copy() for output in model.outputs}
+
+    return run
+
+
+ENGINES: dict[str, Callable[[Path], Run]] = {"onnxruntime": onnxruntime, "openvino": openvino}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one call gave: the tokens of each row so far, and each row's logits behind the last of them."""
+
+    rows: list[list[int]]
+    logits: Any  # (batch, vocabulary)
+    outputs: dict[str, Any]
+
+
+def prompts(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
+    random = np.random.default_rng(seed)
+    return [random.integers(3, VOCABULARY, length).tolist() for length in lengths]
+
+
+def generate(run: Run, graph: Graph, rows: list[list[int]], steps: int) -> Iterator[Step]:
+    """The prompts at once, then `steps` times a token for each row."""
+    rows, lengths = [list(row) for row in rows], [len(row) for row in rows]
+    batch, longest = len(rows), max(lengths)
+    ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
+    mask = np.array([[1] * length + [0] * (longest - length) for length in lengths], np.int64)
+    places = np.minimum(np.arange(longest), np.array(lengths)[:, None] - 1)
+    wanted = np.array(lengths, np.int64)[:, None] - 1
+    caches = [port for port in graph.inputs if port.name.startswith("past_key_values.")]
+    states = {port.name: np.zeros((batch, port.shape[1], 0, port.shape[3]), np.float32) for port in caches}
+    for step in range(steps + 1):
+        feeds = {"input_ids": ids, "position_ids": places, "attention_mask": mask, "logit_positions": wanted, **states}
+        outputs = run(feeds)
+        yield Step([list(row) for row in rows], outputs["logits"][:, 0], outputs)
+        states = {state.into: outputs[state.out] for state in graph.states}
+        ids = np.array([[7 + 31 * step + 5 * row] for row in range(batch)], np.int64)
+        places = np.array([[len(row)] for row in rows], np.int64)
+        wanted, mask = np.zeros((batch, 1), np.int64), np.concatenate([mask, np.ones((batch, 1), np.int64)], axis=1)
+        for row, new in zip(rows, ids[:, 0].tolist(), strict=True):
+            row.append(new)
+
+
+def expected(model: Any, row: list[int]) -> Any:
+    """transformers' logits of every position of one row, (length, vocabulary)."""
+    import torch
+
+    with torch.inference_mode():
+        return model(torch.tensor([row]), use_cache=False).logits[0].numpy()

@@ -1,0 +1,240 @@
+"""The portable decoder rewritten for ONNX Runtime: what it is made of afterwards, and what is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tiny_decoder import TABLE, Shape, write
+
+from edgekit import graph, onnxfile, registry
+from edgekit.core import Recipe
+from edgekit.errors import UnsupportedError
+
+CPU = registry.find("targets", "cpu")
+
+
+def compiled(folder: Path, shape: Shape) -> Any:
+    return CPU.compile(graph.load(folder / write(folder, shape).path), Recipe())
+
+
+def ops(model: Any) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+def attributes(model: Any, name: str) -> dict[str, Any]:
+    node = next(node for node in model.graph if node.name == name)
+    return {key: attribute.value for key, attribute in node.attributes.items()}
+
+
+def test_masks_repeats_and_rotations_vanish(tmp_path: Path) -> None:
+    model = compiled(tmp_path, Shape())
+    assert ops(model) == {
+        "Gather": 1, "RMSNormalization": 5, "MatMul": 13, "GroupQueryAttention": 2, "Add": 4, "Sigmoid": 2, "Mul": 2,
+        "Unsqueeze": 1, "GatherND": 1,
+    }  # fmt: skip
+    assert [value.name for value in model.graph.inputs] == [
+        "input_ids", "logit_positions", "seqlens_k", "total_sequence_length",
+        "past_key_values.0.key", "past_key_values.0.value", "past_key_values.1.key", "past_key_values.1.value",
+    ]  # fmt: skip
+    assert [value.name for value in model.graph.outputs] == [
+        "logits", "present.0.key", "present.0.value", "present.1.key", "present.1.value",
+    ]  # fmt: skip
+    for port in graph.describe(model, "model", "model.onnx", {}).outputs[1:]:
+        assert port.shape == ("batch", 2, "capacity", 32)
+    assert not {"ints.0.4.-1.32", "axis"} & model.graph.initializers.keys()
+
+
+@pytest.mark.parametrize(
+    ("shape", "positions", "rotary"),
+    [
+        (Shape(), False, 1),
+        (Shape(interleaved=True), False, 1),
+        (Shape(rotary=16), False, 1),
+        (Shape(rotary=8), True, 0),  # narrower than its tables may be
+        (Shape(stretched=TABLE), True, 0),  # no plain table
+        (Shape(rotary=0), True, 0),  # learned
+    ],
+)
+def test_positions_are_an_input_only_where_something_reads_them(
+    shape: Shape, positions: bool, rotary: int, tmp_path: Path
+) -> None:
+    model = compiled(tmp_path, shape)
+    assert ("position_ids" in [value.name for value in model.graph.inputs]) == positions
+    assert attributes(model, "layers.1.attention")["do_rotary"] == rotary
+    assert ops(model)["RotaryEmbedding"] == (4 if shape.rotary and not rotary else 0)
+
+
+def test_a_query_and_a_key_that_turn_by_different_tables_keep_their_nodes(tmp_path: Path) -> None:
+    model = graph.load(tmp_path / write(tmp_path, Shape()).path)
+    turn = find(model, "layers.1.k_rotary")
+    turn.replace_input_with(1, turn.inputs[2])
+    model = CPU.compile(model, Recipe())
+    assert [attributes(model, f"layers.{layer}.attention")["do_rotary"] for layer in (0, 1)] == [1, 0]
+
+
+def test_attributes_say_what_the_mask_and_the_attention_said(tmp_path: Path) -> None:
+    model = compiled(tmp_path, Shape(windows=(None, 7), softcap=30.0, scale=0.25, interleaved=True))
+    wanted = {
+        "num_heads": 4, "kv_num_heads": 2, "scale": 0.25, "softcap": 30.0, "local_window_size": -1, "do_rotary": 1,
+        "rotary_interleaved": 1,
+    }  # fmt: skip
+    assert attributes(model, "layers.0.attention") == wanted
+    assert attributes(model, "layers.1.attention") == wanted | {"local_window_size": 7}
+
+
+def test_a_bundle_may_hold_what_comes_out(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(graph.to_bytes(compiled(tmp_path, Shape(weights="int4", tied=True))))
+    facts = onnxfile.check(tmp_path, "model.onnx", ())
+    assert facts.ops["com.microsoft", "GroupQueryAttention"] == 2
+    assert facts.ops["com.microsoft", "MatMulNBits"] == 1
+
+
+def find(model: Any, name: str) -> Any:
+    return next(node for node in model.graph if node.name == name)
+
+
+def reads_mask_elsewhere(model: Any) -> None:
+    import onnx_ir as ir
+
+    node = ir.node("Cast", [model.graph.inputs[2]], {"to": ir.DataType.FLOAT})
+    model.graph.append(node)
+    model.graph.outputs.append(node.outputs[0])
+
+
+def no_cache(model: Any) -> None:
+    cache = find(model, "layers.1.value_cache")
+    cache.replace_input_with(0, cache.inputs[1])
+
+
+def cache_is_changed(model: Any) -> None:
+    import onnx_ir as ir
+
+    attention = find(model, "layers.1.attention")
+    node = ir.node("Neg", [attention.inputs[1]])
+    model.graph.insert_before(attention, node)
+    attention.replace_input_with(1, node.outputs[0])
+
+
+def output_is_read_twice(model: Any) -> None:
+    import onnx_ir as ir
+
+    attention = find(model, "layers.0.attention")
+    node = ir.node("Identity", [attention.outputs[0]])
+    model.graph.append(node)
+    model.graph.outputs.append(node.outputs[0])
+
+
+def heads_of_twelve(model: Any) -> None:
+    import onnx_ir as ir
+
+    past = next(value for value in model.graph.inputs if value.name == "past_key_values.0.key")
+    past.shape = ir.Shape(["batch", 2, "past", 12])
+
+
+def heads_are_not_split(model: Any) -> None:
+    import onnx_ir as ir
+
+    rotary = find(model, "layers.0.q_rotary")
+    heads = ir.Value(name="heads", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["batch", 4, "sequence", 32]))
+    model.graph.inputs.append(heads)
+    rotary.replace_input_with(0, heads)
+
+
+def another_name(model: Any) -> None:
+    find(model, "layers.1.attention").name = "node_Attention_7"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (another_name, "what the mask of 'node_Attention_7' means"),
+        (reads_mask_elsewhere, "read by something else than attention"),
+        (no_cache, "does not read a cache"),
+        (cache_is_changed, "does not read a cache"),
+        (output_is_read_twice, "not followed by one Transpose and one Reshape"),
+        (heads_of_twelve, "heads of 12 are no multiple of 8"),
+        (heads_are_not_split, "nothing splits"),
+    ],
+)
+def test_another_wiring_is_refused(spoil: Callable[[Any], None], message: str, tmp_path: Path) -> None:
+    model = graph.load(tmp_path / write(tmp_path, Shape()).path)
+    spoil(model)
+    with pytest.raises(UnsupportedError, match=message):
+        CPU.compile(model, Recipe())
+
+
+def head(folder: Path, kind: int, block: int, *, outside: bool) -> tuple[Any, Any]:
+    """y = x @ dequantized(table).T as a model, its table in a file of its own or not; and as a function of numpy."""
+    outputs, inputs, largest = 48, 512, 7 if kind == TensorProto.INT4 else 127
+    draw = np.random.default_rng(3)
+    whole = draw.integers(-largest - 1, largest + 1, (outputs, inputs))
+    scale = draw.uniform(-0.02, 0.02, (outputs, inputs // block)).astype(np.float32)
+    data: Any = whole.astype(np.int8).view(np.uint8)
+    if kind == TensorProto.INT4:
+        data = (data[:, 0::2] & 15) | (data[:, 1::2] << 4)
+    made = helper.make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["table", "scale"], ["w"], axis=1, block_size=block),
+            helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+            helper.make_node("MatMul", ["x", "t"], ["y"], "lm_head"),
+        ],
+        "head",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", inputs])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", outputs])],
+        [
+            helper.make_tensor("table", kind, whole.shape, data.tobytes(), raw=True),
+            numpy_helper.from_array(scale, "scale"),
+        ],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)
+    onnx.save(model, folder / "head.onnx", save_as_external_data=outside, location="head.bin", size_threshold=0)
+    weight = whole * np.repeat(scale, block, axis=1)
+    return graph.load(folder / "head.onnx"), lambda x: x @ weight.T
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.INT8])
+@pytest.mark.parametrize("block", [16, 32, 128, 512])
+def test_a_transposed_table_becomes_one_product(kind: int, block: int, outside: bool, tmp_path: Path) -> None:
+    from edgekit.targets._nbits import transposed_tables  # type: ignore[import-not-found]
+
+    model, wanted = head(tmp_path, kind, block, outside=outside)
+    transposed_tables(model)
+    assert ops(model) == {"BitwiseXor": 1, "MatMulNBits": 1}
+    (tmp_path / "model.onnx").write_bytes(graph.to_bytes(model))
+    x = np.random.default_rng(4).normal(size=(3, 512)).astype(np.float32)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    found = ort.InferenceSession(tmp_path / "model.onnx", options).run(None, {"x": x})[0]
+    # Activations are rounded to 8 bits in each block.
+    assert np.abs(found - wanted(x)).max() < 0.05 * wanted(x).std()
+    left = onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph.node
+    assert [node.op_type for node in left] == ["MatMulNBits"]  # the signs are flipped once, when it opens
+
+
+def test_a_table_shared_with_a_file_stays_there(tmp_path: Path) -> None:
+    from edgekit.targets._nbits import transposed_tables
+
+    model, _ = head(tmp_path, TensorProto.INT4, 32, outside=True)
+    before = model.graph.initializers["table"].const_value
+    transposed_tables(model)
+    after = model.graph.initializers["table.blocks"].const_value
+    assert (after.location, after.offset, after.length) == (before.location, before.offset, before.length)
+    assert tuple(after.shape) == (48, 16, 16)
+
+
+def test_blocks_that_no_kernel_knows_are_left(tmp_path: Path) -> None:
+    from edgekit.targets._nbits import transposed_tables
+
+    model, _ = head(tmp_path, TensorProto.INT8, 8, outside=False)
+    transposed_tables(model)
+    assert ops(model) == {"DequantizeLinear": 1, "Transpose": 1, "MatMul": 1}

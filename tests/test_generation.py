@@ -1,0 +1,291 @@
+"""A chat model all the way: a Hugging Face folder, a bundle, answers; held against transformers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_chat
+from cli_calls import Call, call
+
+import edgekit
+from edgekit.core import Result
+from edgekit.errors import InputError, ResourceError, SessionBusyError, StateError, UnsupportedError, UsageError
+from edgekit.model import Model
+
+__all__ = ["call"]
+HERE = ["cpu"]
+PROMPTS = ["the quick", "one two three four five six seven", "你好 🙂"]
+HELLO = [{"role": "user", "content": "one two"}]
+MORE = [{"role": "user", "content": "three"}]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_chat.save(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("bundle") / "chat.ek"
+    edgekit.export(str(folder), made, targets=HERE, precision=("fp32", "int8"))
+    return made
+
+
+@pytest.fixture(scope="module", params=HERE)
+def model(request: pytest.FixtureRequest, bundle: Path) -> Iterator[Model]:
+    with edgekit.load(bundle, target=request.param, precision="fp32", threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def transformer(folder: Path) -> Callable[[list[int], int], list[int]]:
+    """Greedy ids from transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(folder).eval()
+
+    def go_on(ids: list[int], count: int) -> list[int]:
+        found = loaded.generate(torch.tensor([ids]), max_new_tokens=count, do_sample=False)
+        return list(found[0][len(ids) :].tolist())
+
+    return go_on
+
+
+def ids_of(model: Model, prompt: Any) -> list[int]:
+    (array,) = model.tokens([prompt])
+    return list(array.tolist())
+
+
+@pytest.mark.parametrize("prompt", [*PROMPTS, HELLO, [5, 6, 7]], ids=str)
+def test_greedy_is_that_of_transformers(model: Model, transformer: Any, prompt: Any) -> None:
+    result = model.generate(prompt, max_new_tokens=16)
+    assert list(result.ids) == transformer(ids_of(model, prompt), 16)
+    assert result.usage == {"prompt_tokens": len(ids_of(model, prompt)), "new_tokens": len(result.ids)}
+
+
+def test_pieces_are_the_answer(model: Model) -> None:
+    whole = model.generate(PROMPTS[0], max_new_tokens=20)
+    pieces = list(model.generate(PROMPTS[0], max_new_tokens=20, stream=True))
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert tuple(id for piece in pieces for id in piece.ids) == whole.ids
+
+
+def test_a_batch_of_unequal_prompts_is_each_by_itself(model: Model) -> None:
+    together = list(model.run(PROMPTS, max_new_tokens=12))
+    assert [answer.ids for answer in together] == [model.generate(one, max_new_tokens=12).ids for one in PROMPTS]
+
+
+def test_a_prompt_in_chunks_is_the_same_prompt(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = " ".join(PROMPTS[1].split() * 2)
+    whole = model.generate(prompt, max_new_tokens=8)
+    monkeypatch.setattr(model.engine, "chunk_tokens", 5)
+    assert model.generate(prompt, max_new_tokens=8).ids == whole.ids
+
+
+def test_an_end_token_ends(model: Model) -> None:
+    free = model.generate(PROMPTS[0], max_new_tokens=10)
+    ended = model.generate(PROMPTS[0], max_new_tokens=10, stop_ids=[free.ids[3]])
+    assert (ended.ids, ended.finish_reason) == (free.ids[: free.ids.index(free.ids[3]) + 1], "stop")
+    assert free.finish_reason == "length"
+
+
+def test_the_context_ends_an_answer_and_never_cuts_a_prompt(model: Model) -> None:
+    room = model.bundle.settings["context_length"]
+    full = model.generate([5] * room, max_new_tokens=9)
+    assert (len(full.ids), full.finish_reason) == (1, "length")
+    with pytest.raises(InputError, match=f"{room + 1} tokens, and the context holds {room}"):
+        model.generate([5] * (room + 1))
+
+
+def test_the_same_seed_is_the_same_answer(model: Model) -> None:
+    first, second, other = (
+        model.generate(PROMPTS[0], max_new_tokens=12, temperature=1.5, seed=seed) for seed in (3, 3, 4)
+    )
+    assert first.ids == second.ids != other.ids
+    assert first.seed == 3
+
+
+def test_closing_an_answer_frees_the_model_for_the_next(model: Model) -> None:
+    pieces = model.generate(PROMPTS[0], max_new_tokens=50, stream=True)
+    next(iter(pieces))
+    pieces.close()  # type: ignore[attr-defined]
+    assert model.generate(PROMPTS[0], max_new_tokens=3).ids
+
+
+def test_asyncio(model: Model) -> None:
+    async def whole() -> str:
+        return "".join([piece.text async for piece in model.agenerate(PROMPTS[0], max_new_tokens=9)])
+
+    async def cancelled() -> None:
+        begun = asyncio.Event()
+
+        async def endless() -> None:
+            async for _ in model.agenerate(PROMPTS[0], max_new_tokens=100):
+                begun.set()
+
+        task = asyncio.create_task(endless())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    assert asyncio.run(whole()) == model.generate(PROMPTS[0], max_new_tokens=9).text
+    asyncio.run(cancelled())
+
+
+def test_a_session_computes_only_what_is_new(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    with model.session() as chat:
+        first = chat.generate(HELLO, max_new_tokens=5)
+        seen: list[Any] = []
+        run = model.engine.run
+        monkeypatch.setattr(model.engine, "run", lambda feeds, state: seen.append(feeds["counts"]) or run(feeds, state))
+        second = chat.generate(MORE, max_new_tokens=5)
+        # What a random model says is no text, and reads as other tokens; the question before it reads alike.
+        assert int(seen[0][0]) <= second.usage["prompt_tokens"] - first.usage["prompt_tokens"]
+        said = [*HELLO, {"role": "assistant", "content": first.text}, *MORE]
+    assert second.ids == model.generate(said, max_new_tokens=5).ids
+
+
+def test_a_session_forks_and_travels(model: Model, tmp_path: Path) -> None:
+    chat = model.session()
+    chat.generate(HELLO, max_new_tokens=5)
+    chat.save(tmp_path / "chat.state")
+    fork, loaded = chat.fork(), model.session()
+    loaded.load(tmp_path / "chat.state")
+    answers = [each.generate(MORE, max_new_tokens=6).ids for each in (chat, fork, loaded)]
+    assert answers[0] == answers[1] == answers[2]
+    chat.reset()
+    assert (chat.tokens, chat.messages) == (0, [])
+
+
+def test_a_cancelled_turn_leaves_a_session_that_goes_on(model: Model) -> None:
+    chat = model.session()
+    turn = chat.generate(HELLO, max_new_tokens=9, stream=True)
+    next(turn)
+    next(turn)
+    turn.close()
+    assert chat.messages == []
+    assert chat.generate(HELLO, max_new_tokens=5).ids == model.generate(HELLO, max_new_tokens=5).ids
+
+
+def test_a_saved_chat_belongs_to_its_model(model: Model, bundle: Path, tmp_path: Path) -> None:
+    chat = model.session()
+    chat.generate(HELLO, max_new_tokens=2)
+    chat.save(tmp_path / "chat.state")
+    other = edgekit.load(bundle, target=model.variant.target, precision="int8")
+    with other, pytest.raises(StateError, match="was saved by"):
+        other.session().load(tmp_path / "chat.state")
+    (tmp_path / "torn").write_bytes((tmp_path / "chat.state").read_bytes()[:-40])
+    with pytest.raises(StateError, match="holds no saved chat"):
+        chat.load(tmp_path / "torn")
+    with np.load(tmp_path / "chat.state") as file:
+        kept = {name: file[name] for name in file.files if name == "chat"}
+    np.savez(tmp_path / "less.npz", **kept)
+    with pytest.raises(StateError, match="another number of tokens"):
+        chat.load(tmp_path / "less.npz")
+    with pytest.raises(ResourceError, match="cannot write"):
+        chat.save(tmp_path / "no-such-folder" / "chat.state")
+
+
+def test_a_session_has_one_caller(model: Model) -> None:
+    chat = model.session()
+    turn = chat.generate(HELLO, max_new_tokens=5, stream=True)
+    next(turn)
+    found: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            chat.generate(HELLO)
+        except SessionBusyError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert len(found) == 1
+    turn.close()
+
+
+def test_options_that_make_no_sense(model: Model) -> None:
+    with pytest.raises(UsageError, match="no option 'temprature'"):
+        model.generate("a", temprature=1)
+    with pytest.raises(UsageError, match="max_new_tokens is 0"):
+        model.generate("a", max_new_tokens=0)
+    with pytest.raises(UsageError, match="17 stop strings"):
+        model.generate("a", stop=["x"] * 17)
+    with pytest.raises(UsageError, match="a stop string is ''"):
+        model.generate("a", stop="")
+    with pytest.raises(UnsupportedError, match=r"has no embed\(\)"):
+        model.embed("a")
+
+
+def test_run_speaks(call: Call, bundle: Path) -> None:
+    words = ("run", bundle, "the quick", "--max-new-tokens", "6", "--target", "cpu", "--precision", "fp32")
+    ended = call(*words, "-v")
+    with edgekit.load(bundle, target="cpu", precision="fp32") as opened:
+        prompt = [{"role": "user", "content": "the quick"}]
+        wanted = opened.generate(prompt, max_new_tokens=6).text
+    assert (ended.code, ended.out) == (0, wanted + "\n")
+    assert "6 tokens, the first after" in ended.err
+    quiet = call(
+        "run", bundle, "the quick", "--max-new-tokens", "6", "--target", "cpu", "--precision", "fp32", "--no-stream"
+    )
+    assert quiet.out == ended.out
+
+
+def test_run_takes_all_of_stdin_as_one_prompt(call: Call, bundle: Path) -> None:
+    ended = call("run", bundle, "--json", "--max-new-tokens", "2", "--system", "be brief", stdin=b"one\ntwo\n")
+    (result,) = ended.json["results"]
+    assert result["usage"]["new_tokens"] == 2
+    assert result["finish_reason"] == "length"
+
+
+def test_a_chat_on_the_terminal(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from edgekit import chatting
+    from edgekit.terminal import Console
+
+    said = iter(["one two", "", "three", "/reset", "one two", "x" * 500])
+
+    def read() -> str:
+        try:
+            return next(said)
+        except StopIteration:
+            raise EOFError from None
+
+    choices = {"system": None, "no_stream": False, "max_new_tokens": 4}
+    with edgekit.load(bundle, target="cpu", precision="fp32") as opened:
+        chatting.converse(Console(), opened, choices, read)
+        first = opened.generate(HELLO, max_new_tokens=4).text
+    out, err = capsys.readouterr()
+    assert out.count(first) == 2
+    assert chatting.WELCOME in err
+    assert "the context holds 128" in err
+
+
+def test_a_model_without_a_template_goes_on_from_a_text(tmp_path: Path, call: Call) -> None:
+    folder = tiny_chat.save(tmp_path / "plain", template=None, num_hidden_layers=1)
+    made = tmp_path / "plain.ek"
+    edgekit.export(str(folder), made, targets=["cpu"], precision="fp32")
+    with edgekit.load(made) as opened:
+        assert isinstance(opened.generate("the", max_new_tokens=2), Result)
+        with pytest.raises(InputError, match="no chat template"):
+            opened.generate(HELLO)
+    assert call("run", made, "the", "--max-new-tokens", "2").code == 0
+    assert "--system needs a model with a chat template" in call("run", made, "the", "--system", "be brief").err
+
+
+def test_a_config_alone_makes_a_bundle_that_says_so(tmp_path: Path, folder: Path, call: Call) -> None:
+    made = tmp_path / "random.ek"
+    bundle = edgekit.export(f"random:{folder / 'config.json'}", made, targets=["cpu"])
+    assert [variant.name for variant in bundle.variants] == ["cpu/int4-g32-rtn"]
+    assert bundle.source.random
+    assert all(check.ok for check in edgekit.verify(made))
+    assert "random weights" in call("run", made, "the", "--max-new-tokens", "2").err
