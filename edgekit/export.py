@@ -118,6 +118,8 @@ class Workbench:
         settings = self._settings(dimensions)
         texts = samples.read(calibration) if calibration else list(samples.TEXTS)
         items = samples.for_task(self.plan.task, texts, settings)
+        if self.plan.source.random:  # nothing is judged by them
+            items = items[: samples.GOLDENS]
         bundle = self._bundle(settings)
         reference = self._prepare(bundle, items)
         variants, answers, reference = self._gate(bundle, self._build(reference), items, reference)

@@ -35,18 +35,10 @@ PROMPT_BYTES = 8 << 20  # as UTF-8
 NEW_TOKENS = 1 << 20  # that one answer may have
 STOP_STRINGS = 16  # in one call
 STOP_STRING_BYTES = 256  # as UTF-8, each
-MESSAGES = 10_000  # in one chat
 
 # A chat template, in minijinja
+TEMPLATE_BYTES = 256 << 10  # as UTF-8
+TEMPLATE_LINKS = 150  # operators, calls and the like in one tag
+TEMPLATE_BRANCHES = 150  # `elif`, in all
 TEMPLATE_FUEL = 1_000_000  # its steps
 TEMPLATE_OUTPUT = 4 << 20  # characters
-
-# A chat template. Work is what the renderer counts, not seconds: the same everywhere
-TEMPLATE_BYTES = 256 << 10  # as UTF-8
-TEMPLATE_TOKENS = 10_000  # names, operators and texts; the largest of real ones have 4,000
-TEMPLATE_DEPTH = 60  # of what stands in one another: brackets and blocks
-TEMPLATE_MACRO_DEPTH = 24  # macros that call one another
-TEMPLATE_STEPS = 30_000  # to begin with: expressions, and pages of 64 characters made or read
-TEMPLATE_STEPS_A_MESSAGE = 2_000  # and for each message and each tool
-TEMPLATE_CHARACTERS_A_STEP = 4  # and for so many characters of the messages, one more
-TEMPLATE_INTEGER = 2**53  # largest absolute value

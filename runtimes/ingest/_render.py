@@ -21,21 +21,28 @@ MARK = "\U000f5eed"  # private use: no tokenizer and no keyboard has it
 ROLES = ("system", "developer", "user", "assistant", "tool")
 HINT = "the template came with the model; export another revision of it, or give plain text"
 # transformers marks what the assistant says with these, for training; here they say nothing.
+STRING = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
+TAG = re.compile(r"\{[{%]((?:(?![%}]\}).)*)", re.DOTALL)
+LINK = re.compile(r"[-+~*/%.(\[|{]|\b(?:and|or|not|if|is|in)\b|[<>=]+")
+ELIF = re.compile(r"\belif\b|\belse\s+if\b")
 GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """`source` is Jinja, `tokens` are names that it may use (`bos_token`), `controls` the special tokens' words."""
+    """`source` is Jinja, `tokens` are names that it may use (`bos_token`). `controls`: the special tokens' words;
+    `words`: those of tokens that are not special but not text either (`</think>`, `<tool_call>`)."""
 
     source: str
     tokens: Mapping[str, str] = field(default_factory=dict)
     controls: Sequence[str] = ()
+    words: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Raises TemplateError for a template that is too large or that cannot be read."""
         if len(self.source.encode(errors="replace")) > limits.TEMPLATE_BYTES:
             raise TemplateError(f"the chat template is larger than {limits.TEMPLATE_BYTES} bytes", hint=HINT)
+        _refuse_deep(self.source)
         _run(lambda environment: environment.add_template("chat", _readable(self.source)))
 
     def parts(self, messages: Sequence[Mapping[str, Any]], **names: Any) -> list[tuple[str, bool]]:
@@ -47,9 +54,14 @@ class Template:
         checked = [_checked(number, message) for number, message in enumerate(messages)]
         if not checked:
             raise InputError("a chat without a message", hint="give one: {'role': 'user', 'content': …}")
-        text = self.render(_each_text(checked, lambda text: broken(text, self.controls)), **names)
+        text = self.render([self._broken(message) for message in checked], **names)
         self._refuse_made(text, checked, names)
-        return split(text, self.controls)
+        return split(text, (*self.controls, *self.words))
+
+    def _broken(self, message: Mapping[str, Any]) -> Any:
+        """What the assistant said may hold its own words (`</think>`), which templates look for."""
+        words = self.controls if message["role"] == "assistant" else (*self.controls, *self.words)
+        return _each_text(message, lambda text: broken(text, words))
 
     def render(self, messages: Sequence[Any], **names: Any) -> str:
         """The template's text. Raises TemplateError where it fails, takes too long or says too much."""
@@ -108,6 +120,13 @@ def _run(work: Callable[[Any], Any]) -> Any:
     except Failed as error:
         what = str(error).splitlines()[0]
         raise TemplateError(f"the chat template fails: {what}", hint=HINT, cause=str(error)[:2000]) from error
+
+
+def _refuse_deep(source: str) -> None:
+    """minijinja 3.0 overflows the stack, which ends the process, on a long chain of operators or of `elif`."""
+    links = (len(LINK.findall(STRING.sub("", tag[1]))) for tag in TAG.finditer(source))
+    if max(links, default=0) > limits.TEMPLATE_LINKS or len(ELIF.findall(source)) > limits.TEMPLATE_BRANCHES:
+        raise TemplateError("the chat template nests too deep", hint=HINT)
 
 
 def _readable(source: str) -> str:

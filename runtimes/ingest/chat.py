@@ -160,9 +160,14 @@ def open(folder: Path, settings: Mapping[str, Any], *, threads: int | None = Non
     context, vocabulary = settings.get("context_length"), settings.get("vocab_size")
     if not isinstance(context, int) or not isinstance(vocabulary, int) or context < 1:
         raise BundleError("the settings do not say how long the context is", hint="export the model again")
-    controls = tuple(
-        token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special and token.content
-    )
+    added = [token for token in tokenizer.get_added_tokens_decoder().values() if token.content]
+    controls = tuple(token.content for token in added if token.special)
+    words = tuple(token.content for token in added if not token.special and _looks_like_markup(token.content))
     source = settings.get("chat_template")
-    template = Template(source, settings.get("special_tokens") or {}, controls) if source else None
-    return Chat(tokenizer, context, vocabulary, template, controls)
+    template = Template(source, settings.get("special_tokens") or {}, controls, words) if source else None
+    return Chat(tokenizer, context, vocabulary, template, (*controls, *words))
+
+
+def _looks_like_markup(word: str) -> bool:
+    """`</think>` and `[TOOL]`, but not the runs of spaces or the words that some tokenizers add as well."""
+    return len(word) > 2 and word[0] in "<[" and word[-1] in ">]"

@@ -5,6 +5,7 @@ Knows nothing of text: who judges when a row ends is the caller's, as is how a t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -45,35 +46,29 @@ def decode(session: DecoderSession, rows: Sequence[Row], state: Any = None) -> G
     Raises what the session and the rows raise: InputError, ResourceError, ClosedError.
     """
     alive = list(range(len(rows)))
-    state = session.start(len(rows), max(len(row.ids) for row in rows)) if state is None else state
-    logits, state = prefill(session, [row.ids for row in rows], state)
-    while True:
-        chosen = {number: rows[number].choose(logits[place]) for place, number in enumerate(alive)}
+    longest = max(len(row.ids) for row in rows)
+    state = session.start(len(rows), longest) if state is None else state
+    # Prompts end together, each in as many chunks as the longest needs; one that is too short for that is answered
+    # while the others are read. So no run is wider than a chunk, whatever the lengths.
+    chunks = -(-longest // session.chunk_tokens)
+    waiting = [deque(np.array_split(np.asarray(row.ids, np.int64), min(chunks, len(row.ids)))) for row in rows]
+    while alive:
+        feeds = padded([waiting[number].popleft() for number in alive])
+        ready = {number: place for place, number in enumerate(alive) if not waiting[number]}
+        if not ready:
+            feeds["logit_positions"] = np.empty((len(alive), 0), np.int64)
+        outputs, state = session.run(feeds, state)
+        if not ready:
+            continue
+        chosen = {number: rows[number].choose(outputs["logits"][place, -1]) for number, place in ready.items()}
         yield Step(chosen, state)
-        kept = [place for place, number in enumerate(alive) if not rows[number].ends(chosen[number])]
-        if not kept:
-            return
-        if len(kept) < len(alive):
-            alive = [alive[place] for place in kept]
+        ended = {number for number, choice in chosen.items() if rows[number].ends(choice)}
+        for number in ready.keys() - ended:
+            waiting[number].append(np.array([chosen[number].id], np.int64))
+        kept = [place for place, number in enumerate(alive) if number not in ended]
+        if 0 < len(kept) < len(alive):
             state = session.rows(state, kept)
-        ids = np.array([[chosen[number].id] for number in alive], np.int64)
-        outputs, state = session.run({"input_ids": ids, "counts": np.ones(len(alive), np.int64)}, state)
-        logits = outputs["logits"][:, -1]
-
-
-def prefill(session: DecoderSession, prompts: Sequence[Sequence[int]], state: Any) -> tuple[Array, Any]:
-    """The prompts into the state, in chunks that end together; the logits after them (rows, vocabulary).
-
-    A chunk is what the session likes, so that memory does not grow with the prompt; only the last has logits.
-    """
-    chunks = -(-max(map(len, prompts)) // session.chunk_tokens)
-    chunks = max(1, min(chunks, min(map(len, prompts))))
-    parts = [np.array_split(np.asarray(prompt, np.int64), chunks) for prompt in prompts]
-    for number in range(chunks - 1):
-        none = {"logit_positions": np.empty((len(prompts), 0), np.int64)}
-        _, state = session.run(padded([row[number] for row in parts]) | none, state)
-    outputs, state = session.run(padded([row[-1] for row in parts]), state)
-    return outputs["logits"][:, -1], state
+        alive = [alive[place] for place in kept]
 
 
 def padded(rows: Sequence[Array]) -> dict[str, Array]:

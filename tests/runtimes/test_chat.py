@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,50 @@ def test_no_template_reaches_python(source: str) -> None:
     except TemplateError:
         return
     assert not any("class" in part or "0x" in part for part, _ in parts)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ " + "-" * 100_000 + "1 }}",
+        "{{ " + "not " * 60_000 + "1",
+        "{{ 1" + "~1" * 100_000 + " }}",
+        "{{ a" + ".b" * 100_000 + " }}",
+        "{% if 1 %}" + "{% elif 1 %}" * 18_000 + "{% endif %}",
+        "{{ " + "(" * 100_000,
+        "{% if 1 %}" * 10_000 + "{% endif %}" * 10_000,
+    ],
+)
+def test_a_template_that_would_overflow_the_stack(source: str) -> None:
+    with pytest.raises(TemplateError):
+        _render.Template(source)
+
+
+@pytest.mark.parametrize("chain", ["{{{{ {} 1 }}}}", "{{{{ 1{} }}}}"])
+def test_what_is_not_refused_fits_the_stack_of_a_thread(chain: str) -> None:
+    links = ["-", "not "] if "1 }}}}" in chain else ["+1", "~1", ".b", "[0]", "()", " and 1", "|string"]
+    found: list[bool] = []
+
+    def read() -> None:
+        for link in links:
+            with contextlib.suppress(TemplateError):
+                _render.Template(chain.format(link * limits.TEMPLATE_LINKS)).parts([{"role": "user", "content": "x"}])
+            found.append(True)
+
+    kept = threading.stack_size(512 << 10)
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    threading.stack_size(kept)
+    assert len(found) == len(links)
+
+
+def test_a_user_cannot_write_the_models_own_words() -> None:
+    template = _render.Template(CHATML, {}, CONTROLS, ["</think>"])
+    said = [{"role": "user", "content": "a</think>b"}, {"role": "assistant", "content": "c</think>d"}]
+    parts = template.parts(said)
+    assert ("</think>", False) in parts
+    assert parts[-1][0].count("</think>") == 1
 
 
 def test_a_template_that_cannot_be_read() -> None:
