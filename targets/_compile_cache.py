@@ -1,24 +1,31 @@
-"""OpenVINO's compile cache, with a check that what comes out of it is what went in.
+"""What OpenVINO compiled, kept in a folder, with a check that what comes out of it is what went in.
 
-OpenVINO 2026.4 gives wrong numbers, without an error, for a graph with rotary positions that it loads from its cache
-(nomic_bert and modernbert: off by their own size). So a freshly compiled model answers a fixed question, the answer is
-kept beside the cache, and a model from the cache must give it again; one that does not is compiled anew, and never
-cached after that.
+OpenVINO 2026.4 gives wrong numbers, without an error, for some graphs that it has exported and imports again (rotary
+positions, see `_openvino_rotary`: off by their own size). So a freshly compiled model answers a fixed question, the
+answer is kept beside it, and an imported one must give it again; one that does not is compiled anew, and never kept
+after that. Both are also what makes the engine pack its weights before anybody waits for it.
+
+OpenVINO's own CACHE_DIR does the same without the check; it reads the model first, to see whether it has changed, and
+copies what it has kept into memory, where this maps it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
-import shutil
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.core import Graph
-
 if TYPE_CHECKING:
-    from edgekit.core import Array
+    from edgekit.core import Array, Graph
 
 log = logging.getLogger("edgekit")
 
@@ -27,32 +34,43 @@ REFUSED = "do-not-cache"
 LENGTH = 16  # of every free axis in the question
 SAME = 1e-4  # of the largest number: the same kernels on the same machine repeat themselves
 
+Ask = Callable[[Any], "dict[str, Array]"]
 
-def compile_cached(core: Any, model: Path, device: str, options: dict[str, Any], graph: Graph, cache: Path) -> Any:
-    """The compiled model, from `cache` where that is right. What cannot be cached is compiled each time."""
+
+def compile_cached(
+    core: Any, read: Callable[[], Any], path: Path, device: str, options: dict[str, Any], ask: Ask, cache: Path
+) -> Any:
+    """The compiled model, from `cache` where that is right. What cannot be kept is compiled each time.
+
+    `read` gives the engine what it compiles, made of the file at `path` and those beside it; `ask` is what the
+    compiled model answers to a question that is always the same.
+    """
     if (cache / REFUSED).exists():
-        return core.compile_model(model, device, options)
+        return core.compile_model(read(), device, options)
+    blob = cache / f"{_key(path, options)}.blob"
+    compiled = _imported(core, blob, device, options)
+    if compiled is not None:
+        if repeats(ask(compiled), cache / ANSWER):
+            return compiled
+        log.warning("OpenVINO's compile cache is wrong for %s; compiling without it from now on", path.name)
+        _clear(cache)
+        (cache / REFUSED).touch()
+        return core.compile_model(read(), device, options)
+    compiled = core.compile_model(read(), device, options)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        compiled = core.compile_model(model, device, options | {"CACHE_DIR": str(cache)})
-        answer = ask(compiled, graph)
-        if not compiled.get_property("LOADED_FROM_CACHE"):
-            np.savez(cache / ANSWER, **answer)
-            return compiled
-        if repeats(answer, cache / ANSWER):
-            return compiled
+        _clear(cache)
+        with _whole(blob) as file:
+            _export(compiled, file)  # before weights are packed, which takes memory
+            with _whole(cache / ANSWER) as answer:
+                found: Any = ask(compiled)
+                np.savez(answer, **found)
     except OSError as error:  # an unwritable or full disk
         log.debug("nothing that is compiled can be kept in %s: %s", cache, error)
-        return core.compile_model(model, device, options)
-    del compiled
-    log.warning("OpenVINO's compile cache is wrong for %s; compiling without it from now on", graph.path)
-    shutil.rmtree(cache, ignore_errors=True)
-    cache.mkdir(parents=True, exist_ok=True)
-    (cache / REFUSED).touch()
-    return core.compile_model(model, device, options)
+    return compiled
 
 
-def ask(compiled: Any, graph: Graph) -> dict[str, Any]:
+def ask(compiled: Any, graph: Graph) -> dict[str, Array]:
     """What the model gives for numbers drawn once and for all; bits in integer inputs, which suit ids and masks."""
     drawn = np.random.default_rng(0)
     feeds = {}
@@ -75,3 +93,81 @@ def repeats(answer: dict[str, Array], file: Path) -> bool:
             )
     except (OSError, KeyError, ValueError):
         return False
+
+
+def _imported(core: Any, blob: Path, device: str, options: dict[str, Any]) -> Any:
+    """The model in `blob`, None where there is none that this engine takes: an old version's, another machine's, torn.
+
+    Weights are mapped, and read when they are packed.
+    """
+    import openvino
+
+    try:
+        with blob.open("rb") as file:
+            # A copy on write, since OpenVINO takes only what it might write to; it does not.
+            mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
+        compiled = core.import_model(openvino.Tensor(mapped, shared_memory=True), device, options)
+    except (OSError, ValueError, RuntimeError) as error:
+        log.debug("nothing was kept in %s: %s", blob, error)
+        return None
+    compiled.mapped = mapped  # nothing else keeps it, and the engine reads from it as long as it lives
+    return compiled
+
+
+def _key(path: Path, options: dict[str, Any]) -> str:
+    """Of the engine, what it is told, and the files that the model is in."""
+    import openvino
+
+    beside = [(file.name, file.stat()) for file in sorted(path.parent.iterdir()) if file.is_file()]
+    files = [(name, found.st_size, found.st_mtime_ns) for name, found in beside]
+    told = repr((openvino.get_version(), sorted(options.items()), path.name, files))
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+def _clear(cache: Path) -> None:
+    for file in cache.iterdir():
+        file.unlink(missing_ok=True)
+
+
+def _export(compiled: Any, file: IO[bytes]) -> None:
+    """Write the compiled model to `file`. Raises OSError."""
+    stream = _Into(file)
+    compiled.export_model(stream)
+    if stream.error is not None:
+        raise stream.error
+
+
+class _Into(io.BytesIO):
+    """The kind of stream that OpenVINO insists on, which keeps nothing in memory.
+
+    It takes no notice of what a stream raises, so that is kept in `error`.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which is `target` once that has gone well; until then and otherwise nothing is."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, target)
+        except BaseException:
+            os.unlink(file.name)
+            raise

@@ -10,27 +10,36 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core import Availability, Graph, Life, Recipe, Session, check_feeds, check_options
-from edgekit.errors import BundleError, DeviceError, InputError, ResourceError
 
-from ._compile_cache import compile_cached
+from ._compile_cache import ask, compile_cached
+from ._openvino_decoder import DecoderSession
+from ._openvino_decoder import ask as ask_decoder
+from ._openvino_engine import DEVICE, core, engine_errors, new_request, placement
+from ._openvino_rotary import write_out_rotary
+from ._openvino_stateful import stateful, warn_if_loose
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgekit.core import Array, Arrays
 
-PRECISIONS = ("fp32", "bf16", "int8")
-DEVICE = "CPU"
+PRECISIONS = ("fp32", "bf16", "int8", "int4")
 GROUP = 128  # activations that share a scale: as fast as 192 on AVX-512, nearer to float; 384 loses twice as much
 KEPT = 64  # kernels made for shapes that were met; its own 5,000 are memory that only grows
-HINT = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+HINT = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int4": "bf16"}
+CACHE = {"fp32": "f32", "bf16": "bf16", "int8": "f16", "int4": "f16"}  # what keys and values are kept in
 # What a bundle may set. Not the precision: that is the recipe's, and what was proved.
-OPTIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": range(4097), "CPU_RUNTIME_CACHE_CAPACITY": range(5001)}
+OPTIONS: dict[str, tuple[str, ...] | range] = {
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": range(4097),
+    "CPU_RUNTIME_CACHE_CAPACITY": range(5001),
+    "KV_CACHE_PRECISION": ("f32", "f16", "bf16", "u8"),
+}
 
 
 def probe() -> Availability:
@@ -43,7 +52,8 @@ def probe() -> Availability:
 
 
 def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
-    """The portable graph is what OpenVINO reads."""
+    """The portable graph is what OpenVINO reads, but for rotary positions, which its cache would spoil; in place."""
+    write_out_rotary(model)
     return model
 
 
@@ -65,10 +75,7 @@ def open(
 
     `options` are OpenVINO's properties that the bundle sets. Raises BundleError for one that it may not set.
     """
-    import openvino
-
     check_options(options or {}, OPTIONS, "openvino")
-    core = openvino.Core()
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": HINT[recipe.weights],
         "INFERENCE_NUM_THREADS": threads,
@@ -76,15 +83,26 @@ def open(
         "PERFORMANCE_HINT": "LATENCY",
         "CPU_RUNTIME_CACHE_CAPACITY": KEPT,
     }
+    if graph.states:
+        config["KV_CACHE_PRECISION"] = CACHE[recipe.weights]
     if recipe.activations == "int8":
         config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = GROUP
     config |= options or {}
+    path = folder / graph.path
+    question = partial(ask_decoder if graph.states else ask, graph=graph)
+
+    def read() -> Any:
+        return stateful(core(), path, graph) if graph.states else path
+
     with engine_errors(f"OpenVINO cannot open {graph.path}"):
         if cache is None:
-            compiled = core.compile_model(folder / graph.path, DEVICE, config)
+            compiled = core().compile_model(read(), DEVICE, config)
         else:
-            compiled = compile_cached(core, folder / graph.path, DEVICE, config, graph, cache)
-    return OpenVinoSession(graph, compiled)
+            compiled = compile_cached(core(), read, path, DEVICE, config, question, cache)
+    if not graph.states:
+        return OpenVinoSession(graph, compiled)
+    warn_if_loose(compiled, graph)
+    return DecoderSession(graph, compiled)
 
 
 class OpenVinoSession:
@@ -97,9 +115,7 @@ class OpenVinoSession:
         self._graph, self._compiled = graph, compiled
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
         self._life = Life("this session")
-        self.placement = ",".join(compiled.get_property("EXECUTION_DEVICES"))
-        if self.placement != DEVICE:
-            raise DeviceError(f"asked for {DEVICE}, and OpenVINO runs on {self.placement}")
+        self.placement = placement(compiled)
 
     def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
         """Outputs by name. Raises InputError, ResourceError, ClosedError, ForkedSessionError."""
@@ -114,7 +130,7 @@ class OpenVinoSession:
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
-            request = self._compiled.create_infer_request()
+            request = new_request(self._compiled)
         try:
             yield request
         finally:
@@ -124,18 +140,3 @@ class OpenVinoSession:
         if self._life.end():
             self._idle = queue.LifoQueue()
             del self._compiled
-
-
-@contextmanager
-def engine_errors(what: str) -> Iterator[None]:
-    """OpenVINO's exceptions, all RuntimeError, as ours: the meaning first, its own text under `cause`."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if "alloc" in text.lower():
-            hint = "use smaller batches or a smaller precision"
-            raise ResourceError(f"{what}: out of memory", hint=hint, cause=text) from error
-        if "shape" in text.lower() and "failed in" in what:
-            raise InputError(f"{what}: it does not take this input", cause=text) from error
-        raise BundleError(what, hint="run `edgekit verify` on the bundle", cause=text) from error

@@ -14,12 +14,13 @@ import tiny_chat
 from cli_calls import Call, call
 
 import edgekit
+from edgekit import registry
 from edgekit.core import Result
 from edgekit.errors import InputError, ResourceError, SessionBusyError, StateError, UnsupportedError, UsageError
 from edgekit.model import Model
 
 __all__ = ["call"]
-HERE = ["cpu"]
+HERE = [name for name in ("cpu", "openvino") if registry.find("targets", name).probe().available]
 PROMPTS = ["the quick", "one two three four five six seven", "你好 🙂"]
 HELLO = [{"role": "user", "content": "one two"}]
 MORE = [{"role": "user", "content": "three"}]

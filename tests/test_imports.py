@@ -62,7 +62,7 @@ def rule_for(module: str) -> Rule:
         return Rule(ours, frozenset({"numpy"}), files)
     if folder == "targets":
         ours = ("edgekit.core", "edgekit.errors", "edgekit.graph", "edgekit.device", "edgekit.targets")
-        engine = {"openvino": "openvino"}.get(rest, "onnxruntime")
+        engine = "openvino" if "openvino" in rest or rest == "_compile_cache" else "onnxruntime"
         return Rule(ours, frozenset({"numpy"}), frozenset({engine, "onnx", "onnx_ir"}))
     if folder == "zoo" and (rest == "_training" or rest.endswith("recipe")):
         return Rule(

@@ -1,0 +1,291 @@
+"""A decoder in OpenVINO whose cache never leaves the engine: a state is an infer request with its variables.
+
+The engine appends to its variables and knows no more of them. Which places of a cache hold a token of which row is
+kept here, as a mask: rows of a batch grow by different counts, what is cut off is masked, and places that no row needs
+any more are taken out when they are many. `beam_idx` selects and repeats rows, at no cost, with the next step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.core import Graph, Life
+from edgekit.errors import InputError, SessionBusyError, StateError
+
+from ._decoder_feeds import step_of
+from ._openvino_engine import engine_errors, new_request, placement
+from ._openvino_stateful import ORDER, positions, variables
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.core import Array, Arrays
+
+    Integers = NDArray[np.int64]
+
+WASTE = 64  # places of a cache that no row needs, before they are taken out
+PATIENCE = 50  # milliseconds between two looks for an interrupt in a long run
+LONG = 32  # tokens of a run that may be interrupted: for fewer, the looks would cost more than they save
+BYTES = {"f32": 4, "f16": 2, "bf16": 2, "u8": 1}
+
+
+@dataclass(eq=False)
+class Cache:
+    """The state of some rows of text. Only the session looks inside, but for `lengths`."""
+
+    owner: DecoderSession
+    request: Any  # None once another state has taken it over, or a failed run has spoiled it
+    there: NDArray[np.bool_]  # (batch, places): a token of this row is in this place
+    order: NDArray[np.int32]  # (batch,): the engine's row that is this state's row, once the next step has run
+    busy: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def lengths(self) -> Integers:
+        """Tokens that each row holds: int64 (batch,)."""
+        return self.there.sum(1, dtype=np.int64)
+
+
+class DecoderSession:
+    """One compiled stateful model. Threads may share it, each with its own states; their steps take turns."""
+
+    length_step = 1
+    batch_tokens = 512
+    # Where something is in the cache, OpenVINO attends from several tokens as slowly as from one after the other: a
+    # prompt is best computed whole. An interrupt ends a run early.
+    chunk_tokens = 4096
+
+    def __init__(self, graph: Graph, compiled: Any) -> None:
+        self._graph, self._compiled = graph, compiled
+        self._life = Life("this session")
+        self._variables = variables(graph)
+        self._ports = {port.name: port for port in graph.inputs if port.name in self._variables}
+        self.vocabulary = next(int(port.shape[-1]) for port in graph.outputs if port.name == "logits")
+        self._positions = positions(compiled)
+        self.placement = placement(compiled)
+
+    def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
+        """One step: `input_ids` int64 (batch, sequence), padded on the right; `counts` int64 (batch,), how many of
+        them are real; `logit_positions` int64 (batch, outputs), the last real one if it is left out.
+
+        Gives `logits` float32 (batch, outputs, vocabulary), which are the request's own, and the next step writes over
+        them; and the same state, which has grown. Without a state an empty one is started. A run that fails or is
+        interrupted spoils its state.
+        Raises InputError, StateError, SessionBusyError, ResourceError, ClosedError, ForkedSessionError.
+        """
+        self._life.check()
+        ids, counts, wanted = step_of(feeds)
+        state = self.start(len(ids), ids.shape[1]) if states is None else self._own(states)
+        if len(ids) != len(state.order):
+            raise InputError(f"input_ids has {len(ids)} rows, and the state holds {len(state.order)}")
+        self._check_range(ids, state.lengths + counts)
+        with alone(state):
+            self._compact(state)
+            new = np.arange(ids.shape[1])
+            there = np.concatenate([state.there, new < counts[:, None]], axis=1)
+            engine: dict[str, Any] = {
+                "input_ids": ids,
+                "position_ids": state.lengths[:, None] + np.minimum(new, counts[:, None] - 1),
+                "attention_mask": there.astype(np.int64),
+                "logit_positions": wanted,
+                ORDER: state.order if state.there.shape[1] else np.arange(len(ids), dtype=np.int32),
+            }
+            with engine_errors(f"OpenVINO failed in {self._graph.path}"), changing(state) as request:
+                infer(request, engine, ids.shape[1])
+                state.there, state.order = there, np.arange(len(ids), dtype=np.int32)
+            return {"logits": request.get_tensor("logits").data}, state
+
+    def start(self, batch: int, capacity: int) -> Cache:
+        """An empty state of `batch` rows. OpenVINO makes room by itself: `capacity` tells it nothing."""
+        self._life.check()
+        if batch < 1 or capacity < 0:
+            raise StateError(f"a state for {batch} rows of {capacity} tokens", hint="at least one row is needed")
+        return self._state(np.zeros(batch, np.int64))
+
+    def fork(self, state: Cache) -> Cache:
+        """A copy that goes its own way."""
+        with alone(self._own(state)):
+            made = self._state(state.lengths)
+            self._fill(made.request, self._tokens(state, state.request))
+        return made
+
+    def rows(self, state: Cache, rows: Sequence[int]) -> Cache:
+        """These rows only, in this order; a row may come twice. Nothing is copied: the given state is used up.
+
+        Raises StateError for a row that is not there.
+        """
+        with alone(self._own(state)):
+            have = len(state.order)
+            if not len(rows) or any(not 0 <= row < have for row in rows):
+                raise StateError(
+                    f"rows {list(rows)} of a state that has {have}", hint="count from 0; take at least one"
+                )
+            request, state.request = state.request, None
+            return Cache(self, request, state.there[list(rows)], state.order[list(rows)])
+
+    def trim(self, state: Cache, lengths: Sequence[int]) -> Cache:
+        """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds."""
+        wanted = np.asarray(lengths, np.int64)
+        with alone(self._own(state)):
+            if wanted.shape != state.order.shape or (wanted < 0).any() or (wanted > state.lengths).any():
+                raise StateError(
+                    f"rows of {state.lengths.tolist()} tokens cannot be cut to {wanted.tolist()}",
+                    hint="give one length a row, from 0 to what the row holds",
+                )
+            state.there &= np.cumsum(state.there, axis=1) <= wanted[:, None]
+        return state
+
+    def save(self, state: Cache) -> dict[str, Array]:
+        """What `load` takes: `lengths`, and each cache cut to the longest row, with zeros behind shorter ones."""
+        with alone(self._own(state)):
+            return {"lengths": state.lengths, **dict(self._tokens(state, state.request))}
+
+    def load(self, arrays: Arrays) -> Cache:
+        """A state that `save` wrote, here or on another target. Raises StateError if it is not one of this graph."""
+        self._life.check()
+        lengths = arrays.get("lengths")
+        if lengths is None or lengths.dtype != np.int64 or lengths.ndim != 1 or not len(lengths):
+            raise _not_ours("it has no lengths, int64 (batch,)")
+        if (lengths < 0).any() or arrays.keys() - {"lengths"} != self._variables.keys():
+            raise _not_ours("it holds other caches")
+        for name, port in self._ports.items():
+            shape = (len(lengths), port.shape[1], int(lengths.max()), port.shape[3])
+            if arrays[name].shape != shape or arrays[name].dtype.name != port.dtype:
+                found = f"{arrays[name].dtype.name} {list(arrays[name].shape)}"
+                raise _not_ours(f"{name} is {found}, not {port.dtype} {list(shape)}")
+        state = self._state(lengths)
+        self._fill(state.request, ((name, arrays[name]) for name in self._variables))
+        return state
+
+    def nbytes(self, state: Cache) -> int:
+        """Bytes of the tokens in the caches; the engine may hold twice as much, as room to grow."""
+        kind = str(self._compiled.get_property("KV_CACHE_PRECISION").get_type_name())
+        places = int(self._own(state).there.size)
+        scales = 8 if kind == "u8" else 0  # a scale and a zero point for each head
+        each = (int(port.shape[1]) * (int(port.shape[3]) * BYTES[kind] + scales) for port in self._ports.values())
+        return places * sum(each)
+
+    def close(self) -> None:
+        if self._life.end():
+            del self._compiled
+
+    def _check_range(self, ids: Integers, lengths: Integers) -> None:
+        """OpenVINO would take zeros for what is beyond a table, and say nothing. Raises InputError."""
+        if ids.min() < 0 or ids.max() >= self.vocabulary:
+            raise InputError(
+                f"{self._graph.path} has no such token: its vocabulary ends at {self.vocabulary - 1}",
+                hint="check that the tokenizer is this model's",
+            )
+        if self._positions is not None and lengths.max() > self._positions:
+            raise InputError(
+                f"{self._graph.path} has no such position: {lengths.max()} tokens, and it takes {self._positions}",
+                hint="use a shorter text",
+            )
+
+    def _state(self, lengths: Integers) -> Cache:
+        """Of rows of so many tokens, which are still to be filled in."""
+        there = np.arange(lengths.max()) < lengths[:, None]
+        return Cache(self, new_request(self._compiled), there, np.arange(len(lengths), dtype=np.int32))
+
+    def _tokens(self, state: Cache, request: Any) -> Iterator[tuple[str, Array]]:
+        """Each cache by the State's `into`: (batch, heads, longest, dim), without the places that hold nothing."""
+        lengths = state.lengths
+        longest = int(lengths.max())
+        places = np.argsort(~state.there, axis=1, kind="stable")[:, None, :longest, None]
+        behind = np.arange(longest) >= lengths[:, None]
+        held = {variable.name: variable for variable in request.query_state()}
+        for into, port in self._ports.items():
+            if longest:
+                found = np.take_along_axis(held[self._variables[into]].state.data[state.order], places, axis=2)
+                found.swapaxes(1, 2)[behind] = 0
+            else:  # what a variable holds then has the rows of nobody
+                found = np.zeros((len(lengths), int(port.shape[1]), 0, int(port.shape[3])), port.dtype)
+            yield into, found
+
+    def _fill(self, request: Any, caches: Iterable[tuple[str, Array]]) -> None:
+        import openvino
+
+        held = {variable.name: variable for variable in request.query_state()}
+        for into, array in caches:
+            if array.shape[2]:
+                held[self._variables[into]].state = openvino.Tensor(np.ascontiguousarray(array))
+
+    def _compact(self, state: Cache) -> None:
+        """Take out the places that no row needs, where they are many."""
+        lengths, places = state.lengths, state.there.shape[1]
+        longest = int(lengths.max())
+        if places - longest <= (max(WASTE, places // 4) if longest else 0):
+            return
+        with changing(state) as request:
+            if longest:
+                self._fill(request, self._tokens(state, request))
+            else:
+                request.reset_state()
+            state.there = np.arange(longest) < lengths[:, None]
+            state.order = np.arange(len(lengths), dtype=np.int32)
+
+    def _own(self, state: Any) -> Cache:
+        if not isinstance(state, Cache) or state.owner is not self:
+            raise StateError("this state is not of this session", hint="start, fork or load it here")
+        return state
+
+
+def ask(compiled: Any, graph: Graph) -> dict[str, Array]:
+    """What a decoder gives for a prompt that is always the same, and for the token after it."""
+    session = DecoderSession(graph, compiled)
+    ids = np.random.default_rng(0).integers(0, session.vocabulary, (1, 4))
+    answers, state = {}, session.start(1, 4)
+    for name, part in (("prompt", ids[:, :3]), ("step", ids[:, 3:])):
+        outputs, state = session.run({"input_ids": part, "counts": np.array([part.shape[1]])}, state)
+        answers[name] = outputs["logits"].copy()
+    return answers
+
+
+def infer(request: Any, feeds: dict[str, Any], tokens: int) -> None:
+    """Run, and let go at once of a long run that is interrupted."""
+    if tokens < LONG:
+        request.infer(feeds, share_inputs=True)
+        return
+    try:
+        request.start_async(feeds, share_inputs=True)
+        while not request.wait_for(PATIENCE):
+            pass
+    except BaseException:
+        request.cancel()
+        with suppress(RuntimeError):  # it says that it was cancelled
+            request.wait()
+        raise
+    request.wait()
+
+
+@contextmanager
+def alone(state: Cache) -> Iterator[None]:
+    """Raises SessionBusyError if another thread is at this state, StateError if it cannot be used any more."""
+    if not state.busy.acquire(blocking=False):
+        raise SessionBusyError("two threads use one state", hint="fork the state, or take turns")
+    try:
+        if state.request is None:
+            raise StateError(
+                "this state was used up by rows(), or spoiled by a run that failed",
+                hint="use what rows() returned; fork a state to keep it",
+            )
+        yield
+    finally:
+        state.busy.release()
+
+
+@contextmanager
+def changing(state: Cache) -> Iterator[Any]:
+    """The state's request, while nobody knows what is in its caches: whatever fails meanwhile spoils the state."""
+    request, state.request = state.request, None
+    yield request
+    state.request = request
+
+
+def _not_ours(why: str) -> StateError:
+    return StateError(f"this is no saved state of this graph: {why}", hint="load it into the model that saved it")
