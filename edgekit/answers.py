@@ -23,6 +23,7 @@ ANSWER: dict[str, Callable[[Model, Sequence[str]], Any]] = {
     "token-classification": lambda model, texts: [
         [(span.start, span.end, span.label) for span in found] for found in model.tag(texts)
     ],
+    "text-generation": lambda model, texts: [found.text for found in model.run(texts)],
 }
 
 
@@ -51,6 +52,7 @@ TELL: dict[str, Callable[[HeldOut, Any], list[Example]]] = {
     "text-classification": tell_labels,
     "feature-extraction": tell_nearest,
     "token-classification": tell_spans,
+    "text-generation": tell_labels,
 }
 
 

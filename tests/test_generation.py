@@ -14,10 +14,11 @@ import tiny_chat
 from cli_calls import Call, call
 
 import edgekit
-from edgekit import registry
+from edgekit import registry, zoo
 from edgekit.core import Result
 from edgekit.errors import InputError, ResourceError, SessionBusyError, StateError, UnsupportedError, UsageError
 from edgekit.model import Model
+from edgekit.zoo.metrics import METRICS
 
 __all__ = ["call"]
 HERE = [name for name in ("cpu", "openvino") if registry.find("targets", name).probe().available]
@@ -290,3 +291,15 @@ def test_a_config_alone_makes_a_bundle_that_says_so(tmp_path: Path, folder: Path
     assert bundle.source.random
     assert all(check.ok for check in edgekit.verify(made))
     assert "random weights" in call("run", made, "the", "--max-new-tokens", "2").err
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_the_zoos_speaker_says_numbers_that_it_never_saw(
+    exported: Callable[..., Path], target: str, precision: str
+) -> None:
+    test = zoo.heldout("speaker", "text-generation")
+    made = exported("zoo:speaker", targets=HERE, precision=("fp32", "int8", "int4"))
+    with edgekit.load(made, target=target, precision=precision) as opened:
+        said = [answer.text for answer in opened.run(test.inputs[:100])]
+    assert METRICS[test.metric](test.expected[:100], said) >= 0.98

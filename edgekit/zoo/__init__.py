@@ -31,12 +31,12 @@ _HOME = Path(__file__).parent
 class HeldOut:
     """One task of one model: inputs that its training never saw, and what is right.
 
-    One answer per input, as `edgekit.zoo.metrics` says for each metric: its label, its spans, or its vector.
+    One answer per input, as `edgekit.zoo.metrics` says for each metric: its label, its spans, its vector, or its text.
     """
 
     model: str
-    task: str  # "feature-extraction", "text-classification", "token-classification"
-    metric: str  # "recall@1", "accuracy", "span_f1"; always 0 to 1, higher is better
+    task: str  # "feature-extraction", "text-classification", "text-generation", "token-classification"
+    metric: str  # "recall@1", "accuracy", "exact_match", "span_f1"; always 0 to 1, higher is better
     inputs: tuple[str, ...]
     expected: tuple[Any, ...]
     calibration: tuple[str, ...]  # training texts, for quantizers: neither in `inputs` nor made from held-out numbers

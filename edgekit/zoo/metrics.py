@@ -16,6 +16,11 @@ def accuracy(expected: Sequence[str], answers: Sequence[str]) -> float:
     return sum(want == got for want, got in zip(expected, answers, strict=True)) / len(expected)
 
 
+def exact_match(expected: Sequence[str], answers: Sequence[str]) -> float:
+    """How many texts are right to the letter: neither case nor spaces nor hyphens are forgiven."""
+    return accuracy(expected, answers)
+
+
 def span_f1(expected: Sequence[Iterable[Span]], answers: Sequence[Iterable[Span]]) -> float:
     """Micro-averaged F1 of exact spans, as CoNLL-2003 counts: 2 * right / (expected + given).
 
@@ -46,4 +51,9 @@ def recall_at_1(expected: Sequence[int], answers: Any) -> float:
     return float(np.mean(best > nearness.max(axis=1)))
 
 
-METRICS: dict[str, Callable[[Any, Any], float]] = {"accuracy": accuracy, "span_f1": span_f1, "recall@1": recall_at_1}
+METRICS: dict[str, Callable[[Any, Any], float]] = {
+    "accuracy": accuracy,
+    "exact_match": exact_match,
+    "span_f1": span_f1,
+    "recall@1": recall_at_1,
+}
