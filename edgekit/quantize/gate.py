@@ -134,9 +134,7 @@ def as_item(item: Any) -> Any:
     return tuple(item) if isinstance(item, list) else item
 
 
-def check(
-    variant: Variant, agreement: Measure, limit: float | None, usual: Mapping[str, float] = BUDGET
-) -> None:
+def check(variant: Variant, agreement: Measure, limit: float | None, usual: Mapping[str, float] = BUDGET) -> None:
     """Raise VerificationError where the variant lost more than its budget, or than `limit`."""
     weights = variant.recipe.weights
     budget = limit if limit is not None and weights in QUANTIZED else usual[weights]
