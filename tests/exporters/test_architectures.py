@@ -89,7 +89,7 @@ def test_graph_gives_what_torch_gives_at_shapes_it_never_saw(home: Path, arch: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if tasks_of(arch)])
 def test_the_longest_input_is_the_last_that_torch_takes(home: Path, arch: str) -> None:
     """`max_length` counts all of the model's positions, and none beyond them; the padding id says where they start."""
     import torch
@@ -108,7 +108,7 @@ def test_the_longest_input_is_the_last_that_torch_takes(home: Path, arch: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if tasks_of(arch)])
 def test_vectors_from_end_to_end(home: Path, arch: str) -> None:
     folder = tiny_models.make(home / "model", arch)
     edgekit.export(str(folder), home / "made.ek", targets=TARGETS, precision=("fp32", "int8"), max_accuracy_loss=0.05)
@@ -198,7 +198,7 @@ def test_text_ranking(home: Path, activation: str, token_types: bool) -> None:
 # What an exporter says of itself
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if tasks_of(arch)])
 def test_token_types_are_an_input_where_model_and_tokenizer_have_some(arch: str) -> None:
     told = exporter(arch)
     for config in ({"type_vocab_size": 1}, {"type_vocab_size": 0}, {}):
