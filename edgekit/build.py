@@ -66,10 +66,13 @@ def traced(payload: dict[str, Any], recipes: list[Recipe]) -> Callable[[Recipe],
 
 
 def built(payload: dict[str, Any], say: Callable[[str], None]) -> Callable[[Recipe], Portable]:
-    """Portable graphs are written by the exporter, quantized on the way; each recipe's once."""
+    """Portable graphs are written by the exporter, quantized on the way; each recipe's once.
+
+    `payload["built"]`: the states of those that lie in the scratch folder already.
+    """
     source = Source(**payload["source"] | {"folder": Path(payload["source"]["folder"])})
     exporter, scratch = registry.find("exporters", source.arch).EXPORTER, Path(payload["scratch"])
-    states: dict[str, tuple[State, ...]] = {}
+    states = msgspec.convert(payload.get("built", {}), dict[str, tuple[State, ...]])
 
     def make(recipe: Recipe) -> Portable:
         name = "fp32" if recipe.method == "none" else recipe.name

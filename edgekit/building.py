@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from edgekit import device, registry
@@ -42,9 +43,9 @@ def prepare(bench: Workbench, bundle: Bundle, items: list[Any]) -> Reference:
         "settings": bundle.settings,
         "answers": str(scratch / "reference.npz"),
     }
-    size = bench.run("edgekit.building:work", "reference", order)["bytes"]
+    made = bench.run("edgekit.building:work", "reference", order)
     answers = read_arrays(scratch / "reference.npz", ["reference"], len(items))["reference"]
-    return Reference(answers, tokens, size, build, {})
+    return Reference(answers, tokens, made["bytes"], build | {"built": {"fp32": made["states"]}}, {})
 
 
 def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
@@ -69,7 +70,8 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     finally:
         session.close()
     write_arrays(Path(payload["answers"]), {"reference": found})
-    return {"bytes": sum(path.stat().st_size for path in file.parent.glob("fp32.*"))}
+    size = sum(path.stat().st_size for path in file.parent.glob("fp32.*"))
+    return {"bytes": size, "states": msgspec.to_builtins(built.states)}
 
 
 def feeds(graph: Graph, ids: Sequence[int], positions: Sequence[int]) -> dict[str, Array]:

@@ -119,6 +119,12 @@ def read(folder: Path, *, verify: Verify = "once") -> Bundle:
     raise BundleError(f"{root.name} is being replaced again and again", hint="wait for the export to end")
 
 
+def fingerprint(bundle: Bundle) -> str:
+    """What only this bundle has, wherever it lies: the digest of its manifest, which holds every file's."""
+    with files.open_regular(bundle.folder, MANIFEST) as file:
+        return files.sha256(file)
+
+
 def file_bytes(bundle: Bundle) -> int:
     """The size on disk of all files in the bundle's folder, in bytes."""
     return sum((bundle.folder / name).lstat().st_size for name in files.walk(bundle.folder))

@@ -237,8 +237,7 @@ class Model:
 
     def _writer(self) -> Any:
         self._serves("generate")
-        source = self.bundle.source
-        name = f"{source.id}@{source.revision or 'local'} {self.variant.name}"
+        name = f"{self.variant.name} of bundle {bundles.fingerprint(self.bundle)[:16]}"
         writer = import_module("edgekit.runtimes.generation").Writer
         return writer(self.engine, self._ingest, self.bundle.settings, name)
 

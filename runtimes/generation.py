@@ -41,7 +41,7 @@ class Writer:
     session: DecoderSession
     ingest: Chat
     settings: Mapping[str, Any]
-    name: str  # what states are kept for: the bundle's source and variant
+    name: str  # what saved states belong to: one variant of one bundle
 
     def pieces(self, prompt: Prompt, options: Mapping[str, Any]) -> Iterator[Piece]:
         """The answer as it grows. The prompt is checked now, and computed when the first piece is asked for."""
@@ -93,8 +93,8 @@ class Clock:
 
 def finished(answer: Answer, timings: dict[str, float]) -> Result:
     usage = {"prompt_tokens": answer.prompt, "new_tokens": len(answer.chosen)}
-    reason = answer.finish_reason or "cancelled"
-    return Result(answer.text, tuple(answer.chosen), reason, usage, timings, answer.seed, tuple(answer.pieces))
+    pieces = tuple(answer.pieces) if any(piece.logprob is not None for piece in answer.pieces) else ()
+    return Result(answer.text, tuple(answer.chosen), answer.finish_reason, usage, timings, answer.seed, pieces)
 
 
 class Conversation:
@@ -112,7 +112,8 @@ class Conversation:
         """Forget everything."""
         with self._alone():
             self.messages: list[dict[str, Any]] = []
-            self._ids: list[int] = []
+            self._ids: list[int] = []  # all that was said, on both sides
+            self._held = 0  # how many of these the state holds: the last token that is chosen is never computed
             self._state: Any = None
 
     close = reset
@@ -120,7 +121,7 @@ class Conversation:
     @property
     def tokens(self) -> int:
         """How many the state holds."""
-        return len(self._ids)
+        return self._held
 
     @overload
     def generate(self, prompt: Prompt, *, stream: Literal[False] = False, **options: Any) -> Result: ...
@@ -139,14 +140,15 @@ class Conversation:
         """An independent copy, from here."""
         with self._alone():
             made = Conversation(self._writer)
-            made.messages, made._ids = [dict(message) for message in self.messages], list(self._ids)
+            made.messages = [dict(message) for message in self.messages]
+            made._ids, made._held = list(self._ids), self._held
             made._state = None if self._state is None else self._writer.session.fork(self._state)
             return made
 
     def save(self, path: str | Path) -> None:
         """The chat and its state, whole or not at all. Raises ResourceError where it cannot be written."""
         with self._alone():
-            told = {"made_for": self._writer.name, "messages": self.messages, "ids": self._ids}
+            told = {"made_for": self._writer.name, "messages": self.messages, "ids": self._ids, "held": self._held}
             arrays = {} if self._state is None else self._writer.session.save(self._state)
             buffer = io.BytesIO()
             np.savez(buffer, chat=np.frombuffer(json.dumps(told).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
@@ -163,14 +165,15 @@ class Conversation:
                     arrays = {name: kept[name] for name in kept.files}
                 told = json.loads(arrays.pop("chat").tobytes())
                 made_for, messages, ids = told["made_for"], list(told["messages"]), [int(id) for id in told["ids"]]
+                held = int(told["held"])
             except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
                 raise StateError(f"{path} holds no saved chat", hint="save it again", cause=str(error)) from error
             if made_for != self._writer.name:
                 raise StateError(f"{path} was saved by {made_for}", hint=f"this is {self._writer.name}")
             state = self._writer.session.load(arrays) if arrays else None
-            if (0 if state is None else int(state.lengths[0])) != len(ids):
+            if (0 if state is None else int(state.lengths[0])) != held or held > len(ids):
                 raise StateError(f"{path} holds another number of tokens than it says", hint="save it again")
-            self.messages, self._ids, self._state = messages, ids, state
+            self.messages, self._ids, self._held, self._state = messages, ids, held, state
 
     def __enter__(self) -> Conversation:
         return self
@@ -184,13 +187,15 @@ class Conversation:
             begun = time.perf_counter()
             chat, ids = self._asked(prompt)
             self._writer.ingest.check_room(len(ids))
-            answer = Answer(ids, self._trimmed(ids), self._writer.ingest, tokens.wish(self._writer.settings, options))
+            wish = tokens.wish(self._writer.settings, options)
+            answer = Answer(ids, self._trimmed(ids), self._writer.ingest, wish)
             clock, state = Clock(begun), self._state
-            self._state, self._ids = None, []  # used up, and lost if the engine fails
+            self._state, self._ids, self._held = None, [], 0  # used up, and lost if the engine fails
             with closing(decode(self._writer.session, [answer], state)) as steps:
                 for step in steps:
                     clock.step(step.choices)
-                    self._state, self._ids = step.state, [*ids, *answer.chosen[:-1]]
+                    self._state, self._ids, self._held = step.state, ids, len(ids)
+                    ids.append(step.choices[0].id)
                     yield answer.pieces[-1]
             if chat is not None:
                 self.messages = [*chat, {"role": "assistant", "content": answer.text}]
@@ -204,16 +209,16 @@ class Conversation:
         if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
             chat = [*self.messages, *(dict(message) for message in prompt if isinstance(message, Mapping))]
             return chat, ingest.chat(chat)
-        (new,) = ingest.encode([prompt])
+        (new,) = ingest.encode([prompt], begin=not self._ids)
         return None, [*self._ids, *new.ids]
 
     def _trimmed(self, ids: Sequence[int]) -> list[int]:
         """The state cut to what it shares with `ids`; what is left to compute, a token at least."""
-        held = np.asarray(self._ids[: len(ids) - 1], np.int64)
+        held = np.asarray(self._ids[: min(self._held, len(ids) - 1)], np.int64)
         differs = np.flatnonzero(held != np.asarray(ids[: len(held)], np.int64))
         shared = int(differs[0]) if len(differs) else len(held)
-        if self._state is not None and shared < len(self._ids):
-            self._state = self._writer.session.trim(self._state, [shared])
+        if self._state is not None and shared < self._held:
+            self._state, self._held = self._writer.session.trim(self._state, [shared]), shared
         return list(ids[shared:])
 
     @contextmanager

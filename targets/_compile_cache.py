@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -47,27 +48,20 @@ def compile_cached(
     """
     if (cache / REFUSED).exists():
         return core.compile_model(read(), device, options)
-    blob = cache / f"{_key(path, options)}.blob"
-    compiled = _imported(core, blob, device, options)
-    if compiled is not None:
-        if repeats(ask(compiled), cache / ANSWER):
-            return compiled
-        log.warning("OpenVINO's compile cache is wrong for %s; compiling without it from now on", path.name)
+    blob, answer = cache / f"{_key(path, options)}.blob", _answer(cache / ANSWER)
+    compiled = _imported(core, blob, device, options) if answer else None
+    if compiled is None:
+        compiled = core.compile_model(read(), device, options)
+        with _disk(cache):
+            _keep(compiled, ask, blob)
+        return compiled
+    if repeats(ask(compiled), answer):
+        return compiled
+    log.warning("OpenVINO's compile cache is wrong for %s; compiling without it from now on", path.name)
+    with _disk(cache):
         _clear(cache)
         (cache / REFUSED).touch()
-        return core.compile_model(read(), device, options)
-    compiled = core.compile_model(read(), device, options)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        _clear(cache)
-        with _whole(blob) as file:
-            _export(compiled, file)  # before weights are packed, which takes memory
-            with _whole(cache / ANSWER) as answer:
-                found: Any = ask(compiled)
-                np.savez(answer, **found)
-    except OSError as error:  # an unwritable or full disk
-        log.debug("nothing that is compiled can be kept in %s: %s", cache, error)
-    return compiled
+    return core.compile_model(read(), device, options)
 
 
 def ask(compiled: Any, graph: Graph) -> dict[str, Array]:
@@ -83,16 +77,22 @@ def ask(compiled: Any, graph: Graph) -> dict[str, Array]:
     return {port.name: request.get_tensor(port.name).data.astype(np.float32) for port in graph.outputs}
 
 
-def repeats(answer: dict[str, Array], file: Path) -> bool:
-    """Whether the answer is the one in `file`; a file that is missing or torn says no."""
+def repeats(found: dict[str, Array], kept: dict[str, Array]) -> bool:
+    """Whether an answer is the one that was kept."""
+    return found.keys() == kept.keys() and all(
+        array.shape == kept[name].shape
+        and np.abs(kept[name] - array).max() <= SAME * max(float(np.abs(kept[name]).max()), 1e-6)
+        for name, array in found.items()
+    )
+
+
+def _answer(file: Path) -> dict[str, Array]:
+    """What was kept; nothing of a file that is missing or torn."""
     try:
-        with np.load(file, allow_pickle=False) as kept:
-            return all(
-                np.abs(kept[name] - found).max() <= SAME * max(float(np.abs(kept[name]).max()), 1e-6)
-                for name, found in answer.items()
-            )
-    except (OSError, KeyError, ValueError):
-        return False
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as kept:
+            return {name: kept[name] for name in kept.files}
+    except (OSError, ValueError, EOFError, BadZipFile):
+        return {}
 
 
 def _imported(core: Any, blob: Path, device: str, options: dict[str, Any]) -> Any:
@@ -124,9 +124,28 @@ def _key(path: Path, options: dict[str, Any]) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
+def _keep(compiled: Any, ask: Ask, blob: Path) -> None:
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    _clear(blob.parent)
+    with _whole(blob) as file:
+        _export(compiled, file)  # before weights are packed, which takes memory
+        with _whole(blob.with_name(ANSWER)) as answer:
+            found: Any = ask(compiled)
+            np.savez(answer, **found)
+
+
 def _clear(cache: Path) -> None:
     for file in cache.iterdir():
         file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk(cache: Path) -> Iterator[None]:
+    """A folder that cannot be written to, or a disk that is full, is done without."""
+    try:
+        yield
+    except OSError as error:
+        log.debug("nothing that is compiled can be kept in %s: %s", cache, error)
 
 
 def _export(compiled: Any, file: IO[bytes]) -> None:

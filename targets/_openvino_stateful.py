@@ -23,8 +23,6 @@ log = logging.getLogger("edgekit")
 
 ORDER = "beam_idx"  # int32 (batch,): for each row of a step the row of the cache that it goes on with
 AXIS = 2  # of a cache (batch, heads, length, dim)
-
-
 _TABLE = "positions."  # and how many there are: a name of the input `position_ids`, since names survive being kept
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,15 @@ from cli_calls import Call, call
 import edgekit
 from edgekit import registry, zoo
 from edgekit.core import Result
-from edgekit.errors import InputError, ResourceError, SessionBusyError, StateError, UnsupportedError, UsageError
+from edgekit.errors import (
+    InputError,
+    ResourceError,
+    SessionBusyError,
+    StateError,
+    UnsupportedError,
+    UsageError,
+    VerificationError,
+)
 from edgekit.model import Model
 from edgekit.zoo.metrics import METRICS
 
@@ -303,3 +312,74 @@ def test_the_zoos_speaker_says_numbers_that_it_never_saw(
     with edgekit.load(made, target=target, precision=precision) as opened:
         said = [answer.text for answer in opened.run(test.inputs[:100])]
     assert METRICS[test.metric](test.expected[:100], said) >= 0.98
+
+
+def test_an_option_that_is_refused_leaves_a_session_as_it_was(model: Model) -> None:
+    chat = model.session()
+    first = chat.generate(HELLO, max_new_tokens=5)
+    with pytest.raises(UsageError, match="top_p is 9"):
+        chat.generate("something else", top_p=9)
+    second = chat.generate(MORE, max_new_tokens=5)
+    said = [*HELLO, {"role": "assistant", "content": first.text}, *MORE]
+    assert second.ids == model.generate(said, max_new_tokens=5).ids
+
+
+def test_ids_go_on_from_all_that_was_said(model: Model) -> None:
+    chat = model.session()
+    first = chat.generate([5, 6, 7], max_new_tokens=4)
+    second = chat.generate([8, 9], max_new_tokens=4)
+    assert second.ids == model.generate([5, 6, 7, *first.ids, 8, 9], max_new_tokens=4).ids
+
+
+def test_a_text_goes_on_without_another_beginning(exported: Callable[..., Path]) -> None:
+    made = exported("zoo:speaker", targets=HERE, precision=("fp32", "int8", "int4"))
+    with edgekit.load(made, target="cpu", precision="fp32") as opened, opened.session() as chat:
+        said = [chat.generate(f"{number} =").text for number in (347, 15, 900_001)]
+    assert said == ["three hundred forty-seven", "fifteen", "nine hundred thousand one"]
+
+
+def test_a_saved_chat_is_not_for_another_bundle_of_the_same_name(model: Model, folder: Path, tmp_path: Path) -> None:
+    chat = model.session()
+    chat.generate(HELLO, max_new_tokens=2)
+    chat.save(tmp_path / "chat.state")
+    made = tmp_path / "other.ek"
+    edgekit.export(str(folder), made, targets=[model.variant.target], precision="fp32", max_accuracy_loss=0.5)
+    with edgekit.load(made, threads=1) as other, pytest.raises(StateError, match="was saved by"):
+        other.session().load(tmp_path / "chat.state")
+    assert str(folder).encode() not in (tmp_path / "chat.state").read_bytes()
+
+
+def test_room_for_the_answer_is_there_from_the_start(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    start = model.engine.start
+    monkeypatch.setattr(model.engine, "start", lambda batch, capacity: asked.append(capacity) or start(batch, capacity))
+    model.generate([5, 6, 7], max_new_tokens=40)
+    model.generate([5] * 120, max_new_tokens=40)
+    assert asked == [42, 128]  # the last token that is chosen is never computed
+
+
+def test_pieces_of_a_result_are_kept_where_they_say_more(model: Model) -> None:
+    assert model.generate("a", max_new_tokens=2).pieces == ()
+    told = model.generate("a", max_new_tokens=2, logprobs=3).pieces
+    assert [len(piece.top) for piece in told] == [3, 3]
+
+
+def test_weights_that_are_no_numbers_are_refused_and_nothing_is_published(folder: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    bad = tmp_path / "bad"
+    shutil.copytree(folder, bad)
+    tensors = load_file(bad / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = np.nan
+    save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(VerificationError, match="up_proj"):
+        edgekit.export(str(bad), tmp_path / "bad.ek", targets=["cpu"])
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+def test_each_graph_is_built_once(folder: Path, tmp_path: Path) -> None:
+    said: list[tuple[str, str]] = []
+    edgekit.export(
+        str(folder), tmp_path / "chat.ek", targets=["cpu"], precision="fp32", progress=lambda *each: said.append(each)
+    )
+    assert sum("layer 1 of 2" in what for _, what in said) == 1

@@ -61,7 +61,7 @@ class Answer:
         self.chosen: list[int] = []
         self.pieces: list[Piece] = []
         self.finish_reason = ""
-        self._room = ingest.context - len(prompt)
+        self.most = min(wish.max_new_tokens, ingest.context - len(prompt) + 1)
         self._wish, self._chooser = wish, Chooser(wish.sampling, prompt, wish.ends, row=row)
         self._stream, self._held = ingest.stream(), ""
 
@@ -89,7 +89,7 @@ class Answer:
         """The text that is certain now: what may be the beginning of a stop string waits."""
         ended = id in self._wish.ends
         self._held += "" if ended else self._stream.push(id)
-        if not ended and len(self.chosen) < min(self._wish.max_new_tokens, self._room + 1):
+        if not ended and len(self.chosen) < self.most:
             return self._until_stop()
         self.finish_reason = "stop" if ended else "length"
         self._held += self._stream.end()

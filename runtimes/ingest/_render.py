@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -20,30 +19,75 @@ from edgekit.errors import InputError, TemplateError
 MARK = "\U000f5eed"  # private use: no tokenizer and no keyboard has it
 ROLES = ("system", "developer", "user", "assistant", "tool")
 HINT = "the template came with the model; export another revision of it, or give plain text"
-# transformers marks what the assistant says with these, for training; here they say nothing.
 STRING = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
-TAG = re.compile(r"\{[{%]((?:(?![%}]\}).)*)", re.DOTALL)
+TAG = re.compile(rf"\{{[{{%]((?:{STRING.pattern}|(?![%}}]\}}).)*)", re.DOTALL)  # a text in it may hold what ends tags
 LINK = re.compile(r"[-+~*/%.(\[|{]|\b(?:and|or|not|if|is|in)\b|[<>=]+")
 ELIF = re.compile(r"\belif\b|\belse\s+if\b")
+# transformers marks what the assistant says with these, for training; here they say nothing.
 GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 
-@dataclass(frozen=True, eq=False)
+class Words:
+    """The words that a tokenizer reads as control tokens. A mark in such a word takes that from it."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        known = [word for word in words if word]
+        self._any = _any_of(known)
+        self._broken = _any_of([word[0] + MARK + word[1:] for word in known])
+        self._starts = frozenset(word[:at] for word in known for at in range(1, len(word)))
+        self._ends = frozenset(word[at:] for word in known for at in range(1, len(word)))
+        self._longest = max(map(len, known), default=0)
+
+    def broken(self, text: str) -> str:
+        """The text with a mark in each of these words, and no other marks."""
+        return self._any.sub(lambda found: found[0][0] + MARK + found[0][1:], text.replace(MARK, ""))
+
+    def split(self, text: str) -> list[tuple[str, bool]]:
+        """What lies between broken words (True), and these words, whole again (False), in order.
+
+        A mark that a template tore from its word ends a part, so that nothing becomes a control token by its going
+        away.
+        """
+        if MARK not in text:
+            return [(text, True)]
+        parts, end = [], 0
+        for found in self._broken.finditer(text):
+            parts += [(part, True) for part in text[end : found.start()].split(MARK)]
+            parts.append((found[0].replace(MARK, ""), False))
+            end = found.end()
+        parts += [(part, True) for part in text[end:].split(MARK)]
+        return [part for part in parts if part[0]]
+
+    def count(self, text: str) -> int:
+        return len(self._any.findall(text))
+
+    def may_complete(self, text: str) -> bool:
+        """Whether the text begins with the end of a word, or ends with a beginning."""
+        sizes = range(1, min(self._longest, len(text) + 1))
+        return any(text[:size] in self._ends or text[-size:] in self._starts for size in sizes)
+
+
 class Template:
-    """`source` is Jinja, `tokens` are names that it may use (`bos_token`). `controls`: the special tokens' words;
-    `words`: those of tokens that are not special but not text either (`</think>`, `<tool_call>`)."""
+    """A chat template.
 
-    source: str
-    tokens: Mapping[str, str] = field(default_factory=dict)
-    controls: Sequence[str] = ()
-    words: Sequence[str] = ()
+    `source` is Jinja, `tokens` are names that it may use (`bos_token`). `controls`: the special tokens' words; `words`:
+    those of tokens that are not special but not text either (`</think>`, `<tool_call>`).
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        source: str,
+        tokens: Mapping[str, str] | None = None,
+        controls: Sequence[str] = (),
+        words: Sequence[str] = (),
+    ) -> None:
         """Raises TemplateError for a template that is too large or that cannot be read."""
-        if len(self.source.encode(errors="replace")) > limits.TEMPLATE_BYTES:
+        if len(source.encode(errors="replace")) > limits.TEMPLATE_BYTES:
             raise TemplateError(f"the chat template is larger than {limits.TEMPLATE_BYTES} bytes", hint=HINT)
-        _refuse_deep(self.source)
-        _run(lambda environment: environment.add_template("chat", _readable(self.source)))
+        _refuse_deep(source)
+        self._source, self._tokens = _readable(source), dict(tokens or {})
+        self._controls, self._all = Words(controls), Words((*controls, *words))
+        _run(lambda environment: environment.add_template("chat", self._source))
 
     def parts(self, messages: Sequence[Mapping[str, Any]], **names: Any) -> list[tuple[str, bool]]:
         """The chat as text, in parts: True where special tokens are special, False where they are words of a message.
@@ -56,50 +100,28 @@ class Template:
             raise InputError("a chat without a message", hint="give one: {'role': 'user', 'content': …}")
         text = self.render([self._broken(message) for message in checked], **names)
         self._refuse_made(text, checked, names)
-        return split(text, (*self.controls, *self.words))
+        return self._all.split(text)
 
     def _broken(self, message: Mapping[str, Any]) -> Any:
         """What the assistant said may hold its own words (`</think>`), which templates look for."""
-        words = self.controls if message["role"] == "assistant" else (*self.controls, *self.words)
-        return _each_text(message, lambda text: broken(text, words))
+        words = self._controls if message["role"] == "assistant" else self._all
+        return _each_text(message, words.broken)
 
     def render(self, messages: Sequence[Any], **names: Any) -> str:
         """The template's text. Raises TemplateError where it fails, takes too long or says too much."""
-        given = {"messages": messages, **self.tokens, **names}
-        text: str = _run(lambda environment: environment.render_str(_readable(self.source), **given))
+        given = {"messages": messages, **self._tokens, **names}
+        text: str = _run(lambda environment: environment.render_str(self._source, **given))
         if len(text) > limits.TEMPLATE_OUTPUT:
             raise TemplateError(f"the chat template wrote more than {limits.TEMPLATE_OUTPUT} characters", hint=HINT)
         return text
 
     def _refuse_made(self, text: str, messages: Sequence[Any], names: Mapping[str, Any]) -> None:
         """A message may hold the rest of a word that the template begins; harmless messages show what is its own."""
-        if not any(_may_complete(part, word) for part in _texts(messages) for word in self.controls):
+        if not any(self._controls.may_complete(part) for part in _texts(messages)):
             return
         harmless = self.render(_each_text(messages, lambda text: re.sub(r"\S", "x", text)), **names)
-        controls = _any_of(self.controls)
-        if len(controls.findall(text)) > len(controls.findall(harmless)):
+        if self._controls.count(text) > self._controls.count(harmless):
             raise InputError("a message would become a control token", hint="change its first or last characters")
-
-
-def broken(text: str, controls: Sequence[str]) -> str:
-    """The text with a mark in each word that is a control token's, and no other marks."""
-    return _any_of(controls).sub(lambda found: found[0][0] + MARK + found[0][1:], text.replace(MARK, ""))
-
-
-def split(text: str, controls: Sequence[str]) -> list[tuple[str, bool]]:
-    """What lies between broken words (True), and these words, whole again (False), in order.
-
-    A mark that a template tore from its word ends a part, so that nothing becomes a control token by its going away.
-    """
-    if MARK not in text:
-        return [(text, True)]
-    parts, end = [], 0
-    for found in _any_of([word[0] + MARK + word[1:] for word in controls]).finditer(text):
-        parts += [(part, True) for part in text[end : found.start()].split(MARK)]
-        parts.append((found[0].replace(MARK, ""), False))
-        end = found.end()
-    parts += [(part, True) for part in text[end:].split(MARK)]
-    return [part for part in parts if part[0]]
 
 
 def _run(work: Callable[[Any], Any]) -> Any:
@@ -135,12 +157,7 @@ def _readable(source: str) -> str:
 
 def _any_of(words: Sequence[str]) -> re.Pattern[str]:
     """The longest of them first; of none, what nothing matches."""
-    return re.compile("|".join(map(re.escape, sorted(filter(None, words), key=len, reverse=True))) or r"(?!)")
-
-
-def _may_complete(text: str, word: str) -> bool:
-    """Whether the text begins with an end of the word, or ends with a beginning of it."""
-    return any(text.startswith(word[at:]) or text.endswith(word[:at]) for at in range(1, len(word)))
+    return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or r"(?!)")
 
 
 def _checked(number: int, message: object) -> dict[str, Any]:

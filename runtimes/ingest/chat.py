@@ -15,7 +15,7 @@ from typing import Any
 from edgekit.errors import BundleError, InputError
 
 from . import text
-from ._render import Template, broken, split
+from ._render import Template, Words
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 HINT = "shorten it: a prompt is never cut"
@@ -38,8 +38,8 @@ class Chat:
     tokenizer: Any = field(repr=False)
     context: int
     vocabulary: int
-    template: Template | None = None
-    controls: tuple[str, ...] = ()
+    template: Template | None
+    words: Words
 
     def encode(
         self,
@@ -49,12 +49,14 @@ class Chat:
         prompt: str | None = None,
         offsets: bool = False,
         first: int = 0,
+        begin: bool = True,
     ) -> list[Encoded]:
-        """Prompts as tokens. `truncate` cuts samples that are measured, and nothing else.
+        """Prompts as tokens. `truncate` cuts samples that are measured, and nothing else. `begin`: a text has what the
+        tokenizer puts before it (`<s>`), which it has not where it goes on from another.
 
         Raises InputError for what is no prompt, and for one that does not fit into the context.
         """
-        return [self._encode(item, number, truncate) for number, item in enumerate(items, first)]
+        return [self._encode(item, number, truncate, begin) for number, item in enumerate(items, first)]
 
     def chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True, **names: Any) -> list[int]:
         """A chat's tokens, with the beginning of the assistant's turn if it is to `answer`.
@@ -74,10 +76,10 @@ class Chat:
         """Special tokens say nothing. Raises TokenizerError."""
         return str(text.guarded("the tokenizer cannot decode these ids", lambda: self.tokenizer.decode(list(ids))))
 
-    def _encode(self, item: Prompt, number: int, truncate: bool) -> Encoded:
+    def _encode(self, item: Prompt, number: int, truncate: bool, begin: bool) -> Encoded:
         if isinstance(item, str):
             text.check(item, number)
-            ids = self._ids(split(broken(item, self.controls), self.controls), begin=True)
+            ids = self._ids(self.words.split(self.words.broken(item)), begin=begin)
         elif item and all(isinstance(part, Mapping) for part in item):
             ids = self.chat([part for part in item if isinstance(part, Mapping)])
         elif all(type(part) is int for part in item):
@@ -165,7 +167,7 @@ def open(folder: Path, settings: Mapping[str, Any], *, threads: int | None = Non
     words = tuple(token.content for token in added if not token.special and _looks_like_markup(token.content))
     source = settings.get("chat_template")
     template = Template(source, settings.get("special_tokens") or {}, controls, words) if source else None
-    return Chat(tokenizer, context, vocabulary, template, (*controls, *words))
+    return Chat(tokenizer, context, vocabulary, template, Words((*controls, *words)))
 
 
 def _looks_like_markup(word: str) -> bool:

@@ -23,6 +23,7 @@ class Row(Protocol):
     """What the loop asks about one prompt."""
 
     ids: Sequence[int]  # of the prompt, or of what is new since the state was filled
+    most: int  # tokens that may be chosen for it
 
     def choose(self, logits: Array) -> Choice:
         """The next token for logits (vocabulary,)."""
@@ -47,7 +48,8 @@ def decode(session: DecoderSession, rows: Sequence[Row], state: Any = None) -> G
     """
     alive = list(range(len(rows)))
     longest = max(len(row.ids) for row in rows)
-    state = session.start(len(rows), longest) if state is None else state
+    if state is None:  # the last token that is chosen is never computed
+        state = session.start(len(rows), max(len(row.ids) + row.most - 1 for row in rows))
     # Prompts end together, each in as many chunks as the longest needs; one that is too short for that is answered
     # while the others are read. So no run is wider than a chunk, whatever the lengths.
     chunks = -(-longest // session.chunk_tokens)

@@ -22,7 +22,7 @@ class Greedy:
     """A row that takes the likeliest token, so many times, or up to one of the ends."""
 
     def __init__(self, ids: Sequence[int], count: int = NEW, ends: Sequence[int] = ()) -> None:
-        self.ids, self.count, self.stops = ids, count, ends
+        self.ids, self.most, self.stops = ids, count, ends
         self.chosen: list[int] = []
         self._chooser = Chooser(Sampling())
 
@@ -32,7 +32,7 @@ class Greedy:
         return choice
 
     def ends(self, choice: Choice) -> bool:
-        return len(self.chosen) >= self.count or choice.id in self.stops
+        return len(self.chosen) >= self.most or choice.id in self.stops
 
 
 @pytest.fixture(scope="module", params=["llama", "mistral", "gemma3_text"])
@@ -81,7 +81,7 @@ def test_a_batch_of_unequal_prompts_is_each_by_itself(session: PortableSession, 
     ids = prompts([3, 17, 1, 9])
     rows = [Greedy(each, count) for each, count in zip(ids, (NEW, 2, 7, 1))]
     answers(session, rows)
-    assert [row.chosen for row in rows] == [expected(each, row.count) for each, row in zip(ids, rows)]
+    assert [row.chosen for row in rows] == [expected(each, row.most) for each, row in zip(ids, rows)]
 
 
 def test_rows_that_have_ended_leave_the_batch(session: PortableSession) -> None:
