@@ -54,9 +54,7 @@ def cli() -> None:
 @click.option(
     "--precision", multiple=True, **one_of("precision", (*PRECISIONS, "auto")), help="Repeat for more.  [auto]"
 )
-@click.option(
-    "--method", metavar="METHOD", help="How to quantize: dynamic, rtn.  [what the precision needs]"
-)
+@click.option("--method", metavar="METHOD", help="How to quantize: dynamic, rtn.  [what the precision needs]")
 @click.option("--group-size", type=COUNT, metavar="N", help="How many weights share a scale.")
 @click.option(
     "--engine-option",

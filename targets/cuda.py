@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core import Availability, Graph, Recipe, Session, check_options
-from edgekit.errors import DeviceError
+from edgekit.errors import DeviceError, UnsupportedError
 
+from ._decoder_graph import is_decoder
 from ._onnxruntime import OnnxRuntimeSession
 
 if TYPE_CHECKING:
@@ -41,7 +42,12 @@ def probe() -> Availability:
 
 
 def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
-    """The portable graph: int8 weights are unpacked by the GPU as it runs, and it computes in float32."""
+    """The portable graph: int8 weights are unpacked by the GPU as it runs, and it computes in float32.
+
+    Raises UnsupportedError for a decoder: its cache would have to stay on the device.
+    """
+    if is_decoder(model):
+        raise UnsupportedError("language models do not run on cuda yet", hint="export for cpu or openvino")
     return model
 
 

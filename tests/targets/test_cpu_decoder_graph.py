@@ -238,3 +238,8 @@ def test_blocks_that_no_kernel_knows_are_left(tmp_path: Path) -> None:
     model, _ = head(tmp_path, TensorProto.INT8, 8, outside=False)
     transposed_tables(model)
     assert ops(model) == {"DequantizeLinear": 1, "Transpose": 1, "MatMul": 1}
+
+
+def test_cuda_says_that_it_has_no_decoders_yet(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="do not run on cuda yet"):
+        registry.find("targets", "cuda").compile(graph.load(tmp_path / write(tmp_path, Shape()).path), Recipe())

@@ -1,0 +1,52 @@
+"""How well the zoo's models do on texts that they never saw, in every precision on every target of this machine.
+
+    python tests/benchmarks/zoo_accuracy.py [MODEL]...
+
+Exports each model for each of its tasks, asks every variant all held-out texts, and prints the task's own metric.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from _harness import table
+
+import edgekit
+from edgekit import registry, source, zoo
+from edgekit.answers import ANSWER
+
+
+def rows(name: str, task: str, folder: Path) -> list[list[str]]:
+    """A row a variant: what the recipe measured in torch, and what the bundle does."""
+    test = zoo.heldout(name, task)
+    samples = folder / "samples.txt"
+    samples.write_text("\n".join(test.calibration), encoding="utf-8")
+    made_from = source.resolve(f"zoo:{name}")
+    built = hasattr(registry.find("exporters", made_from.arch).EXPORTER, "build")
+    precisions = ("fp32", "int8", "int4") if built else ("fp32", "int8")
+    bundle = edgekit.export(
+        f"zoo:{name}", folder / f"{name}-{task}.ek", task=task, precision=precisions, calibration=samples
+    )
+    found = []
+    for variant in bundle.variants:
+        with edgekit.load(bundle.folder, target=variant.target, precision=variant.recipe.name) as model:
+            score = zoo.score(test, ANSWER[task](model, test.inputs))
+        found.append([f"zoo:{name}", task, variant.name, test.metric, str(len(test.inputs)), f"{score:.4f}"])
+    return found
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = [
+            row
+            for name in sys.argv[1:] or zoo.names()
+            for task in zoo.tasks(name)
+            for row in rows(name, task, Path(folder))
+        ]
+    print(table(["model", "task", "variant", "metric", "texts", "held out"], found))
+
+
+if __name__ == "__main__":
+    main()
