@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgekit.core import Graph, Port
-from edgekit.errors import BundleError, EdgeKitError, InputError, ResourceError, SessionBusyError, StateError
+from edgekit.errors import BundleError, EdgeKitError, InputError, ResourceError, StateError
 
 from ._decoder_feeds import CHUNK, step_of, together
 from ._decoder_graph import LENGTHS, POSITIONS, TOTAL
+from ._decoder_states import alone, check_rows, check_saved, check_start, check_trim
 from ._onnxruntime import OnnxRuntimeSession
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class DecoderSession(OnnxRuntimeSession):
         state = self.start(len(ids), int(counts.max())) if states is None else self._own(states)
         if len(ids) != len(state.lengths):
             raise InputError(f"input_ids has {len(ids)} rows, and the state holds {len(state.lengths)}")
-        with alone(state):
+        with alone(state.busy):
             after = state.lengths + counts
             if after.max() > state.capacity:
                 self._resize(state, max(int(after.max()), state.capacity + state.capacity // 2))
@@ -137,8 +138,7 @@ class DecoderSession(OnnxRuntimeSession):
     def start(self, batch: int, capacity: int) -> Cache:
         """An empty state with room for `capacity` tokens in each of `batch` rows. Raises ResourceError, StateError."""
         self._life.check()
-        if batch < 1 or capacity < 0:
-            raise StateError(f"a state for {batch} rows of {capacity} tokens", hint="at least one row is needed")
+        check_start(batch, capacity)
         return self._empty(batch, capacity)
 
     def fork(self, state: Cache) -> Cache:
@@ -147,10 +147,8 @@ class DecoderSession(OnnxRuntimeSession):
 
     def rows(self, state: Cache, rows: Sequence[int]) -> Cache:
         """A copy with these rows only, in this order; a row may come twice. Raises StateError for one not there."""
-        have = len(self._own(state).lengths)
-        if not len(rows) or any(not 0 <= row < have for row in rows):
-            raise StateError(f"rows {list(rows)} of a state that has {have}", hint="count from 0; take at least one")
-        with alone(state):
+        check_rows(rows, len(self._own(state).lengths))
+        with alone(state.busy):
             found = self._empty(len(rows), state.capacity)
             found.lengths = state.lengths[list(rows)]
             for name, buffer in state.buffers.items():
@@ -159,19 +157,13 @@ class DecoderSession(OnnxRuntimeSession):
 
     def trim(self, state: Cache, lengths: Sequence[int]) -> Cache:
         """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds."""
-        wanted = np.asarray(lengths, np.int64)
-        with alone(self._own(state)):
-            if wanted.shape != state.lengths.shape or (wanted < 0).any() or (wanted > state.lengths).any():
-                raise StateError(
-                    f"rows of {state.lengths.tolist()} tokens cannot be cut to {wanted.tolist()}",
-                    hint="give one length a row, from 0 to what the row holds",
-                )
-            state.lengths = wanted.copy()
+        with alone(self._own(state).busy):
+            state.lengths = check_trim(lengths, state.lengths)
         return state
 
     def save(self, state: Cache) -> dict[str, Array]:
         """What `load` takes: `lengths`, and each cache cut to the longest row, with zeros behind shorter ones."""
-        with alone(self._own(state)):
+        with alone(self._own(state).busy):
             longest = int(state.lengths.max())
             saved = {name: self._memory.read(buffer, longest) for name, buffer in state.buffers.items()}
             for array in saved.values():
@@ -181,19 +173,9 @@ class DecoderSession(OnnxRuntimeSession):
 
     def load(self, arrays: Arrays) -> Cache:
         """A state that `save` wrote. Raises StateError if it is not one of this graph, ResourceError."""
-        lengths = arrays.get("lengths")
-        if lengths is None or lengths.dtype != np.int64 or lengths.ndim != 1 or not len(lengths):
-            raise _not_ours("it has no lengths, int64 (batch,)")
-        if (lengths < 0).any() or arrays.keys() - {"lengths"} != self._caches.keys():
-            raise _not_ours("it holds other caches")
-        longest = int(lengths.max())
-        for name, (_, port) in self._caches.items():
-            shape = self._shape(port, len(lengths), longest)
-            if arrays[name].shape != shape or arrays[name].dtype.name != port.dtype:
-                found = f"{arrays[name].dtype.name} {list(arrays[name].shape)}"
-                raise _not_ours(f"{name} is {found}, not {port.dtype} {list(shape)}")
+        lengths = check_saved(arrays, {name: port for name, (_, port) in self._caches.items()})
         self._life.check()
-        state = self._empty(len(lengths), longest)
+        state = self._empty(len(lengths), int(lengths.max()))
         for name, buffer in state.buffers.items():
             self._memory.write(arrays[name], buffer)
         state.lengths = lengths.copy()
@@ -282,17 +264,6 @@ class DecoderSession(OnnxRuntimeSession):
 
 
 @contextmanager
-def alone(state: Cache) -> Iterator[None]:
-    """Raises SessionBusyError if another thread is at this state."""
-    if not state.busy.acquire(blocking=False):
-        raise SessionBusyError("two threads use one state", hint="fork the state, or take turns")
-    try:
-        yield
-    finally:
-        state.busy.release()
-
-
-@contextmanager
 def binding_errors(what: str) -> Iterator[None]:
     """With bound inputs ONNX Runtime raises RuntimeError for everything; only the text tells what it was."""
     try:
@@ -308,7 +279,3 @@ def _by_text(what: str, text: str) -> EdgeKitError:
     if "alloc" in text.lower() or "out of memory" in text.lower():
         return ResourceError(f"{what}: out of memory", hint="use fewer rows, or a shorter context", cause=text)
     return BundleError(what, hint="run `edgekit verify` on the bundle", cause=text)
-
-
-def _not_ours(why: str) -> StateError:
-    return StateError(f"this is no saved state of this graph: {why}", hint="load it into the model that saved it")

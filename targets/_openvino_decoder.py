@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.core import Graph, Life
-from edgekit.errors import InputError, SessionBusyError, StateError
+from edgekit.errors import InputError, StateError
 
 from ._decoder_feeds import step_of
+from ._decoder_states import alone, check_rows, check_saved, check_start, check_trim
 from ._openvino_engine import engine_errors, new_request, placement
 from ._openvino_stateful import ORDER, positions, variables
 
@@ -84,7 +85,7 @@ class DecoderSession:
         if len(ids) != len(state.order):
             raise InputError(f"input_ids has {len(ids)} rows, and the state holds {len(state.order)}")
         self._check_range(ids, state.lengths + counts)
-        with alone(state):
+        with usable(state):
             self._compact(state)
             new = np.arange(ids.shape[1])
             there = np.concatenate([state.there, new < counts[:, None]], axis=1)
@@ -103,13 +104,12 @@ class DecoderSession:
     def start(self, batch: int, capacity: int) -> Cache:
         """An empty state of `batch` rows. OpenVINO makes room by itself: `capacity` tells it nothing."""
         self._life.check()
-        if batch < 1 or capacity < 0:
-            raise StateError(f"a state for {batch} rows of {capacity} tokens", hint="at least one row is needed")
+        check_start(batch, capacity)
         return self._state(np.zeros(batch, np.int64))
 
     def fork(self, state: Cache) -> Cache:
         """A copy that goes its own way."""
-        with alone(self._own(state)):
+        with usable(self._own(state)):
             made = self._state(state.lengths)
             self._fill(made.request, self._tokens(state, state.request))
         return made
@@ -119,45 +119,27 @@ class DecoderSession:
 
         Raises StateError for a row that is not there.
         """
-        with alone(self._own(state)):
-            have = len(state.order)
-            if not len(rows) or any(not 0 <= row < have for row in rows):
-                raise StateError(
-                    f"rows {list(rows)} of a state that has {have}", hint="count from 0; take at least one"
-                )
+        with usable(self._own(state)):
+            check_rows(rows, len(state.order))
             request, state.request = state.request, None
             return Cache(self, request, state.there[list(rows)], state.order[list(rows)])
 
     def trim(self, state: Cache, lengths: Sequence[int]) -> Cache:
         """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds."""
-        wanted = np.asarray(lengths, np.int64)
-        with alone(self._own(state)):
-            if wanted.shape != state.order.shape or (wanted < 0).any() or (wanted > state.lengths).any():
-                raise StateError(
-                    f"rows of {state.lengths.tolist()} tokens cannot be cut to {wanted.tolist()}",
-                    hint="give one length a row, from 0 to what the row holds",
-                )
+        with usable(self._own(state)):
+            wanted = check_trim(lengths, state.lengths)
             state.there &= np.cumsum(state.there, axis=1) <= wanted[:, None]
         return state
 
     def save(self, state: Cache) -> dict[str, Array]:
         """What `load` takes: `lengths`, and each cache cut to the longest row, with zeros behind shorter ones."""
-        with alone(self._own(state)):
+        with usable(self._own(state)):
             return {"lengths": state.lengths, **dict(self._tokens(state, state.request))}
 
     def load(self, arrays: Arrays) -> Cache:
         """A state that `save` wrote, here or on another target. Raises StateError if it is not one of this graph."""
         self._life.check()
-        lengths = arrays.get("lengths")
-        if lengths is None or lengths.dtype != np.int64 or lengths.ndim != 1 or not len(lengths):
-            raise _not_ours("it has no lengths, int64 (batch,)")
-        if (lengths < 0).any() or arrays.keys() - {"lengths"} != self._variables.keys():
-            raise _not_ours("it holds other caches")
-        for name, port in self._ports.items():
-            shape = (len(lengths), port.shape[1], int(lengths.max()), port.shape[3])
-            if arrays[name].shape != shape or arrays[name].dtype.name != port.dtype:
-                found = f"{arrays[name].dtype.name} {list(arrays[name].shape)}"
-                raise _not_ours(f"{name} is {found}, not {port.dtype} {list(shape)}")
+        lengths = check_saved(arrays, self._ports)
         state = self._state(lengths)
         self._fill(state.request, ((name, arrays[name]) for name in self._variables))
         return state
@@ -264,19 +246,15 @@ def infer(request: Any, feeds: dict[str, Any], tokens: int) -> None:
 
 
 @contextmanager
-def alone(state: Cache) -> Iterator[None]:
+def usable(state: Cache) -> Iterator[None]:
     """Raises SessionBusyError if another thread is at this state, StateError if it cannot be used any more."""
-    if not state.busy.acquire(blocking=False):
-        raise SessionBusyError("two threads use one state", hint="fork the state, or take turns")
-    try:
+    with alone(state.busy):
         if state.request is None:
             raise StateError(
                 "this state was used up by rows(), or spoiled by a run that failed",
                 hint="use what rows() returned; fork a state to keep it",
             )
         yield
-    finally:
-        state.busy.release()
 
 
 @contextmanager
@@ -285,7 +263,3 @@ def changing(state: Cache) -> Iterator[Any]:
     request, state.request = state.request, None
     yield request
     state.request = request
-
-
-def _not_ours(why: str) -> StateError:
-    return StateError(f"this is no saved state of this graph: {why}", hint="load it into the model that saved it")

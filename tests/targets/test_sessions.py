@@ -203,6 +203,23 @@ def test_openvino_keeps_what_it_compiled_and_survives_damage_to_it(folder: Path,
     session.close()
 
 
+@pytest.mark.skipif("openvino" not in HERE, reason="OpenVINO is not installed")
+@pytest.mark.parametrize("damage", [b"", b"PK torn", None], ids=["empty", "torn", "missing"])
+def test_a_torn_answer_is_asked_for_again(folder: Path, tmp_path: Path, damage: bytes | None) -> None:
+    from edgekit.targets._compile_cache import ANSWER, REFUSED
+
+    module, cache = registry.find("targets", "openvino"), tmp_path / "compiled"
+    module.open(folder, GRAPH, Recipe(), threads=1, cache=cache).close()
+    (answer,) = cache.rglob(ANSWER)
+    whole = answer.read_bytes()
+    answer.unlink()
+    if damage is not None:
+        answer.write_bytes(damage)
+    module.open(folder, GRAPH, Recipe(), threads=1, cache=cache).close()
+    assert answer.read_bytes() == whole
+    assert not list(cache.rglob(REFUSED))
+
+
 @pytest.fixture
 def rotary(tmp_path: Path) -> Path:
     """A graph of the kind that OpenVINO's cache was seen to spoil: hidden states turned by their position."""
