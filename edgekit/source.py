@@ -148,7 +148,8 @@ def _checked(
         log.info("config.json: ignored %s", ", ".join(removed))
     files = names if names is not None else [entry.name for entry in path.parent.iterdir()]
     hfconfig.refuse_remote_code(config, removed, files, trust)
-    return Source(model, architecture(config), path.parent, revision, config, random)
+    # Absolute: an export's workers run in a folder of their own.
+    return Source(model, architecture(config), path.parent.absolute(), revision, config, random)
 
 
 def _require_config(names: list[str], model: str) -> None:

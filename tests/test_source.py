@@ -63,6 +63,14 @@ def test_a_folder(tmp_path: Path) -> None:
     assert (found.revision, found.config, found.random) == ("", CONFIG, False)
 
 
+def test_a_folder_below_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export's workers run in a folder of their own, and must find it too."""
+    model(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert source.resolve("mine").folder == tmp_path / "mine"
+    assert source.resolve("random:mine/config.json").folder == tmp_path / "mine"
+
+
 def test_a_folder_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = model(tmp_path / "tiny")
