@@ -5,15 +5,15 @@ Runs in a worker process, as graph surgery on a hostile or huge model may crash 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edgekit import device, graph, quantize, registry
-from edgekit.core import Recipe, Source, State
+from edgekit.core import Graph, Recipe, Source, State
 from edgekit.quantize import smooth
 from edgekit.quantize.gate import read_batches
 
@@ -34,24 +34,45 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, 
     proven = {axis: tuple(lengths) for axis, lengths in payload.get("proven", {}).items()}
     recipes = [msgspec.convert(recipe, Recipe) for _, recipe in payload["variants"]]
     make = traced(payload, recipes) if "traced" in payload else built(payload, say)
-    models: dict[str, Any] = {}
-    states: dict[str, tuple[State, ...]] = {}
+    forms: dict[str, Form] = {}
     paths: list[str] = []
     for (target, _), recipe in zip(payload["variants"], recipes, strict=True):
         say(f"{target}: {recipe.name}")
-        portable, kept = make(recipe)
+        portable, states = make(recipe)
         before = graph.fingerprint(portable)
-        compiled = registry.find("targets", target).compile(portable, recipe)
-        after = graph.fingerprint(compiled)
-        stem = "model" if recipe.method == "none" else f"model-{recipe.name}"
-        path = f"{stem}.onnx" if before == after else f"{stem}-{target}.onnx"
-        models.setdefault(path, compiled)
-        states[path] = kept
+        module = registry.find("targets", target)
+        compiled = module.compile(portable, recipe)
+        own = "" if before == graph.fingerprint(compiled) else f"-{target}"
+        plain = recipe.method == "none" and (not own or recipe.weights == "fp32")
+        path = f"model{own}.onnx" if plain else f"model-{recipe.name}{own}.onnx"
+        if path not in forms:
+            forms[path] = Form(compiled, states, module.prompt(compiled) if hasattr(module, "prompt") else None)
         paths.append(path)
     say("packing weights")
-    graph.pack(models, folder)
-    graphs = {path: graph.describe(model, "model", path, proven, states[path]) for path, model in models.items()}
-    return [msgspec.to_builtins(graphs[path]) for path in paths]
+    graph.pack({path: model for name, form in forms.items() for path, model in form.files(name)}, folder)
+    return [msgspec.to_builtins(forms[path].describe(path, proven)) for path in paths]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A compiled graph, and the other form that its target reads prompts with, where it has one."""
+
+    model: ir.Model
+    states: tuple[State, ...]
+    prompt: ir.Model | None
+
+    def files(self, path: str) -> Iterator[tuple[str, ir.Model]]:
+        yield path, self.model
+        if self.prompt is not None:
+            yield _of_prompt(path), self.prompt
+
+    def describe(self, path: str, proven: dict[str, tuple[int, ...]]) -> Graph:
+        prompt = self.prompt and graph.describe(self.prompt, "prompt", _of_prompt(path), {})
+        return replace(graph.describe(self.model, "model", path, proven, self.states), prompt=prompt)
+
+
+def _of_prompt(path: str) -> str:
+    return f"{path.removesuffix('.onnx')}-prompt.onnx"
 
 
 def traced(payload: dict[str, Any], recipes: list[Recipe]) -> Callable[[Recipe], Portable]:
@@ -71,7 +92,7 @@ def built(payload: dict[str, Any], say: Callable[[str], None]) -> Callable[[Reci
     `payload["built"]`: the states of those that lie in the scratch folder already.
     """
     source = Source(**payload["source"] | {"folder": Path(payload["source"]["folder"])})
-    exporter, scratch = registry.find("exporters", source.arch).EXPORTER, Path(payload["scratch"])
+    exporter, scratch = registry.exporter(source.arch), Path(payload["scratch"])
     states = msgspec.convert(payload.get("built", {}), dict[str, tuple[State, ...]])
 
     def make(recipe: Recipe) -> Portable:

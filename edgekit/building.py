@@ -2,7 +2,7 @@
 
 Knows no architecture; the exporter writes the graph. The reference is the same graph in float32, run as it is, before
 any target's form of it; that the exporter computes what transformers does is proved by its tests, for every
-architecture, as the workbench of a user may have no torch.
+architecture, as the workbench of a user may have no torch. Where the exporter traces, the proof is made here.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from edgekit import device, registry
+from edgekit import device, graph, registry
 from edgekit.core import Graph, Recipe, Source
+from edgekit.errors import UnsupportedError, VerificationError
+from edgekit.quantize.gate import prove
 
 if TYPE_CHECKING:
     from edgekit.core import Array, Bundle
@@ -35,13 +37,15 @@ def prepare(bench: Workbench, bundle: Bundle, items: list[Any]) -> Reference:
     ingest = registry.find("ingest", bundle.ingest).open(bench.work, bundle.settings)
     tokens = [np.asarray(one.ids, np.int64) for one in ingest.encode(items, truncate=True)]
     build = {"source": bench.source(), "scratch": str(scratch)}
-    if bundle.source.random:
+    traced = bench.plan.traced
+    if bundle.source.random and not traced:
         return Reference([], tokens, 0, build, {})
     order = build | {
         "tokens": [ids.tolist() for ids in tokens],
         "head": bundle.head,
         "settings": bundle.settings,
         "answers": str(scratch / "reference.npz"),
+        "prove": sorted({choice.target for choice in bench.plan.choices}) if traced else [],
     }
     made = bench.run("edgekit.building:work", "reference", order)
     answers = read_arrays(scratch / "reference.npz", ["reference"], len(items))["reference"]
@@ -53,9 +57,11 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     from edgekit.verify import write_arrays
 
     source = Source(**payload["source"] | {"folder": Path(payload["source"]["folder"])})
-    exporter, head = registry.find("exporters", source.arch).EXPORTER, registry.find("heads", payload["head"])
+    exporter, head = registry.exporter(source.arch), registry.find("heads", payload["head"])
     file = Path(payload["scratch"]) / "fp32.onnx"
     built = exporter.build(source, Recipe(), file, say)
+    if payload["prove"]:
+        hold_against_torch(file, built, payload["prove"], say)
     # Mapped and not packed: the float32 weights of a large model need not fit into memory.
     options = {"session.disable_prepacking": "1"}
     session = registry.find("targets", "cpu").open(
@@ -72,6 +78,36 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     write_arrays(Path(payload["answers"]), {"reference": found})
     size = sum(path.stat().st_size for path in file.parent.glob("fp32.*"))
     return {"bytes": size, "states": msgspec.to_builtins(built.states)}
+
+
+def hold_against_torch(file: Path, built: Graph, targets: Sequence[str], say: Callable[[str], None]) -> None:
+    """Run the traced graph as it is, and each target's form of it, on the proof that lies beside it.
+
+    Raises UnsupportedError where one does not give what torch gave.
+    """
+    say("holding the traced graph against torch")
+    _prove("cpu", file, built, "the traced graph")
+    for target in targets:
+        say(f"holding its form for {target} against torch")
+        compiled = registry.find("targets", target).compile(graph.load(file), Recipe())
+        form = file.with_name(f"{target}-proof.onnx")
+        form.write_bytes(graph.to_bytes(compiled))
+        _prove(target, form, graph.describe(compiled, "proof", form.name, {}, built.states), f"its form for {target}")
+
+
+def _prove(target: str, file: Path, form: Graph, name: str) -> None:
+    session = registry.find("targets", target).open(file.parent, form, Recipe(), threads=device.threads())
+    try:
+        prove(session, file.with_name("proof.npz"), Recipe(), name)
+    except VerificationError as error:
+        refusal = UnsupportedError(
+            f"this model cannot be traced: {error.message}",
+            hint="nothing was published; choose a model of another architecture",
+        )
+        refusal.details.update(error.details)
+        raise refusal from error
+    finally:
+        session.close()
 
 
 def feeds(graph: Graph, ids: Sequence[int], positions: Sequence[int]) -> dict[str, Array]:

@@ -260,6 +260,11 @@ def _check_graph(manifest: Manifest, graph: Graph, path: str) -> None:
         if state.axis is not None and not 0 <= state.axis < ranks[state.into]:
             raise _wrong(f"{path}.states", f"grows along axis {state.axis}, which {state.into!r} does not have")
 
+    if graph.prompt is not None:
+        if graph.prompt.prompt is not None:
+            raise _wrong(f"{path}.prompt", "has a form for prompts of its own")
+        _check_graph(manifest, graph.prompt, f"{path}.prompt")
+
 
 def _check_listed(manifest: Manifest, name: str, path: str) -> None:
     if name not in manifest.files:
@@ -292,7 +297,9 @@ def _check_files(root: Path, manifest: Manifest, verify: Verify) -> None:
 
 
 def _check_ports(manifest: Manifest, name: str, facts: onnxfile.Facts) -> None:
-    for graph in (graph for variant in manifest.variants for graph in variant.graphs if graph.path == name):
+    graphs = [graph for variant in manifest.variants for graph in variant.graphs]
+    graphs += [graph.prompt for graph in graphs if graph.prompt is not None]
+    for graph in (graph for graph in graphs if graph.path == name):
         for ports, found in ((graph.inputs, facts.inputs), (graph.outputs, facts.outputs)):
             said = {port.name: port.dtype for port in ports}
             if said != found:

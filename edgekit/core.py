@@ -60,6 +60,12 @@ class Graph:
     states: tuple[State, ...] = ()
     # Every axis name in the ports with the lengths at which the graph was proved against the reference.
     proven: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    prompt: Graph | None = None  # of a decoder whose target fills its caches with another form of it, if one does
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Its path, and that of its other form."""
+        return (self.path, *(self.prompt.files if self.prompt else ()))
 
 
 @dataclass(frozen=True)

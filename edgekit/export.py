@@ -75,7 +75,7 @@ def export(
         trust_remote_code=trust_remote_code,
         offline=offline,
     )
-    _refuse_device(TRACING if made.road == "tracing" else BUILDING)
+    _refuse_device(TRACING if made.traced else BUILDING)
     planning.check_memory(made, memory_limit, device.available_memory())
     with publish.into(Path(output), force=force) as work:
         publish.need(work, made.disk_needed)
@@ -118,6 +118,8 @@ class Workbench:
         settings = self._settings(dimensions)
         texts = samples.read(calibration) if calibration else list(samples.TEXTS)
         items = samples.for_task(self.plan.task, texts, settings)
+        if self.plan.loop == "decode" and calibration is None:
+            items = self._prompts(items, settings)
         if self.plan.source.random:  # nothing is judged by them
             items = items[: samples.GOLDENS]
         bundle = self._bundle(settings)
@@ -126,6 +128,16 @@ class Workbench:
         bundle = replace(bundle, variants=tuple(variants))
         bundle = replace(bundle, goldens=self._goldens(bundle, items, reference, answers))
         return self._finish(bundle)
+
+    def _prompts(self, texts: list[str], settings: dict[str, Any]) -> list[str]:
+        from edgekit import registry, samples
+
+        ingest = registry.find("ingest", self.plan.ingest).open(self.work, settings)
+
+        def tokens(text: str) -> int:
+            return len(ingest.encode([text], truncate=True)[0].ids)
+
+        return samples.prompts(texts, tokens, min(samples.PROMPT, ingest.context // 2))
 
     def _settings(self, dimensions: int | None) -> dict[str, Any]:
         """What the device must know, with the tokenizer's file beside it."""
@@ -139,7 +151,7 @@ class Workbench:
             made = source.stand_in_tokenizer(found.config["vocab_size"], found.config.get("pad_token_id"))
             (self.work / "tokenizer.json").write_text(json.dumps(made), encoding="utf-8")
         else:
-            if self.plan.road == "tracing":  # who builds a graph sees every number of it
+            if self.plan.traced:  # who builds a graph sees every number of it
                 self.say("source", f"checking the weights of {found.id}")
                 _refuse_nonfinite(weights.nonfinite(found.folder))
             if (found.folder / "tokenizer.json").is_file():
@@ -147,8 +159,11 @@ class Workbench:
             else:
                 order = {"folder": str(found.folder), "target": str(self.work / "tokenizer.json")}
                 self.run("edgekit.exporters._tokenizer:work", "tokenizer", order)
-        exporter = registry.find("exporters", found.arch).EXPORTER
-        settings: dict[str, Any] = exporter.settings(found, self.plan.task, self.work)
+        settings: dict[str, Any]
+        if registry.is_traced(found.arch):
+            settings = self.run("edgekit.exporters._any_decoder:look", "settings", {"source": self.source()})
+        else:
+            settings = registry.exporter(found.arch).settings(found, self.plan.task, self.work)
         if dimensions is not None:
             if "dimensions" not in settings:
                 raise UsageError("--dimensions is for embeddings", hint=f"the task here is {self.plan.task}")
@@ -223,7 +238,7 @@ class Workbench:
                 reference = replace(reference, answers=found)
             agreement = head.compare(reference.answers, found, bundle.settings)
             figures |= {"metric": agreement.metric, "agreement": agreement.value, "loss": agreement.loss}
-            figures |= {"samples": len(items), "bytes": sum(self.bytes(graph.path) for graph in variant.graphs)}
+            figures |= {"samples": len(items), "bytes": self.bytes(*_files(variant))}
             figures |= {"fp32_bytes": reference.size} if reference.size else {}
             self.say("gate", gate.sentence(variant.name, figures))
             if not bundle.source.random:
@@ -232,12 +247,13 @@ class Workbench:
             answers[variant.name] = read_arrays(Path(order["answers"]), ["goldens"], goldens)["goldens"]
         return measured, answers, reference
 
-    def bytes(self, path: str) -> int:
-        """What a device must keep to run the graph at `path`: the file, and its tensors in the file of weights."""
+    def bytes(self, *paths: str) -> int:
+        """What a device must keep to run the graphs at these: the files, and their tensors in the file of weights."""
         from edgekit import onnxfile
 
-        facts = onnxfile.read(self.work, path)
-        return (self.work / path).stat().st_size + sum(tensor.size for tensor in facts.external)
+        tensors = {tensor for path in paths for tensor in onnxfile.read(self.work, path).external}
+        places = {(tensor.location, tensor.offset): tensor.size for tensor in tensors}
+        return sum((self.work / path).stat().st_size for path in paths) + sum(places.values())
 
     def _goldens(
         self,
@@ -290,6 +306,10 @@ class Workbench:
         from edgekit import worker
 
         return worker.run(function, order, self.work, stage=stage, memory_limit=self.memory_limit, progress=self.say)
+
+
+def _files(variant: Variant) -> list[str]:
+    return [path for graph in variant.graphs for path in graph.files]
 
 
 def _refuse_device(needed: Sequence[str]) -> None:

@@ -84,13 +84,16 @@ def _stays_here(value: Any, where: str) -> None:
 
 
 def architecture(config: dict[str, Any]) -> str:
-    """The name of the exporter for this config: its `model_type` as a file is named (`xlm-roberta`: xlm_roberta).
+    """The name of the architecture: config.json's `model_type` as an exporter's file is named (`xlm-roberta`:
+    xlm_roberta), or would be, for a decoder that only transformers knows.
 
-    Raises UnsupportedError with the nearest name where there is none.
+    Raises UnsupportedError with the nearest name where there is none, and for a decoder that cannot be traced.
     """
     name = file_name(config)
     known = registry.names("exporters")
-    if name not in known:
+    if registry.is_traced(name):
+        registry.exporter(name).refuse(name, config)
+    elif name not in known:
         hint = registry.suggest(name, known) or "`edgekit list architectures` shows what there is"
         raise UnsupportedError(f"no exporter for the architecture {config['model_type']!r}", hint=hint)
     return name

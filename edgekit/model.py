@@ -10,8 +10,9 @@ bundle names.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 import numpy as np
 
 from edgekit import bundle as bundles
-from edgekit import device, registry, verified
+from edgekit import compiled, device, registry
 from edgekit.core import Bundle, Session, Variant
 from edgekit.errors import DeviceError, UnsupportedError, UsageError
 
@@ -105,7 +106,7 @@ class Model:
             graph,
             variant.recipe,
             threads=threads,
-            cache=_cache(bundle, variant),
+            cache=compiled.folder(bundle, variant),
             options=variant.options,
         )
 
@@ -183,26 +184,31 @@ class Model:
         return answer
 
     async def agenerate(self, prompt: Prompt, **options: Any) -> AsyncIterator[Piece]:
-        """`generate(stream=True)` for asyncio: each step in a thread, cancelled within one."""
-        pieces = self.generate(prompt, stream=True, **options)
+        """`generate(stream=True)` for asyncio: each step in a thread, cancelled within one run of the engine."""
+        stopped = threading.Event()
+        pieces = self._writer().pieces(prompt, options, stopped)
         try:
             while True:
                 step = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
                 try:
                     piece = await asyncio.shield(step)
                 except asyncio.CancelledError:
-                    await step
+                    stopped.set()
+                    while not step.done():  # nobody else may have the engine's state; nor if cancelled once more
+                        with contextlib.suppress(asyncio.CancelledError):
+                            await asyncio.wait([step])
                     raise
                 if piece is None:
                     return
                 yield piece
         finally:
-            pieces.close()  # type: ignore[attr-defined]  # it is a generator
+            pieces.close()
 
     def session(self) -> Any:
         """A chat that keeps its state from turn to turn: `edgekit.runtimes.generation.Conversation`, which has
         `generate reset fork save load`, and is for one caller at a time."""
-        return import_module("edgekit.runtimes.generation").Conversation(self._writer())
+        name = f"{self.variant.name} of bundle {bundles.fingerprint(self.bundle)[:16]}"
+        return import_module("edgekit.runtimes.generation").Conversation(self._writer(name))
 
     def run(self, items: Any, **options: Any) -> Iterator[Any]:
         """The first of `methods`, in its generic form: one answer an item, in order."""
@@ -235,9 +241,9 @@ class Model:
         target, precision = self.variant.target, self.variant.recipe.name
         return partial(load, self.bundle.folder, target=target, precision=precision, threads=self.threads), ()
 
-    def _writer(self) -> Any:
+    def _writer(self, name: str = "") -> Any:
+        """`name`: what states that are saved belong to."""
         self._serves("generate")
-        name = f"{self.variant.name} of bundle {bundles.fingerprint(self.bundle)[:16]}"
         writer = import_module("edgekit.runtimes.generation").Writer
         return writer(self.engine, self._ingest, self.bundle.settings, name)
 
@@ -267,13 +273,6 @@ class Model:
         for encodings in self._encode(texts, truncate):
             found += self._head.answers(self._gather(encodings), encodings, self._settings, **options)
         return found[0] if isinstance(texts, str) else found
-
-
-def _cache(bundle: Bundle, variant: Variant) -> Path | None:
-    """A folder for what the engine compiles for this variant of the bundle; None where there is no cache."""
-    home = verified.cache_folder()
-    name = hashlib.sha256(f"{bundle.folder.resolve()}/{variant.name}".encode()).hexdigest()[:32]
-    return None if home is None else home / "compiled" / name
 
 
 def joined(parts: Iterator[Floats], rows: int) -> Floats:

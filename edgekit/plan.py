@@ -33,6 +33,7 @@ class Plan:
 
     source: Source
     road: str  # to the graph: "tracing" or "building", modules of that name
+    traced: bool  # by torch, on either road
     task: str
     ingest: str
     loop: str
@@ -63,22 +64,24 @@ def plan(
 ) -> Plan:
     """Raises SourceError, UnsupportedError, UsageError, DeviceError, BundleError (bad weights)."""
     found = source.resolve(model, revision=revision, offline=offline, trust_remote_code=trust_remote_code)
-    exporter = registry.find("exporters", found.arch).EXPORTER
+    exporter = registry.exporter(found.arch)
     wanted = tasks.find(task or exporter.task(found))
     if wanted.name not in exporter.tasks:
         raise UnsupportedError(
             f"{found.arch} cannot be exported for {wanted.name}", hint=f"it can for: {', '.join(exporter.tasks)}"
         )
     road = "building" if hasattr(exporter, "build") else "tracing"
+    traced = road == "tracing" or getattr(exporter, "traced", False)
     recipes = [
         quantize.recipe(name, method=method, group_size=group_size, road=road) for name in _precisions(precision, road)
     ]
-    choices, left_out = _choices(_targets(targets), recipes, engine_options or {}, given=bool(precision))
+    choices, left_out = _choices(_targets(targets), recipes, engine_options or {}, wanted.loop, given=bool(precision))
     sizes = {} if found.random else weights.sizes(found.folder)
     size = sum(sizes.values())
     return Plan(
         found,
         road,
+        traced,
         wanted.name,
         wanted.ingest,
         wanted.loop,
@@ -86,14 +89,14 @@ def plan(
         choices,
         left_out,
         weight_bytes=size,
-        memory_needed=_memory(road, size, max(sizes.values(), default=0)),
+        memory_needed=_memory(traced, size, max(sizes.values(), default=0)),
         disk_needed=(6 if road == "building" else 3) * size + 50_000_000,
     )
 
 
-def _memory(road: str, size: int, largest: int) -> int:
+def _memory(traced: bool, size: int, largest: int) -> int:
     """Bytes that an export takes: a built model goes by one tensor at a time."""
-    if road == "building":
+    if not traced:
         return 4 * largest + 1_000_000_000
     # torch's float32 copy of weights that may be stored as float16, the tracer's constants, and torch itself.
     return 4 * size + 1_200_000_000
@@ -127,7 +130,7 @@ def _missing(availability: Availability) -> DeviceError:
 
 
 def _choices(
-    targets: Sequence[str], recipes: Sequence[Recipe], engine_options: EngineOptions, *, given: bool
+    targets: Sequence[str], recipes: Sequence[Recipe], engine_options: EngineOptions, loop: str, *, given: bool
 ) -> tuple[tuple[Choice, ...], tuple[str, ...]]:
     """Every target in every precision that it computes. A precision that none of them has is an error."""
     for name, options in engine_options.items():
@@ -137,9 +140,9 @@ def _choices(
     reason = "asked for" if given else "the default for this kind of model"
     choices, left_out = [], []
     for recipe in recipes:
-        able = [name for name in targets if recipe.weights in registry.find("targets", name).PRECISIONS]
+        able = [name for name in targets if recipe.weights in _computes(name, loop)]
         if not able:
-            have = registry.find("targets", targets[0]).PRECISIONS
+            have = _computes(targets[0], loop)
             raise UnsupportedError(
                 f"{' and '.join(targets)} cannot compute in {recipe.weights}",
                 hint=f"{targets[0]} has {', '.join(have)}; `edgekit list targets` shows the others",
@@ -147,6 +150,13 @@ def _choices(
         choices += [Choice(name, recipe, reason, dict(engine_options.get(name, {}))) for name in able]
         left_out += [f"{name} does not compute in {recipe.weights}" for name in targets if name not in able]
     return tuple(choices), tuple(left_out)
+
+
+def _computes(target: str, loop: str) -> Sequence[str]:
+    """A target's precisions, which may be others for decoders."""
+    module = registry.find("targets", target)
+    found: Sequence[str] = module.PRECISIONS
+    return getattr(module, "DECODER_PRECISIONS", found) if loop == "decode" else found
 
 
 def check_memory(made: Plan, limit: int | None, available: int | None) -> None:

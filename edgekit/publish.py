@@ -61,6 +61,11 @@ def into(target: Path, *, force: bool = False) -> Iterator[Path]:
             _remove(work)
 
 
+def is_ours(name: str) -> bool:
+    """Whether a folder of this name is unfinished work, a lock, or on its way out."""
+    return _OURS.fullmatch(name) is not None
+
+
 def need(folder: Path, size: int) -> None:
     """Raise ResourceError unless the file system of `folder` has room for `size` bytes."""
     free = _free(folder)
@@ -80,7 +85,7 @@ def _place(target: Path) -> Path:
     place = parent / target.name
     if target.name in ("", "..") or place in (Path.cwd(), Path(os.path.realpath(os.path.expanduser("~")))):
         raise UsageError(f"{target} is no name for a bundle", hint="name a new folder, like model.ek")
-    if _OURS.fullmatch(target.name) or len(os.fsencode(target.name)) > _NAME_BYTES:
+    if is_ours(target.name) or len(os.fsencode(target.name)) > _NAME_BYTES:
         raise UsageError(f"the name {target.name!r} is too long, or used by edgekit itself", hint="choose another name")
     if not parent.is_dir():
         raise UsageError(f"{parent} is no folder", hint=f"mkdir -p {parent}")

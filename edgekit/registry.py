@@ -9,6 +9,7 @@ import difflib
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import edgekit
 from edgekit.errors import UnsupportedError
@@ -38,6 +39,23 @@ def find(kind: str, name: str) -> ModuleType:
     if name not in known:
         raise UnsupportedError(f"no {noun} named {name!r}", hint=suggest(name, known) or f"known: {', '.join(known)}")
     return import_module(f"edgekit.{package}.{name}")
+
+
+def exporter(arch: str) -> Any:
+    """The exporter of an architecture: its own file's, else the one that traces whatever decoder transformers knows.
+
+    Raises UnsupportedError with the nearest name if there is none.
+    """
+    found = import_module("edgekit.exporters._any_decoder") if is_traced(arch) else find("exporters", arch)
+    return found.EXPORTER
+
+
+def is_traced(arch: str) -> bool:
+    """Whether an architecture without a file of its own can be tried: transformers has such a decoder."""
+    if arch in names("exporters"):
+        return False
+    known: bool = import_module("edgekit.exporters._any_decoder").EXPORTER.knows(arch)
+    return known
 
 
 def suggest(name: str, known: list[str]) -> str:

@@ -6,13 +6,16 @@ served by `--calibration FILE`, one input a line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import UsageError
 
 GOLDENS = 8  # how many of the samples a bundle keeps with their answers
+# Of a decoder, whose samples cost most: tokens of a prompt, enough to be read as long ones are, and the fewest prompts.
+PROMPT, PROMPTS = 64, 4
+MOST = 512  # tokens in all, beyond the fewest prompts
 
 TEXTS = (
     "The delivery arrived two days late, but the driver called ahead and apologised.",
@@ -89,6 +92,20 @@ def for_task(task: str, texts: Sequence[str], settings: dict[str, Any]) -> list[
     if task == "fill-mask":
         return [_masked(text, settings["mask_token"]) for text in texts]
     return list(texts)
+
+
+def prompts(texts: Sequence[str], tokens: Callable[[str], int], least: int) -> list[str]:
+    """The texts joined to prompts of at least so many tokens: PROMPTS of them, and more up to MOST tokens in all."""
+    found, open_, spent = list[str](), "", 0
+    for text in texts:
+        open_ = f"{open_} {text}".lstrip()
+        if (count := tokens(open_)) < least:
+            continue
+        if len(found) >= PROMPTS and spent + count > MOST:
+            return found
+        found.append(open_)
+        open_, spent = "", spent + count
+    return found or [open_]
 
 
 def _masked(text: str, mask: str) -> str:

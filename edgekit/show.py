@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from edgekit.plan import Plan
 
 
+# Behind the architectures that have an exporter of their own.
+OTHERS = "and any other decoder-only language model that transformers knows: traced, and proved before it is published"
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns as wide as their widest cell; numbers to the right. Empty where there are no rows."""
     cells = [[one_line(str(cell)) for cell in row] for row in rows]
@@ -140,6 +144,8 @@ def lists(found: Mapping[str, Sequence[Any]]) -> str:
             shown[kind] = table(
                 ("task", "", "also called"), ((t.name, t.description, ", ".join(t.aliases)) for t in rows)
             )
+        elif kind == "architectures":
+            shown[kind] = "\n".join([*rows, OTHERS])
         else:
             shown[kind] = "\n".join(rows)
     if len(shown) == 1:

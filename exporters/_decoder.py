@@ -139,9 +139,9 @@ class Decoder:
             **chat_settings(source.folder),
             "context_length": min([made.context, *(rope.switch for rope in made.ropes.values() if rope.switch)]),
             "vocab_size": made.vocabulary,
-            "eos_ids": _ids(told, "eos_token_id"),
-            "bos_id": next(iter(_ids(told, "bos_token_id")), None),
-            "pad_id": next(iter(_ids(told, "pad_token_id")), None),
+            "eos_ids": token_ids(told, "eos_token_id"),
+            "bos_id": next(iter(token_ids(told, "bos_token_id")), None),
+            "pad_id": next(iter(token_ids(told, "pad_token_id")), None),
             "layers": len(made.layers),
             "kv_heads": made.kv_heads,
             "head_dim": made.head_dim,
@@ -156,7 +156,7 @@ class Decoder:
         return build(source, self, recipe, path, say)
 
 
-def _ids(told: Mapping[str, Any], key: str) -> list[int]:
+def token_ids(told: Mapping[str, Any], key: str) -> list[int]:
     """A token's ids from what a config may say: a number, a list of numbers, or nothing. Raises BundleError."""
     value = told.get(key)
     found = value if isinstance(value, list) else [] if value is None else [value]

@@ -189,7 +189,7 @@ class Store:
         table = draft.alias(f"{plan.embed}.weight.bytes", "uint8", (plan.vocabulary, plan.hidden // 2), table)
         rows = draft.op("Gather", [table, ids], {"axis": 0}, name="embed.rows")
         rows = draft.op("Cast", [rows], {"to": ir.DataType.INT32}, name="embed.bytes")
-        return draft.op("Gather", [draft.tensor("embed.pairs", _PAIRS), rows], {"axis": 0}, name="embed.values")
+        return draft.op("Gather", [draft.tensor("embed.pairs", PAIRS), rows], {"axis": 0}, name="embed.values")
 
 
 def _groups(scale: ir.Value) -> int:
@@ -214,4 +214,4 @@ def _signed(nibble: int) -> int:
 
 
 # The two int4 values in each byte.
-_PAIRS = np.asarray([(_signed(byte & 15), _signed(byte >> 4)) for byte in range(256)], np.float32)
+PAIRS = np.asarray([(_signed(byte & 15), _signed(byte >> 4)) for byte in range(256)], np.float32)

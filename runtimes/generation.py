@@ -9,9 +9,9 @@ import io
 import json
 import threading
 import time
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+import weakref
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from .ingest.chat import Chat, Prompt
 
+Turn = Generator[Piece | Result, None, None]
 TOGETHER = 8  # prompts of a list that are answered in one batch
 
 
@@ -43,13 +44,18 @@ class Writer:
     settings: Mapping[str, Any]
     name: str  # what saved states belong to: one variant of one bundle
 
-    def pieces(self, prompt: Prompt, options: Mapping[str, Any]) -> Iterator[Piece]:
-        """The answer as it grows. The prompt is checked now, and computed when the first piece is asked for."""
+    def pieces(
+        self, prompt: Prompt, options: Mapping[str, Any], stopped: threading.Event | None = None
+    ) -> Iterator[Piece]:
+        """The answer as it grows. The prompt is checked now, and computed when the first piece is asked for.
+
+        `stopped`, once set, ends it before the next run.
+        """
         (encoded,) = self.ingest.encode([prompt])
         answer = Answer(encoded.ids, encoded.ids, self.ingest, tokens.wish(self.settings, options))
 
         def grow() -> Iterator[Piece]:
-            with closing(decode(self.session, [answer])) as steps:
+            with closing(decode(self.session, [answer], stopped=stopped)) as steps:
                 for _ in steps:
                     yield answer.pieces[-1]
 
@@ -106,6 +112,7 @@ class Conversation:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._busy = threading.Lock()
+        self._turns: list[weakref.ref[Turn]] = []  # those that may not be over
         self.reset()
 
     def reset(self) -> None:
@@ -116,7 +123,13 @@ class Conversation:
             self._held = 0  # how many of these the state holds: the last token that is chosen is never computed
             self._state: Any = None
 
-    close = reset
+    def close(self) -> None:
+        """Forget everything; a turn that is not over ends. Raises SessionBusyError where another thread is at one."""
+        for turn in (known() for known in self._turns):
+            with suppress(ValueError):  # it is running, which reset() tells
+                if turn is not None:
+                    turn.close()
+        self.reset()
 
     @property
     def tokens(self) -> int:
@@ -164,14 +177,17 @@ class Conversation:
                 with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as kept:
                     arrays = {name: kept[name] for name in kept.files}
                 told = json.loads(arrays.pop("chat").tobytes())
-                made_for, messages, ids = told["made_for"], list(told["messages"]), [int(id) for id in told["ids"]]
-                held = int(told["held"])
-            except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+                made_for, messages = told["made_for"], [dict(message) for message in told["messages"]]
+                ids, held = [int(id) for id in told["ids"]], int(told["held"])
+            except Exception as error:  # what a torn file makes numpy, zipfile and json raise has no end
                 raise StateError(f"{path} holds no saved chat", hint="save it again", cause=str(error)) from error
             if made_for != self._writer.name:
                 raise StateError(f"{path} was saved by {made_for}", hint=f"this is {self._writer.name}")
+            ingest = self._writer.ingest
+            if len(ids) > ingest.context + 1 or any(not 0 <= id < ingest.vocabulary for id in ids):
+                raise StateError(f"{path} holds tokens that the model has not", hint="save it again")
             state = self._writer.session.load(arrays) if arrays else None
-            if (0 if state is None else int(state.lengths[0])) != held or held > len(ids):
+            if held > len(ids) or [held] != ([0] if state is None else state.lengths.tolist()):
                 raise StateError(f"{path} holds another number of tokens than it says", hint="save it again")
             self.messages, self._ids, self._held, self._state = messages, ids, held, state
 
@@ -179,19 +195,27 @@ class Conversation:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.reset()
+        self.close()
 
-    def turn(self, prompt: Prompt, options: Mapping[str, Any]) -> Iterator[Piece | Result]:
-        """The pieces of an answer, and after them its result."""
-        with self._alone():
+    def turn(self, prompt: Prompt, options: Mapping[str, Any]) -> Turn:
+        """The pieces of an answer, and after them its result.
+
+        Closed or failing, it leaves what was said before; of a text or ids also the prompt and what was answered, if
+        the first token had come.
+        """
+        turn = self._turn(prompt, options)
+        self._turns = [*(known for known in self._turns if known() is not None), weakref.ref(turn)]
+        return turn
+
+    def _turn(self, prompt: Prompt, options: Mapping[str, Any]) -> Turn:
+        with self._alone(), self._settling():
             begun = time.perf_counter()
             chat, ids = self._asked(prompt)
             self._writer.ingest.check_room(len(ids))
             wish = tokens.wish(self._writer.settings, options)
             answer = Answer(ids, self._trimmed(ids), self._writer.ingest, wish)
-            clock, state = Clock(begun), self._state
-            self._state, self._ids, self._held = None, [], 0  # used up, and lost if the engine fails
-            with closing(decode(self._writer.session, [answer], state)) as steps:
+            clock = Clock(begun)
+            with closing(decode(self._writer.session, [answer], self._state)) as steps:
                 for step in steps:
                     clock.step(step.choices)
                     self._state, self._ids, self._held = step.state, ids, len(ids)
@@ -206,11 +230,12 @@ class Conversation:
         ingest = self._writer.ingest
         if isinstance(prompt, str) and ingest.template is not None:
             prompt = [{"role": "user", "content": prompt}]
-        if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
-            chat = [*self.messages, *(dict(message) for message in prompt if isinstance(message, Mapping))]
+        new = [] if isinstance(prompt, str) else [dict(part) for part in prompt if isinstance(part, Mapping)]
+        if new and len(new) == len(prompt):
+            chat = [*self.messages, *new]
             return chat, ingest.chat(chat)
-        (new,) = ingest.encode([prompt], begin=not self._ids)
-        return None, [*self._ids, *new.ids]
+        (encoded,) = ingest.encode([prompt], begin=not self._ids)
+        return None, [*self._ids, *encoded.ids]
 
     def _trimmed(self, ids: Sequence[int]) -> list[int]:
         """The state cut to what it shares with `ids`; what is left to compute, a token at least."""
@@ -220,6 +245,22 @@ class Conversation:
         if self._state is not None and shared < self._held:
             self._state, self._held = self._writer.session.trim(self._state, [shared]), shared
         return list(ids[shared:])
+
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        """Whatever ends a turn: the state holds what it held before the run that failed, or is computed anew.
+
+        A run may have changed it before anybody heard of that, and an engine may have spoiled it (StateError).
+        """
+        try:
+            yield
+        except BaseException:
+            state, held = self._state, self._held
+            self._state, self._held = None, 0
+            with suppress(StateError):
+                if state is not None:
+                    self._state, self._held = self._writer.session.trim(state, [held]), held
+            raise
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

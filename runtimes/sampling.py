@@ -105,7 +105,7 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # id -> what is added to its logit
     min_new_tokens: int = 0  # no end before
     logprobs: int | None = None  # 0: of the chosen token; n: of the n likeliest too; None: none
-    seed: int | None = None  # None: a new one, which `Chooser.seed` tells
+    seed: int | None = None  # of the first row, the next has one more; None: new ones, which `Chooser.seed` tells
 
     def __post_init__(self) -> None:
         for name, (least, most) in RANGES.items():
@@ -114,6 +114,8 @@ class Sampling:
                 _check(name, value, least, most, whole=name in WHOLE)
         if 0 < self.temperature < COLDEST:
             raise UsageError(f"temperature is {self.temperature:g}", hint=f"give 0 for greedy, or {COLDEST:g} to 100")
+        if not isinstance(self.logit_bias, Mapping):
+            raise UsageError(f"logit_bias is {self.logit_bias!r:.60}", hint="give a dict: token id to number")
         for id, bias in self.logit_bias.items():
             _check("logit_bias: a token id", id, 0, limits.VOCABULARY, whole=True)
             _check(f"logit_bias of token {id}", bias, -BIAS, BIAS)
@@ -148,15 +150,15 @@ class Sampling:
 
 
 class Chooser:
-    """Chooses one row's tokens, one after the other. `seed` is what makes the same choices again."""
+    """Chooses one row's tokens, one after the other. `seed` is what makes the same choices again, also alone."""
 
     def __init__(
         self, sampling: Sampling, prompt: Iterable[int] = (), ends: Collection[int] = (), *, row: int = 0
     ) -> None:
-        self.seed = secrets.randbits(48) if sampling.seed is None else sampling.seed
+        self.seed = secrets.randbits(48) if sampling.seed is None else (sampling.seed + row) % 2**63
         self._sampling, self._steps = sampling, sampling.steps(ends)
         self._history = History(prompt if self._steps else ())
-        self._generator = None if sampling.greedy else np.random.default_rng([self.seed, row])
+        self._generator = None if sampling.greedy else np.random.default_rng(self.seed)
 
     def choose(self, logits: Floats) -> Choice:
         """The next token for `logits` (vocabulary,), which stay as they are.
@@ -239,7 +241,7 @@ def typical(scores: Floats, history: History, *, p: float) -> Floats:
 
 def log_softmax(logits: Floats) -> NDArray[np.float64]:
     """Over the last axis, in float64."""
-    shifted = np.asarray(logits, np.float64) - float(logits.max())
+    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
     found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return found
 

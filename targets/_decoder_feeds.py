@@ -33,6 +33,8 @@ def step_of(feeds: Arrays) -> tuple[Integers, Integers, Integers]:
             f"counts is {counts.tolist()} for input_ids {list(ids.shape)}",
             hint="give for each row how many of its tokens are real, at least one",
         )
+    if ids.min() < 0:  # an engine may count it from the end of the table
+        raise InputError(f"input_ids has {ids.min()}: the model has no such token", hint="ids count from 0")
     if "logit_positions" not in feeds:
         return ids, counts, counts[:, None] - 1
     wanted = _integers(feeds, "logit_positions", 2)
@@ -42,6 +44,14 @@ def step_of(feeds: Arrays) -> tuple[Integers, Integers, Integers]:
             hint="give for each row places from 0 to its count, less one",
         )
     return ids, counts, wanted
+
+
+def behind(ids: Integers, counts: Integers) -> Integers:
+    """What is left of each row without its first so many tokens, padded on the right."""
+    left = np.zeros_like(ids)
+    for row, count in enumerate(counts):
+        left[row, : ids.shape[1] - count] = ids[row, count:]
+    return left
 
 
 def together(lengths: Integers, counts: Integers) -> Iterator[slice]:

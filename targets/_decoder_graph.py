@@ -71,6 +71,12 @@ def is_decoder(model: ir.Model) -> bool:
     return any(_is_past(value) for value in model.graph.inputs)
 
 
+def is_shareable(model: ir.Model) -> bool:
+    """Whether all attention over the caches says by its name what its mask means."""
+    named = [node for node in model.graph if _is(node, "Attention") and BUILT.fullmatch(node.name or "")]
+    return 2 * len(named) == sum(map(_is_past, model.graph.inputs))
+
+
 def group_queries(model: ir.Model) -> None:
     """Rewrite every attention over a cache; in place. Raises UnsupportedError where it is wired in another way.
 
@@ -197,7 +203,9 @@ def _flat(model: ir.Model, node: ir.Node, value: ir.Value) -> ir.Value:
         apart = _value(swap, 0)
         split = apart.producer()
         if split is not None and _is(split, "Reshape") and _constant(split, 1)[:2] in ([0, 0], [0, -1]):
-            return _value(split, 0)
+            flat = _value(split, 0)
+            if flat.shape is None or len(flat.shape) == 3:
+                return flat
     else:
         swap = ir.node("Transpose", [value], {"perm": SWAP}, name=f"{value.name}.swap")
         model.graph.insert_before(node, swap)
@@ -209,7 +217,9 @@ def _flat(model: ir.Model, node: ir.Node, value: ir.Value) -> ir.Value:
 
 
 def _heads(query: ir.Value) -> int:
-    """How many there are, from where the projection is split into them."""
+    """How many there are: as its shape says, else from where the projection is split into them."""
+    if query.shape is not None and len(query.shape) == 4 and isinstance(heads := query.shape[1], int):
+        return heads
     value = query
     while (producer := value.producer()) is not None:
         if _is(producer, "Reshape") and len(shape := _constant(producer, 1)) == 4:

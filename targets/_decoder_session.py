@@ -9,19 +9,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from edgekit.core import Graph, Port
-from edgekit.errors import BundleError, EdgeKitError, InputError, ResourceError, StateError
+from edgekit.errors import BundleError, DeviceError, EdgeKitError, InputError, ResourceError, StateError
 
-from ._decoder_feeds import CHUNK, step_of, together
+from ._decoder_feeds import CHUNK, behind, step_of, together
 from ._decoder_graph import LENGTHS, POSITIONS, TOTAL
 from ._decoder_states import alone, check_rows, check_saved, check_start, check_trim
 from ._onnxruntime import OnnxRuntimeSession
+from ._prompt_session import PromptReader, silent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
 
 SMALLEST = 16  # tokens that a row has room for at least
+BFLOAT16 = 16  # ONNX's number of the type; numpy has none: buffers and saved states hold its bits, as uint16
 
 
 class Memory(Protocol):
@@ -92,8 +95,6 @@ class DecoderSession(OnnxRuntimeSession):
     A long prompt is best fed in pieces of `chunk_tokens`, all but the last without logits.
     """
 
-    chunk_tokens = CHUNK
-
     def __init__(
         self,
         folder: Path,
@@ -103,12 +104,16 @@ class DecoderSession(OnnxRuntimeSession):
         provider_options: dict[str, Any] | None = None,
         without: Sequence[str] = (),
         memory: Memory | None = None,
+        reader: PromptReader | None = None,
     ) -> None:
-        """As OnnxRuntimeSession; `memory` is where the caches are to be: the provider's own."""
+        """As OnnxRuntimeSession; `memory` is where the caches are to be: the provider's own; `reader` reads prompts."""
         super().__init__(folder, graph, provider, options, provider_options, without)
+        self._reader = reader
+        self.chunk_tokens = reader.chunk_tokens if reader else CHUNK
         self._memory: Memory = memory or HostMemory()
         ports = {port.name: port for port in graph.inputs}
-        self._caches = {state.into: (state.out, ports[state.into]) for state in graph.states}
+        self._caches = {state.into: (state.out, _held(ports[state.into])) for state in graph.states}
+        self._elements = {state.into: _element(ports[state.into]) for state in graph.states}
         self._positions = POSITIONS in ports
         self._vocabulary = next(port for port in graph.outputs if port.name == "logits")
 
@@ -130,8 +135,12 @@ class DecoderSession(OnnxRuntimeSession):
             if after.max() > state.capacity:
                 self._resize(state, max(int(after.max()), state.capacity + state.capacity // 2))
             logits = self._logits(state, wanted.shape[1])
-            for rows in together(state.lengths, counts):
-                self._step(state, rows, ids, counts, wanted, logits)
+            if self._reader is not None and (read := silent(counts, wanted)).any():
+                self._read(self._reader, state, ids, read)
+                ids, counts, wanted = behind(ids, read), counts - read, wanted - read[:, None]
+            for rows in together(after - counts, counts):
+                if counts[rows].any():
+                    self._step(state, rows, ids, counts, wanted, logits, after)
             state.lengths = after
         return {"logits": logits}, state
 
@@ -187,12 +196,26 @@ class DecoderSession(OnnxRuntimeSession):
         items = (np.dtype(port.dtype).itemsize for _, port in self._caches.values())
         return sum(int(np.prod(shape)) * item for shape, item in zip(shapes, items))
 
+    def _read(self, reader: PromptReader, state: Cache, ids: Integers, counts: Integers) -> None:
+        """Put the first so many tokens of each row into its cache."""
+        for row in np.flatnonzero(counts):
+            with binding_errors(f"ONNX Runtime failed in {self._graph.path}"):
+                length, bind = int(state.lengths[row]), partial(self._bind, state, slice(row, row + 1))
+                reader.read(ids[row, : counts[row]], length, bind)
+
     def _step(
-        self, state: Cache, rows: slice, ids: Integers, counts: Integers, wanted: Integers, logits: Array
+        self,
+        state: Cache,
+        rows: slice,
+        ids: Integers,
+        counts: Integers,
+        wanted: Integers,
+        logits: Array,
+        after: Integers,
     ) -> None:
         """Run these rows; their tokens are in the cache afterwards, and their logits in `logits`."""
         most = int(counts[rows].max())
-        after = state.lengths[rows] + counts[rows]
+        after = after[rows]
         binding = self._binding(state, rows)
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[rows, :most]))
         binding.bind_cpu_input("logit_positions", np.ascontiguousarray(wanted[rows]))
@@ -200,7 +223,7 @@ class DecoderSession(OnnxRuntimeSession):
         binding.bind_cpu_input(TOTAL, np.array(after.max(), np.int32))
         if self._positions:
             # No row goes further than its text, padding or not: some rotations depend on the furthest position.
-            places = np.minimum(state.lengths[rows, None] + np.arange(most), after[:, None] - 1)
+            places = np.minimum((after - counts[rows])[:, None] + np.arange(most), after[:, None] - 1)
             binding.bind_cpu_input(POSITIONS, places)
         out = logits[rows]
         binding.bind_output("logits", "cpu", 0, out.dtype.type, out.shape, out.ctypes.data)
@@ -209,20 +232,29 @@ class DecoderSession(OnnxRuntimeSession):
 
     def _binding(self, state: Cache, rows: slice) -> Any:
         """Past and present of these rows, in place. That of all rows is kept, as every token of a reply needs it."""
-        batch = len(state.lengths)
-        count = rows.stop - rows.start
-        if count == batch and state.whole is not None:
+        whole = rows.stop - rows.start == len(state.lengths)
+        if whole and state.whole is not None:
             return state.whole
-        binding, memory = self._engine.io_binding(), self._memory
-        for into, (out, port) in self._caches.items():
-            shape, dtype = self._shape(port, count, state.capacity), np.dtype(port.dtype)
-            skipped = rows.start * int(np.prod(shape[1:])) * dtype.itemsize
-            place = (memory.device, memory.index, dtype.type, shape, memory.pointer(state.buffers[into]) + skipped)
-            binding.bind_input(into, *place)
-            binding.bind_output(out, *place)
-        if count == batch:
+        binding = self._engine.io_binding()
+        self._bind(state, rows, binding)
+        if whole:
             state.whole = binding
         return binding
+
+    def _bind(self, state: Cache, rows: slice, binding: Any) -> None:
+        memory = self._memory
+        for into, (out, port) in self._caches.items():
+            shape = self._shape(port, rows.stop - rows.start, state.capacity)
+            first = memory.pointer(state.buffers[into])
+            first += rows.start * int(np.prod(shape[1:])) * np.dtype(port.dtype).itemsize
+            place = (memory.device, memory.index, self._elements[into], shape, first)
+            binding.bind_input(into, *place)
+            binding.bind_output(out, *place)
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        super().close()
 
     def _empty(self, batch: int, capacity: int) -> Cache:
         capacity = max(capacity, SMALLEST)
@@ -263,6 +295,16 @@ class DecoderSession(OnnxRuntimeSession):
         return state
 
 
+def _held(port: Port) -> Port:
+    """The port with the dtype that its buffers have in numpy."""
+    return replace(port, dtype="uint16") if port.dtype == "bfloat16" else port
+
+
+def _element(port: Port) -> Any:
+    """The port's dtype as ONNX Runtime's bindings take it: numpy's type, or ONNX's number where there is none."""
+    return BFLOAT16 if port.dtype == "bfloat16" else np.dtype(port.dtype).type
+
+
 @contextmanager
 def binding_errors(what: str) -> Iterator[None]:
     """With bound inputs ONNX Runtime raises RuntimeError for everything; only the text tells what it was."""
@@ -278,4 +320,6 @@ def _by_text(what: str, text: str) -> EdgeKitError:
         return InputError(f"{what}: it has no such token or position", hint=hint, cause=text)
     if "alloc" in text.lower() or "out of memory" in text.lower():
         return ResourceError(f"{what}: out of memory", hint="use fewer rows, or a shorter context", cause=text)
+    if any(name in text.lower() for name in ("cuda", "cublas", "cudnn")):
+        return DeviceError(what, hint="see `edgekit doctor` for the driver and the libraries", cause=text)
     return BundleError(what, hint="run `edgekit verify` on the bundle", cause=text)

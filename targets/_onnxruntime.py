@@ -46,6 +46,7 @@ class OnnxRuntimeSession:
                 options,
                 providers=[(provider, provider_options or {})],
                 disabled_optimizers=list(without),
+                enable_fallback=0,
             )
         self.placement = self._engine.get_providers()[0]
         if self.placement != provider:

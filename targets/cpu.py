@@ -6,6 +6,7 @@ ONNX Runtime's integer kernels, and brought back to float32 with one scale a cha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,11 +15,18 @@ from typing import TYPE_CHECKING, Any
 from edgekit import device
 from edgekit.core import Availability, Graph, Recipe, Session, check_options
 
+from ._decoder_graph import MASK
 from ._decoder_session import DecoderSession
+from ._large_pages import large_pages
 from ._onnxruntime import OnnxRuntimeSession
+from ._plain_decoder import PlainDecoderSession
+from ._prompt_session import PromptReader
+from ._prompt_weights import prepare
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+log = logging.getLogger("edgekit")
 
 PRECISIONS = ("fp32", "int8", "int4")
 PROVIDER = "CPUExecutionProvider"
@@ -48,17 +56,27 @@ def probe() -> Availability:
 
 def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
     """The portable graph in the form that ONNX Runtime runs fastest; in place."""
-    from ._decoder_graph import group_queries, is_decoder
+    from ._decoder_graph import group_queries, is_decoder, is_shareable
     from ._nbits import transposed_tables
 
     if is_decoder(model):
-        group_queries(model)
+        if is_shareable(model):
+            group_queries(model)
+        else:
+            log.warning("attention of a kind that ONNX Runtime has no kernel for: long texts are slow")
         transposed_tables(model)
     elif recipe.activations == "int8":
         from ._integer import integer_matmuls
 
         integer_matmuls(model)
     return model
+
+
+def prompt(model: ir.Model) -> ir.Model | None:
+    """The form of a compiled decoder that reads prompts; None for other models, and weights that are not in blocks."""
+    from ._prompt_graph import reading
+
+    return reading(model)
 
 
 def open(
@@ -87,8 +105,16 @@ def open(
     if recipe.activations == "int8" and not device.cpu_features() & INTEGER:
         # Without these the kernels saturate at 16 bits and give other numbers, unless told to take the slow way.
         config.add_session_config_entry("session.x64quantprecision", "1")
-    session = DecoderSession if graph.states else OnnxRuntimeSession
-    return session(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
+    if not graph.states:
+        return OnnxRuntimeSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
+    if any(port.name == MASK for port in graph.inputs):
+        return PlainDecoderSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
+    with large_pages():
+        reader = None
+        if graph.prompt is not None:
+            weights = prepare(folder, graph, threads, cache)
+            reader = PromptReader(folder, graph.prompt, PROVIDER, config, SLOW_FUSIONS, weights)
+        return DecoderSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS, reader=reader)
 
 
 def facts(recipe: Recipe) -> dict[str, Any]:

@@ -1,23 +1,37 @@
-"""NVIDIA GPUs through ONNX Runtime's CUDA provider. A graph runs there whole or not at all."""
+"""NVIDIA GPUs through ONNX Runtime's CUDA provider. A graph runs there whole or not at all.
+
+Encoders compute in float32. Decoders compute in 16 bits, which is all that the provider's GroupQueryAttention takes:
+fp16 and bf16 hold everything so; with int8 and int4 weights they compute in float16.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+import io
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core import Availability, Graph, Recipe, Session, check_options
-from edgekit.errors import DeviceError, UnsupportedError
+from edgekit.errors import DeviceError, EdgeKitError, UnsupportedError
 
+from ._cuda_decoder import CudaDecoderSession
+from ._cuda_driver import driver
+from ._cuda_memory import CudaMemory
 from ._decoder_graph import is_decoder
 from ._onnxruntime import OnnxRuntimeSession
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+log = logging.getLogger("edgekit")
 PRECISIONS = ("fp32", "int8")
+DECODER_PRECISIONS = ("bf16", "fp16", "int8", "int4")
+COMPUTES = {"bf16": "bf16", "fp16": "fp16", "int8": "fp16", "int4": "fp16"}  # decoders, by how weights are held
+AMPERE = (8, 0)  # the first compute capability with bfloat16
 PROVIDER = "CUDAExecutionProvider"
 # What a bundle may set, with the provider's names.
 OPTIONS: dict[str, tuple[str, ...] | range] = {
@@ -42,18 +56,33 @@ def probe() -> Availability:
 
 
 def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
-    """The portable graph: int8 weights are unpacked by the GPU as it runs, and it computes in float32.
+    """An encoder stays as it is: int8 weights are unpacked by the GPU as it runs, and it computes in float32.
 
-    Raises UnsupportedError for a decoder: its cache would have to stay on the device.
+    A decoder shares its caches, multiplies with blocks of int8 and int4 as they are, and computes in 16 bits; in place.
+    Raises UnsupportedError for one in float32, and for one whose attention is wired in another way.
     """
-    if is_decoder(model):
-        raise UnsupportedError("language models do not run on cuda yet", hint="export for cpu or openvino")
+    if not is_decoder(model):
+        return model
+    import onnx_ir as ir
+
+    from ._cuda_half import halve
+    from ._cuda_nbits import block_products
+    from ._decoder_graph import group_queries
+
+    if recipe.weights not in COMPUTES:
+        hint = f"export it in {', '.join(DECODER_PRECISIONS)}, or for another target"
+        raise UnsupportedError(f"cuda does not compute language models in {recipe.weights}", hint=hint)
+    group_queries(model)
+    block_products(model)
+    halve(model, ir.DataType.BFLOAT16 if COMPUTES[recipe.weights] == "bf16" else ir.DataType.FLOAT16)
     return model
 
 
 def facts(recipe: Recipe) -> dict[str, Any]:
     """What a report says of the engine."""
-    return {"engine": "ONNX Runtime", "version": probe().version, "provider": PROVIDER}
+    encoder = recipe.group_size is None and recipe.weights in PRECISIONS
+    computes = "fp32" if encoder else COMPUTES[recipe.weights]
+    return {"engine": "ONNX Runtime", "version": probe().version, "provider": PROVIDER, "computes": computes}
 
 
 def open(
@@ -65,10 +94,10 @@ def open(
     cache: Path | None = None,
     options: Mapping[str, str] | None = None,
 ) -> Session:
-    """A session whose every node runs on the GPU, in float32 without TF32.
+    """A session whose every node runs on the GPU, without TF32.
 
     `options` are the provider's that the bundle sets. Raises BundleError for one that it may not set, DeviceError
-    where there is no GPU.
+    where there is no GPU, or one that does not compute in this precision.
     """
     import onnxruntime as ort
 
@@ -76,10 +105,48 @@ def open(
     found = probe()
     if PROVIDER not in ort.get_available_providers():
         raise DeviceError("this ONNX Runtime was built without CUDA", hint=found.hint or "see `edgekit doctor`")
+    _load_libraries(ort)
     config = ort.SessionOptions()
     config.intra_op_num_threads = threads
     config.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    return OnnxRuntimeSession(folder, graph, PROVIDER, config, {"use_tf32": "0", **(options or {})})
+    engine = {"use_tf32": "0", **(options or {})}
+    with placement_errors(graph):
+        if not graph.states:
+            return OnnxRuntimeSession(folder, graph, PROVIDER, config, engine)
+        check_capability(recipe, driver(0).capability())
+        return CudaDecoderSession(folder, graph, PROVIDER, config, engine, memory=CudaMemory(0))
+
+
+def check_capability(recipe: Recipe, found: tuple[int, int]) -> None:
+    """Raises DeviceError for a GPU of that compute capability if it cannot compute what the recipe says."""
+    if COMPUTES.get(recipe.weights) == "bf16" and found < AMPERE:
+        raise DeviceError(
+            f"this GPU has compute capability {found[0]}.{found[1]}, and bf16 needs {AMPERE[0]}.{AMPERE[1]}",
+            hint="export the model in fp16",
+        )
+
+
+@contextmanager
+def placement_errors(graph: Graph) -> Iterator[None]:
+    """ONNX Runtime's refusal to put a node on the CPU as what it means to a user."""
+    try:
+        yield
+    except EdgeKitError as error:
+        if "CPU EP" not in error.cause:
+            raise
+        raise DeviceError(
+            f"{graph.path} does not run whole on the GPU",
+            hint="see `edgekit doctor`: CUDA and cuDNN must be there; else export it again with this version",
+            cause=error.cause,
+        ) from error
+
+
+def _load_libraries(ort: Any) -> None:
+    """Those of CUDA and cuDNN that came as Python packages, where the linker does not look."""
+    said = io.StringIO()
+    with redirect_stdout(said):  # it prints what it does not find, which may well be elsewhere
+        ort.preload_dlls(msvc=False)
+    log.debug("loading CUDA: %s", said.getvalue().strip() or "nothing is missing")
 
 
 def _devices() -> int:

@@ -95,8 +95,12 @@ def folder_of(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, Any]
     return source
 
 
-def trained(folder: Path, arch: str, **changes: Any) -> tuple[Source, Any]:
-    """A folder that transformers wrote, and its model; every weight is drawn anew, so that none is 0 or 1."""
+def trained(folder: Path, arch: str, *, embedding: float = 0.15, **changes: Any) -> tuple[Source, Any]:
+    """A folder that transformers wrote, and its model; every weight is drawn anew, so that none is 0 or 1.
+
+    `embedding`: how far the table's numbers spread. A table that is the head as well, and large beside what the layers
+    add, makes a model that repeats its last token.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -105,10 +109,11 @@ def trained(folder: Path, arch: str, **changes: Any) -> tuple[Source, Any]:
     torch.manual_seed(0)
     config = AutoConfig.for_model(arch, **{**sizes, **changes})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().float()
+    table = model.get_input_embeddings().weight
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
-                parameter.normal_(0, 0.15)
+                parameter.normal_(0, embedding if parameter is table else 0.15)
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model.tie_weights()

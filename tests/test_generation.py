@@ -152,6 +152,39 @@ def test_asyncio(model: Model) -> None:
     asyncio.run(cancelled())
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_cancelled_prompt_is_read_no_further(model: Model, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is cancelled while the engine is at work, which nobody can interrupt."""
+    began, may_end, runs, run = threading.Event(), threading.Event(), list[int](), model.engine.run
+
+    def slow(feeds: Any, state: Any) -> Any:
+        runs.append(int(feeds["counts"][0]))
+        began.set()
+        assert may_end.wait(30)
+        return run(feeds, state)
+
+    monkeypatch.setattr(model.engine, "run", slow)
+    monkeypatch.setattr(model.engine, "chunk_tokens", 4, raising=False)
+
+    async def all_of_it() -> None:
+        async for _ in model.agenerate([5] * 40, max_new_tokens=3):
+            pass
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(all_of_it())
+        await asyncio.to_thread(began.wait, 30)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0.01)
+        assert not task.done()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert runs == [4]
+
+
 def test_a_session_computes_only_what_is_new(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     with model.session() as chat:
         first = chat.generate(HELLO, max_new_tokens=5)

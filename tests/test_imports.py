@@ -61,7 +61,8 @@ def rule_for(module: str) -> Rule:
         ours = ("edgekit.core", "edgekit.errors", "edgekit.files", "edgekit.limits", "edgekit.runtimes")
         return Rule(ours, frozenset({"numpy"}), files)
     if folder == "targets":
-        ours = ("edgekit.core", "edgekit.errors", "edgekit.graph", "edgekit.device", "edgekit.targets")
+        files = ("edgekit.graph", "edgekit.onnxfile", "edgekit.device")
+        ours = ("edgekit.core", "edgekit.errors", *files, "edgekit.targets")
         engine = "openvino" if "openvino" in rest or rest == "_compile_cache" else "onnxruntime"
         return Rule(ours, frozenset({"numpy"}), frozenset({engine, "onnx", "onnx_ir"}))
     if folder == "zoo" and (rest == "_training" or rest.endswith("recipe")):

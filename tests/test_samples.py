@@ -60,3 +60,29 @@ def test_every_task_gets_its_form() -> None:
     ]
     masked = samples.for_task("fill-mask", [*texts, "a <mask> already"], {"mask_token": "<mask>"})
     assert masked == ["<mask>", "two <mask>", "three <mask> words", "a <mask> already"]
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def test_prompts_are_joined_until_they_are_long_enough() -> None:
+    made = samples.prompts(samples.TEXTS, words, 40)
+    assert all(words(prompt) >= 40 for prompt in made)
+    assert len(made) >= samples.PROMPTS
+    assert " ".join(samples.TEXTS).startswith(" ".join(made))
+
+
+def test_prompts_end_when_there_are_tokens_enough() -> None:
+    def letters(text: str) -> int:
+        return 4 * len(text)
+
+    made = samples.prompts(samples.TEXTS, letters, 1)
+    assert made == list(samples.TEXTS[: samples.PROMPTS])  # although they are over the limit
+    few = samples.prompts(samples.TEXTS, len, samples.MOST)  # each is over the limit by itself
+    assert len(few) == samples.PROMPTS
+    assert samples.prompts(samples.TEXTS, lambda text: 1, 1) == list(samples.TEXTS)
+
+
+def test_too_few_texts_are_one_prompt() -> None:
+    assert samples.prompts(["a b", "c"], words, 40) == ["a b c"]

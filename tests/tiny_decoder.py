@@ -71,6 +71,7 @@ class _Writer:
         kind, largest = INTEGERS[self.shape.weights]
         blocks = np.split(weight, weight.shape[axis] // GROUP, axis)
         scale = np.stack([np.abs(block).max(axis) for block in blocks], axis) / largest
+        scale[1::2] *= -1  # a scale has the sign that uses int4's range best
         whole = np.round(weight / np.repeat(scale, GROUP, axis)).astype(np.int8)
         self.tensors.append(helper.make_tensor(f"{name}.weight", kind, weight.shape, whole.flatten()))
         inputs = f"{name}.weight", self.constant(scale.astype(np.float32), f"{name}.scale")

@@ -23,7 +23,7 @@ def recipe(
     """The recipe that a precision stands for on a road to the graph. Raises UnsupportedError for what is not there."""
     if precision not in PRECISIONS:
         raise UnsupportedError(f"no precision {precision!r}", hint=f"known: {', '.join(PRECISIONS)}")
-    if precision in ("fp32", "bf16"):
+    if precision not in QUANTIZED:
         if method or group_size:
             raise UnsupportedError(f"{precision} quantizes nothing, so --method and --group-size have no meaning")
         return Recipe(weights=precision, activations=precision)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekit import registry
 from edgekit.core import QUANTIZED, Bundle, Measure, Recipe, Variant
 from edgekit.errors import VerificationError
 from edgekit.files import size_text
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Arrays
+    from edgekit.core import Array, Arrays, Session
     from edgekit.model import Model
 
 # Largest difference from the reference at unseen shapes, as a share of the reference's largest number.
@@ -29,6 +30,7 @@ PROOF = {"fp32": 1e-4, "bf16": 6e-2}
 BUDGET = {"fp32": 1e-4, "bf16": 5e-3, "int8": 2e-2, "int4": 5e-2}
 TIMED = 8  # samples whose latency is measured, one at a time
 ROUNDS = 5
+TOKENS = 12  # of an answer
 
 
 def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
@@ -46,10 +48,13 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     with Model(bundle, variant, device.threads()) as model:
         if "proof" in payload and variant.recipe.weights in PROOF:
-            measured["proof_difference"] = prove(model, Path(payload["proof"]))
-        # The goldens in a call of their own, as `verify` will ask: where activations share a scale, company matters.
-        goldens = model.numbers(items[: payload["goldens"]], truncate=True)
-        write_arrays(Path(payload["answers"]), {"samples": model.numbers(items, truncate=True), "goldens": goldens})
+            found = prove(model.engine, Path(payload["proof"]), variant.recipe, variant.name)
+            measured["proof_difference"] = found
+        answers = model.numbers(items, truncate=True)
+        goldens = answers[: payload["goldens"]]
+        if not registry.find("loops", bundle.loop).ALONE:  # as `verify` will ask
+            goldens = model.numbers(items[: payload["goldens"]], truncate=True)
+        write_arrays(Path(payload["answers"]), {"samples": answers, "goldens": goldens})
         measured["milliseconds"] = latency(model, items)
     if "traced" in payload and variant.recipe.weights in QUANTIZED:
         with Model(bundle, plain(variant, payload["traced"]), device.threads()) as model:
@@ -57,33 +62,34 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     return measured
 
 
-def prove(model: Model, file: Path) -> float:
+def prove(session: Session, file: Path, recipe: Recipe, name: str) -> float:
     """Run the proof's feeds and return the largest difference, as a share of the reference's largest number.
 
+    Of a decoder, calls that are not the `first` of a text go on with the state that the one before left.
     Raises VerificationError when it is beyond what the precision allows, naming output and shape.
     """
     import numpy as np
 
-    weights = model.variant.recipe.weights
-    largest = 0.0
+    largest, state = 0.0, None
     for feeds, expected in read_proof(file):
-        found, _ = model.engine.run(feeds)
-        for name, wanted in expected.items():
+        first = feeds.pop("first", True)
+        found, state = session.run(feeds, None if first else state)
+        for port, wanted in expected.items():
             scale = max(float(np.abs(wanted).max()), 1e-6)
-            difference = float(np.abs(found[name] - wanted).max()) / scale
-            if not difference <= PROOF[weights]:
+            difference = float(np.abs(found[port] - wanted).max()) / scale
+            if not difference <= PROOF[recipe.weights]:
                 shape = {key: list(value.shape) for key, value in feeds.items()}
                 raise VerificationError(
-                    f"{model.variant.name}: {name!r} differs from torch by {difference:.2g} of its largest number",
-                    hint=f"{PROOF[weights]:.0e} is allowed; nothing was published. Please report the model",
+                    f"{name}: {port!r} differs from torch by {difference:.2g} of its largest number",
+                    hint=f"{PROOF[recipe.weights]:.0e} is allowed; nothing was published. Please report the model",
                     shapes=shape,
-                    variant=model.variant.name,
+                    variant=name,
                 )
             largest = max(largest, difference)
     return largest
 
 
-def read_proof(file: Path) -> Iterator[tuple[Arrays, Arrays]]:
+def read_proof(file: Path) -> Iterator[tuple[dict[str, Array], Arrays]]:
     """(feeds, reference outputs) from the tracer's .npz with keys `N/in/NAME` and `N/out/NAME`."""
     import numpy as np
 
@@ -114,9 +120,16 @@ def plain(variant: Variant, traced: str) -> Variant:
 
 
 def latency(model: Model, items: list[Any]) -> float:
-    """Milliseconds for one item from text to numbers: the median of several rounds over a few samples, warmed up."""
+    """Milliseconds for one item from text to numbers: the median of several rounds over a few samples, warmed up.
+
+    Of a decoder, for one token of an answer.
+    """
     import statistics
 
+    if "generate" in model.methods:
+        prompt = min(items, key=len)
+        took = model.generate(prompt, max_new_tokens=TOKENS, min_new_tokens=TOKENS).timings
+        return round(took.get("tpot", took["ttft"]) * 1e3, 3)
     timed = items[:TIMED]
     for item in timed:
         model.numbers([item], truncate=True)

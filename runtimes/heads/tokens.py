@@ -5,7 +5,7 @@ Knows nothing of sessions; `edgekit.runtimes.loops.decode` asks an `Answer` what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgekit.core import Array, Floats
 
 METHODS = ("generate",)
-POSITIONS = 4  # of a sample's end, whose next tokens are compared
+POSITIONS = 8  # of a sample's end, whose next tokens are compared
 # Largest mean divergence from the reference in nats, unless the user gives another.
 BUDGET = {"fp32": 1e-3, "bf16": 2e-2, "int8": 2e-2, "int4": 2e-1}
 MAX_NEW_TOKENS = 512  # where neither the caller nor the model says
@@ -123,19 +123,25 @@ def wish(settings: Mapping[str, Any], options: Mapping[str, Any]) -> Wish:
     given = {name: value for name, value in options.items() if value is not None}
     usual = SAMPLING if given.get("temperature") else ("repetition_penalty",)
     told = {name: known[name] for name in usual if name in known}
-    strange = [name for name in given if name not in {*SAMPLING, "max_new_tokens", "stop", "stop_ids"}]
+    strange = [name for name in given if name not in OPTIONS]
     if strange:
-        raise UsageError(f"generate has no option {strange[0]!r}", hint=f"it has {', '.join(SAMPLING)}")
-    stop = given.get("stop", ())
+        raise UsageError(f"generate has no option {strange[0]!r}", hint=f"it has {', '.join(OPTIONS)}")
+    stop, stop_ids = given.get("stop", ()), given.get("stop_ids", ())
+    if not isinstance(stop, Iterable) or not isinstance(stop_ids, Iterable):
+        raise UsageError("stop and stop_ids are lists", hint="give texts in stop, ids of tokens in stop_ids")
+    for id in (stop_ids := tuple(stop_ids)):
+        if type(id) is not int or not 0 <= id < limits.VOCABULARY:
+            raise UsageError(f"a stop id is {id!r:.40}", hint="give the ids of tokens")
     return Wish(
         Sampling(**{**told, **{name: given[name] for name in SAMPLING if name in given}}),
         given.get("max_new_tokens", known.get("max_new_tokens", MAX_NEW_TOKENS)),
         (stop,) if isinstance(stop, str) else tuple(stop),
-        frozenset((*settings.get("eos_ids", ()), *given.get("stop_ids", ()))),
+        frozenset((*settings.get("eos_ids", ()), *stop_ids)),
     )
 
 
 SAMPLING = tuple(Sampling.__dataclass_fields__)
+OPTIONS = (*SAMPLING, "max_new_tokens", "stop", "stop_ids")
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekit.errors import BundleError, InputError
 
 from . import text
@@ -80,10 +82,10 @@ class Chat:
         if isinstance(item, str):
             text.check(item, number)
             ids = self._ids(self.words.split(self.words.broken(item)), begin=begin)
-        elif item and all(isinstance(part, Mapping) for part in item):
+        elif len(item) and all(isinstance(part, Mapping) for part in item):
             ids = self.chat([part for part in item if isinstance(part, Mapping)])
-        elif all(type(part) is int for part in item):
-            ids = [part for part in item if isinstance(part, int)]
+        elif all(isinstance(part, int | np.integer) and not isinstance(part, bool) for part in item):
+            ids = [int(part) for part in item if isinstance(part, int | np.integer)]
             if any(not 0 <= one < self.vocabulary for one in ids):
                 raise InputError(
                     f"prompts[{number}] holds an id that the model has not", hint=f"0 to {self.vocabulary - 1}"

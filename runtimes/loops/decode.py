@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from threading import Event
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,9 @@ from ..sampling import Choice
 
 if TYPE_CHECKING:
     from edgekit.core import Array, DecoderSession
+
+
+ALONE = True  # what is said of an item does not depend on the others
 
 
 class Row(Protocol):
@@ -40,8 +44,11 @@ class Step:
     state: Any
 
 
-def decode(session: DecoderSession, rows: Sequence[Row], state: Any = None) -> Generator[Step, None, None]:
-    """A step for each run, until every row has ended. Closing the generator stops before the next run.
+def decode(
+    session: DecoderSession, rows: Sequence[Row], state: Any = None, stopped: Event | None = None
+) -> Generator[Step, None, None]:
+    """A step for each run, until every row has ended. Closing the generator stops before the next run, and so does
+    `stopped`, which another thread may set while a long prompt is read.
 
     `state` holds what came before, a row each; it is used up. None: nothing came before.
     Raises what the session and the rows raise: InputError, ResourceError, ClosedError.
@@ -54,7 +61,7 @@ def decode(session: DecoderSession, rows: Sequence[Row], state: Any = None) -> G
     # while the others are read. So no run is wider than a chunk, whatever the lengths.
     chunks = -(-longest // session.chunk_tokens)
     waiting = [deque(np.array_split(np.asarray(row.ids, np.int64), min(chunks, len(row.ids)))) for row in rows]
-    while alive:
+    while alive and not (stopped and stopped.is_set()):
         feeds = padded([waiting[number].popleft() for number in alive])
         ready = {number: place for place, number in enumerate(alive) if not waiting[number]}
         if not ready:
@@ -90,12 +97,20 @@ def gather(
     encodings: Sequence[Any],
     **options: Any,
 ) -> list[Array]:
-    """The head's numbers for each prompt by itself: what its last positions say comes next."""
+    """The head's numbers for each prompt by itself: what comes next, asked as `decode` asks, of its last positions.
+
+    All before these is read silently, in chunks; they themselves come token by token.
+    """
     found = []
     for encoding in encodings:
-        ids = np.asarray([encoding.ids], np.int64)
-        asked = np.asarray([head.positions(ids.shape[1])], np.int64)
-        feeds = {"input_ids": ids, "counts": np.array([ids.shape[1]], np.int64), "logit_positions": asked}
-        outputs, _ = session.run(feeds, session.start(1, ids.shape[1]))
-        found.append(head.numbers(outputs["logits"][0], settings, **options))
+        ids = np.asarray(encoding.ids, np.int64)
+        steps = len(head.positions(len(ids)))
+        state, logits = session.start(1, len(ids)), []
+        if before := len(ids) - steps:
+            for chunk in np.array_split(ids[:before], -(-before // session.chunk_tokens)):
+                _, state = session.run(padded([chunk]) | {"logit_positions": np.empty((1, 0), np.int64)}, state)
+        for token in ids[before:]:
+            outputs, state = session.run(padded([token[None]]), state)
+            logits.append(outputs["logits"][0, 0].copy())
+        found.append(head.numbers(np.stack(logits), settings, **options))
     return found

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     B = TypeVar("B", bound=Batch)
 
 
+ALONE = False  # activations of a batch may share a scale, so what is said of an item may depend on the others
+
+
 def once(session: Session, batches: Iterable[B]) -> Generator[tuple[B, dict[str, Array]], None, None]:
     """Each batch with its outputs, in order. A batch is made and run when it is asked for; closing cancels the rest.
 

@@ -56,7 +56,7 @@ class Worker:
         self._talk = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (close() closes it)
         environment = os.environ | QUIET | {"OMP_NUM_THREADS": str(threads)} | dict(extra or {})
         self._process = subprocess.Popen(
-            [stage.python(contender.env), HERE / "worker.py", json.dumps(stage.spec(contender, threads))],
+            [stage.python(contender.env), HERE / stage.worker, json.dumps(stage.spec(contender, threads))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._talk,

@@ -7,10 +7,13 @@ one cannot take part. Knows nothing of measuring.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,22 +88,38 @@ PEERS = (
     Contender("fastembed O3 fp32", "peers", "fastembed/O3", "fp32", {"loader": "fastembed"}),
     Contender("fastembed int8", "peers", "fastembed/int8", "int8", {"loader": "fastembed"}),
 )
-# What makes each folder of the cache, and with which interpreter.
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes a folder of the cache: a kind that the stage's script knows, and where it runs."""
+
+    env: str
+    kind: str
+    needs: str = ""
+
+
 MAKERS = {
-    "minilm.ek": ("", "edgekit"),
-    "st-onnx": ("peers-onnx", "onnx"),
-    "fastembed": ("peers-onnx", "fastembed"),
-    "st-openvino": ("peers-openvino", "openvino"),
+    "minilm.ek": Maker("", "edgekit"),
+    "st-onnx": Maker("peers-onnx", "onnx"),
+    "fastembed": Maker("peers-onnx", "fastembed", needs="st-onnx"),
+    "st-openvino": Maker("peers-openvino", "openvino"),
 }
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where everything is: the model, the peers' environments, the files made for the contenders."""
+    """Where everything is: the model, the peers' environments, the files made for the contenders and what makes them.
+
+    `worker` and `script` are files beside this one: what runs a contender, and what makes its files.
+    """
 
     model: Path
     peers: Path
     cache: Path
+    makers: Mapping[str, Maker] = field(default_factory=lambda: MAKERS)
+    script: str = "make_peers.py"
+    worker: str = "worker.py"
     failed: dict[str, str] = field(default_factory=dict)  # what could not be made, and why: not tried again
 
     def python(self, env: str) -> Path:
@@ -110,34 +129,45 @@ class Stage:
         """Make what the contender loads, unless it is there. Returns why it cannot take part, or nothing."""
         if not self.python(contender.env).exists():
             return f"no environment {contender.env} in {self.peers}: python tests/benchmarks/peer_envs.py"
-        top = contender.files.split("/")[0]
-        if not top or (self.cache / contender.files).exists():
-            return ""
-        env, kind = MAKERS[top]
-        if not self.python(env).exists():
-            return f"its ONNX file is made with {env}, which is not in {self.peers}"
-        if (
-            kind == "fastembed"
-            and not (self.cache / "st-onnx").exists()
-            and (why := self._make(env, "onnx", "st-onnx"))
-        ):
-            return why
-        return self._make(env, kind, top)
+        return self._made(contender.files.split("/")[0])
 
-    def _make(self, env: str, kind: str, name: str) -> str:
-        if name in self.failed:
-            return self.failed[name]
+    def cost(self, contender: Contender) -> dict[str, float]:
+        """What it took to make the contender's files: `seconds`, and `peak`, bytes of the largest process."""
+        found: dict[str, float] = json.loads(self._bill(contender.files.split("/")[0]).read_text(encoding="ascii"))
+        return found
+
+    def _bill(self, name: str) -> Path:
+        return self.cache / f"{name}.cost.json"
+
+    def _made(self, name: str) -> str:
+        if not name or (self.cache / name).exists():
+            return ""
+        if name not in self.failed:
+            self.failed[name] = self._make(name, self.makers[name])
+        return self.failed[name]
+
+    def _make(self, name: str, maker: Maker) -> str:
+        if not self.python(maker.env).exists():
+            return f"its files are made with {maker.env}, which is not in {self.peers}"
+        if why := self._made(maker.needs):
+            return why
         print(f"making {name} …", file=sys.stderr, flush=True)
         out = self.cache / name
         unfinished = out.with_name(f".{out.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.parent.mkdir(parents=True, exist_ok=True)
-        command: list[str | Path] = [self.python(env), HERE / "make_peers.py", kind, self.model, unfinished]
-        done = subprocess.run(command, env=os.environ | QUIET, capture_output=True, text=True)
-        if done.returncode:
-            self.failed[name] = f"{name} could not be made: {last_line(done.stderr)}"
-            return self.failed[name]
+        command: list[str | Path] = [self.python(maker.env), HERE / self.script, maker.kind, self.model, unfinished]
+        began, log = time.perf_counter(), unfinished.with_suffix(".log")
+        with log.open("wb") as talk:
+            process = subprocess.Popen(command, env=os.environ | QUIET, stdout=talk, stderr=talk)
+            _, status, usage = os.wait4(process.pid, 0)  # the peak of the largest of its processes
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            return f"{name} could not be made: {last_line(log.read_text(encoding='utf-8', errors='replace'))}"
+        cost = {"seconds": time.perf_counter() - began, "peak": usage.ru_maxrss * 1024}
+        self._bill(name).write_text(json.dumps(cost), encoding="ascii")
         unfinished.rename(out)
+        log.unlink()
         return ""
 
     def spec(self, contender: Contender, threads: int) -> dict[str, Any]:

@@ -2,21 +2,26 @@
 
     python tests/benchmarks/peer_envs.py --folder .peers
 
-The peers cannot share one: optimum-onnx wants transformers below 4.58, optimum-intel below 5.6, sentence-transformers
-and fastembed take the newest. About 5 GB in all. An environment that cannot be made is named with the reason, and the
-benchmarks leave its peers out. torch comes first and by itself, or several GB of CUDA packages come with the rest.
+The peers cannot share one: optimum-onnx wants transformers below 4.58, optimum-intel below 5.6, sentence-transformers,
+fastembed and ONNX Runtime GenAI take the newest. About 7 GB in all. An environment that cannot
+be made is named with the reason, and the benchmarks leave its peers out. torch comes first and by itself, or several GB
+of CUDA packages come with the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import venv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 TORCH = "torch==2.13.0"
+# llama.cpp is compiled here (a quarter of an hour on two cores), without AMX: that code of it was seen to crash.
+AVX = "AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16"
+LLAMA = " ".join(["-DGGML_NATIVE=OFF", *(f"-DGGML_{name}=ON" for name in AVX.split(" "))])
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Recipe:
     # Installed without what they ask for: optimum-intel asks for torchvision, which brings a CUDA torch and which no
     # text model needs.
     alone: tuple[str, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)  # the environment of pip
 
 
 ENVIRONMENTS = {
@@ -44,12 +50,20 @@ ENVIRONMENTS = {
             "optimum==2.3.0",
             "openvino==2026.4.1",
             "openvino-tokenizers==2026.4.1",
+            "openvino-genai==2026.4.1",
             "nncf==3.4.0",
             "huggingface-hub>=1.5,<1.22",
             "datasets<5",
         ),
-        check="torch, sentence_transformers, datasets, nncf, optimum.intel",
+        check="torch, sentence_transformers, datasets, nncf, optimum.intel, openvino_genai",
         alone=("optimum-intel==2.2.0",),
+    ),
+    "peers-genai": Recipe(
+        packages=("onnxruntime-genai==0.18.0", "transformers==5.23.0", "onnx", "onnx-ir"),
+        check="torch, transformers, onnxruntime_genai",
+    ),
+    "peers-llama": Recipe(
+        packages=("llama-cpp-python", "gguf", "numpy"), check="llama_cpp, gguf", settings={"CMAKE_ARGS": LLAMA}
     ),
 }
 
@@ -67,7 +81,8 @@ def make(folder: Path, recipe: Recipe) -> str:
         return ""
     venv.create(folder, with_pip=True, clear=True, symlinks=True)
     for options in ((TORCH,), (TORCH, *recipe.packages), *(("--no-deps", name) for name in recipe.alone)):
-        done = subprocess.run([python, "-m", "pip", "install", "--quiet", *options], stderr=subprocess.PIPE, text=True)
+        command, told = [python, "-m", "pip", "install", "--quiet", *options], os.environ | recipe.settings
+        done = subprocess.run(command, env=told, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             return errors[-1] if errors else f"pip ended with {done.returncode}"

@@ -16,7 +16,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sentences import long_texts, sentences
@@ -24,7 +24,8 @@ from sentences import long_texts, sentences
 Embed = Callable[[list[str]], Any]  # texts -> (n, d) numbers
 PACKAGES = (
     "edgekit", "sentence-transformers", "fastembed", "torch", "transformers", "optimum", "optimum-onnx",
-    "optimum-intel", "onnxruntime", "openvino", "nncf", "tokenizers", "numpy",
+    "optimum-intel", "onnxruntime", "onnxruntime-genai", "openvino", "openvino-genai", "nncf", "llama-cpp-python",
+    "tokenizers", "numpy",
 )  # fmt: skip
 
 
@@ -129,8 +130,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def main() -> None:
-    spec = json.loads(sys.argv[1])
+def first(embed: Embed) -> list[float]:
+    return [float(x) for x in embed(["The quick brown fox jumps over the lazy dog."])[0]]
+
+
+def serve(
+    loaders: Mapping[str, Callable[[dict[str, Any]], Any]],
+    first: Callable[[Any], list[float]],
+    answer: Callable[[Any, dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Load what the first argument says, tell its first answer, then answer what comes on stdin, until it ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")  # libraries that print must not break the protocol
     os.dup2(2, 1)
 
@@ -138,15 +147,14 @@ def main() -> None:
         replies.write(json.dumps(value) + "\n")
         replies.flush()
 
-    begun = time.perf_counter()
-    embed = LOADERS[spec["loader"]](spec)
-    loaded = time.perf_counter() - begun
-    first = [float(x) for x in embed(["The quick brown fox jumps over the lazy dog."])[0]]
-    reply({"first": first, "load_seconds": loaded, "first_seconds": time.perf_counter() - begun})
+    spec, begun = json.loads(sys.argv[1]), time.perf_counter()
+    loaded = loaders[spec["loader"]](spec)
+    seconds = time.perf_counter() - begun
+    reply({"first": first(loaded), "load_seconds": seconds})
     for line in sys.stdin:
         request = json.loads(line)
-        reply(versions() if request["do"] == "versions" else answer(embed, request))
+        reply(versions() if request["do"] == "versions" else answer(loaded, request))
 
 
 if __name__ == "__main__":
-    main()
+    serve(LOADERS, first, answer)

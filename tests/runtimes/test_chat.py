@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_chat
 from hypothesis import given
@@ -241,6 +242,15 @@ def test_prompts_of_every_kind(ingest: Chat) -> None:
     text, ids, message = ingest.encode(["hi", [5, 6], [{"role": "user", "content": "hi"}]])
     assert (ids.ids, message.ids) == ([5, 6], ingest.chat([{"role": "user", "content": "hi"}]))
     assert len(text) == len(text.ids)
+
+
+def test_ids_may_be_numpys(ingest: Chat) -> None:
+    (found,) = ingest.encode([np.array([5, 6])])
+    assert found.ids == [5, 6]
+    assert all(type(one) is int for one in found.ids)
+    for strange in ([True, False], np.array([1.5]), [None], np.empty(0, np.int64)):
+        with pytest.raises(InputError):
+            ingest.encode([strange])
 
 
 @pytest.mark.parametrize(

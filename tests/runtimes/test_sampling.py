@@ -217,7 +217,12 @@ def test_a_seed_makes_the_same_choices_again() -> None:
     first = chosen(Chooser(Sampling(temperature=1, seed=5)))
     assert first == chosen(Chooser(Sampling(temperature=1, seed=5)))
     assert first != chosen(Chooser(Sampling(temperature=1, seed=6)))
-    assert first != chosen(Chooser(Sampling(temperature=1, seed=5), row=1))  # rows of a batch differ
+    second = Chooser(
+        Sampling(temperature=1, seed=5), row=1
+    )  # rows of a batch differ, and each can be drawn again alone
+    assert first != chosen(second)
+    second = Chooser(Sampling(temperature=1, seed=5), row=1)
+    assert chosen(second) == chosen(Chooser(Sampling(temperature=1, seed=second.seed)))
     drawn = Chooser(Sampling(temperature=1))
     assert chosen(drawn) == chosen(Chooser(Sampling(temperature=1, seed=drawn.seed)))
     assert drawn.seed != Chooser(Sampling(temperature=1)).seed

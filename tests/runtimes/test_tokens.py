@@ -98,6 +98,13 @@ def test_logits_that_are_not_numbers(ingest: Chat) -> None:
         ({"stop": ["x" * 257]}, "a stop string is"),
         ({"top_p": 2.0}, "top_p is 2.0"),
         ({"heat": 1}, "no option 'heat'"),
+        ({"stop": 5}, "stop and stop_ids are lists"),
+        ({"stop": [5]}, "a stop string is 5"),
+        ({"stop_ids": 5}, "stop and stop_ids are lists"),
+        ({"stop_ids": "ab"}, "a stop id is 'a'"),
+        ({"stop_ids": [[1]]}, r"a stop id is \[1\]"),
+        ({"stop_ids": [-1]}, "a stop id is -1"),
+        ({"logit_bias": [7]}, r"logit_bias is \[7\]"),
     ],
 )
 def test_wishes_that_make_no_sense(options: dict[str, Any], said: str) -> None:
@@ -127,6 +134,8 @@ def test_the_distance_of_two_models() -> None:
     apart = tokens.compare(kept[:1], kept[1:2])
     assert apart.loss == pytest.approx(float((p * np.log(p / q)).sum(-1).mean()))
     assert tokens.compare(kept[:1], [np.full((4, 50), np.nan, np.float16)]).loss == float("inf")
+    far = [np.stack([kept[0][0], kept[0][1] - np.float16(2000)])]  # one position's logits say nothing of another's
+    assert tokens.compare(far, far).loss == 0.0
 
 
 def test_only_the_last_positions_are_compared() -> None:

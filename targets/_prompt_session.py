@@ -1,0 +1,68 @@
+"""The part of a decoder that reads prompts: another graph on the same caches, which says nothing.
+
+Knows which tokens of a step are worth it, and the graph that `_prompt_graph` made; whose caches they are is the
+decoder session's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._decoder_graph import LENGTHS, POSITIONS, TOTAL
+from ._onnxruntime import OnnxRuntimeSession
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.core import Arrays, Graph
+
+    Integers = NDArray[np.int64]
+
+CHUNK = 256  # tokens at a time: of more the attention costs more than the products gain
+LEAST = 32  # tokens that are worth it
+
+
+def silent(counts: Integers, wanted: Integers) -> Integers:
+    """How many of each row's new tokens come before the first whose logits are wanted; 0 where they are too few."""
+    before = wanted.min(1) if wanted.shape[1] else counts
+    return np.where(before >= LEAST, before, 0)
+
+
+class PromptReader(OnnxRuntimeSession):
+    """Fills caches; it is read from and closed by the decoder's session, which knows whose they are."""
+
+    chunk_tokens = CHUNK
+
+    def __init__(
+        self, folder: Path, graph: Graph, provider: str, options: Any, without: Sequence[str], weights: Arrays
+    ) -> None:
+        """As OnnxRuntimeSession; `weights` are the inputs that stand for weights."""
+        super().__init__(folder, graph, provider, options, without=without)
+        self._weights = weights
+        self._positions = any(port.name == POSITIONS for port in graph.inputs)
+
+    def read(self, ids: Integers, length: int, bind_caches: Callable[[Any], None]) -> None:
+        """Put the tokens (n,) of one row, of which `length` are in its caches already, into its caches."""
+        for chunk in chunks(len(ids)):
+            binding = self._engine.io_binding()
+            bind_caches(binding)
+            for name, array in self._weights.items():
+                binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            begin, end = length + chunk.start, length + chunk.stop
+            binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[None, chunk]))
+            binding.bind_cpu_input(LENGTHS, np.array([end - 1], np.int32))
+            binding.bind_cpu_input(TOTAL, np.array(end, np.int32))
+            if self._positions:
+                binding.bind_cpu_input(POSITIONS, np.arange(begin, end)[None])
+            self._engine.run_with_iobinding(binding)
+
+
+def chunks(count: int) -> Iterator[slice]:
+    """As few as can be, of nearly equal length."""
+    number = -(-count // CHUNK)
+    edges = [count * each // number for each in range(number + 1)]
+    yield from map(slice, edges, edges[1:])

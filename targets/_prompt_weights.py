@@ -1,0 +1,192 @@
+"""Weights for `_prompt_graph`: int8 with one scale an output, made on the device of a bundle's int4 or int8 blocks.
+
+They are made once and kept in the target's cache, mapped: pages that no prompt needs cost nothing, and two processes
+share them. Where nothing can be kept they are made for every session. What is kept is never trusted: it must be as
+long, and add up, as when it was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit import onnxfile
+
+from ._prompt_graph import SCALES, VALUES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.core import Array, Arrays, Graph
+
+    Bytes = NDArray[np.uint8]
+    Floats = NDArray[np.float32]
+    Values = NDArray[np.int8]
+
+log = logging.getLogger("edgekit")
+
+FORM = "1"  # of what is kept; another makes all that was kept before worthless
+PAGE = 4096
+SLAB = 1 << 18  # weights at a time: what a core's own cache holds
+LARGEST = 127
+# The two int4 numbers in a byte, the low one first, each as a byte.
+PAIRS = np.array([((byte & 15 ^ 8) - 8, (byte >> 4 ^ 8) - 8) for byte in range(256)], np.int8).view(np.int16)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One weight: where its blocks are, and what it is called as an input of the prompt's graph."""
+
+    values: str
+    scales: str
+    inputs: int
+    outputs: int
+    blocks: Bytes  # as stored: row by row, two int4 numbers in a byte or one int8
+    block_scales: Floats  # (inputs / block, outputs)
+
+    @property
+    def size(self) -> int:
+        return self.inputs * self.outputs
+
+
+def prepare(folder: Path, graph: Graph, threads: int, cache: Path | None) -> Arrays:
+    """The inputs of `graph.prompt` that stand for weights, by name. Raises BundleError where the file is not sound."""
+    matrices = list(_matrices(folder, graph))
+    places, end = _places(matrices)
+    kept = None if cache is None else cache / f"{_key(folder, graph)}.int8"
+    found = None if kept is None else _read(kept, end)
+    if found is None:
+        found = _write(kept, matrices, places, end, threads)
+    named: dict[str, Array] = {}
+    for one, values, scales in _parts(found, matrices, places):
+        named |= {one.values: values, one.scales: scales}
+    return named
+
+
+def _matrices(folder: Path, graph: Graph) -> Iterator[Matrix]:
+    """In the order of the inputs, where each int8 matrix is followed by its scales."""
+    assert graph.prompt is not None
+    stored = {tensor.tensor: tensor for tensor in onnxfile.read(folder, graph.path).external}
+    home = (folder / graph.path).parent
+    for values, scales in pairwise(graph.prompt.inputs):
+        if not values.name.endswith(VALUES):
+            continue
+        table = stored[values.name.removesuffix(VALUES)], stored[scales.name.removesuffix(SCALES)]
+        inputs, outputs = map(int, values.shape)
+        blocks, steps = (np.memmap(home / one.location, np.uint8, "r", one.offset, (one.size,)) for one in table)
+        yield Matrix(values.name, scales.name, inputs, outputs, blocks, steps.view(np.float32).reshape(-1, outputs))
+
+
+def _places(matrices: list[Matrix]) -> tuple[list[tuple[int, int]], int]:
+    """Where values and scales of each begin, in bytes, and where all end."""
+    found, end = [], 0
+    for one in matrices:
+        scales = end + one.size + -one.size % PAGE
+        found.append((end, scales))
+        end = scales + 4 * one.outputs
+        end += -end % PAGE
+    return found, end
+
+
+def _parts(
+    data: Bytes, matrices: list[Matrix], places: list[tuple[int, int]]
+) -> Iterator[tuple[Matrix, Values, Floats]]:
+    """Values (inputs, outputs) and scales (outputs,) of each, where they are in `data`."""
+    for one, (values, scales) in zip(matrices, places, strict=True):
+        made = data[values : values + one.size].view(np.int8).reshape(one.inputs, one.outputs)
+        yield one, made, data[scales : scales + 4 * one.outputs].view(np.float32)
+
+
+def _read(path: Path, end: int) -> Bytes | None:
+    """What was kept, mapped; None where there is nothing sound."""
+    try:
+        if path.stat().st_size != end + PAGE:
+            return None
+        data: Bytes = np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError):
+        return None
+    if data[end : end + 8].view(np.uint64)[0] == _sum(data[:end]):
+        return data[:end]
+    log.warning("what was kept in %s is damaged; it is made anew", path.parent)
+    return None
+
+
+def _write(path: Path | None, matrices: list[Matrix], places: list[tuple[int, int]], end: int, threads: int) -> Bytes:
+    """The weights, in a file at `path` if there can be one, else in memory."""
+    if path is not None:
+        try:
+            return _kept(path, matrices, places, end, threads)
+        except OSError as error:
+            log.debug("no prepared weights can be kept in %s: %s", path.parent, error)
+    data: Bytes = np.zeros(end, np.uint8)
+    _fill(data, matrices, places, threads)
+    return data
+
+
+def _kept(path: Path, matrices: list[Matrix], places: list[tuple[int, int]], end: int, threads: int) -> Bytes:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in path.parent.glob("*.int8"):
+        old.unlink(missing_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, end + PAGE)  # a full disk is told of here, not by a signal
+            data = np.memmap(file, np.uint8, "r+", shape=(end + PAGE,))
+            _fill(data[:end], matrices, places, threads)
+            data[end : end + 8].view(np.uint64)[0] = _sum(data[:end])
+            data.flush()
+            os.replace(file.name, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(file.name)
+            raise
+    return data[:end]
+
+
+def _fill(data: Bytes, matrices: list[Matrix], places: list[tuple[int, int]], threads: int) -> None:
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(_convert, *part) for part in _parts(data, matrices, places)]
+        for job in jobs:
+            job.result()
+
+
+def _convert(matrix: Matrix, values: Values, scales: Floats) -> None:
+    """Every output's weights in steps of its own: the largest of them is 127 steps."""
+    groups = len(matrix.block_scales)
+    blocks = _numbers(matrix).reshape(groups, -1, matrix.outputs)
+    sizes = np.maximum(blocks.max(1), -blocks.min(1).astype(np.float32)) * np.abs(matrix.block_scales)
+    largest = sizes.max(0)
+    scales[:] = np.where(largest > 0, largest / LARGEST, 1)
+    steps, into = matrix.block_scales / scales, values.reshape(blocks.shape)
+    many = max(1, SLAB // blocks[0].size)
+    for first in range(0, groups, many):
+        slab = slice(first, first + many)
+        made = blocks[slab] * steps[slab, None]
+        into[slab] = np.rint(made, out=made)
+
+
+def _numbers(matrix: Matrix) -> Values:
+    """All of its numbers, as int8."""
+    stored = matrix.blocks
+    return np.take(PAIRS, stored).view(np.int8) if stored.size < matrix.size else stored.view(np.int8)
+
+
+def _sum(data: Bytes) -> np.uint64:
+    return np.add.reduce(data.view(np.uint64), initial=1, dtype=np.uint64)  # zeros do not add up to zero
+
+
+def _key(folder: Path, graph: Graph) -> str:
+    """Another for another model at this place."""
+    beside = sorted(path for path in (folder / graph.path).parent.iterdir() if path.is_file())
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in beside]
+    return hashlib.sha256(repr((FORM, graph.path, files)).encode()).hexdigest()[:32]
