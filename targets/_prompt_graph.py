@@ -17,6 +17,7 @@ import numpy as np
 
 from edgekit import graph
 
+from ._blocks import Blocks, blocks_of, stand_in
 from ._decoder_graph import PAST
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def reading(model: ir.Model) -> ir.Model | None:
     for node in list(found.graph):
         if node.op_type == "GroupQueryAttention":
             _materialize(found, node)
-        dequantize = _blocks_of(node)
-        if dequantize is not None:
-            _rewrite(found, node, dequantize, tokens)
+        blocks = _blocks_to_read(node)
+        if blocks is not None:
+            _rewrite(found, node, blocks, tokens)
     if not tokens:
         return None
     graph.drop_unused(found)
@@ -68,50 +69,32 @@ def _materialize(model: ir.Model, node: ir.Node) -> None:
     node.replace_input_with(SINK, sink)
 
 
-def _blocks_of(node: ir.Node) -> ir.Node | None:
-    """The DequantizeLinear, with blocks along its first axis, whose matrix this MatMul multiplies by."""
+def _blocks_to_read(node: ir.Node) -> Blocks | None:
+    """The blocks of a product with (batch, sequence, width), by whose rows tokens are quantized, if a device finds
+    them: what is small lies in the graph's own file, where it does not look."""
+    blocks = blocks_of(node)
+    if blocks is None or blocks.turned or min(blocks.numbers.nbytes, blocks.scales.nbytes) <= graph.INLINE:
+        return None
+    source = node.inputs[0]
+    flat = source is not None and source.shape is not None and len(source.shape) != 3
+    return None if flat else blocks
+
+
+def _rewrite(model: ir.Model, node: ir.Node, blocks: Blocks, tokens: dict[str, tuple[ir.Value, ir.Value]]) -> None:
     import onnx_ir as ir
 
-    if node.op_type != "MatMul" or node.inputs[0] is None or node.inputs[1] is None:
-        return None
-    if node.inputs[0].shape is not None and len(node.inputs[0].shape) != 3:
-        return None  # not (batch, sequence, width), by whose rows tokens are quantized
-    found = node.inputs[1].producer()
-    if found is None or found.op_type != "DequantizeLinear" or len(found.inputs) > 2:
-        return None
-    table, scale = (graph.weight(value) for value in found.inputs)
-    if table is None or scale is None or table.dtype not in (ir.DataType.INT4, ir.DataType.INT8):
-        return None
-    if min(value.const_value.nbytes for value in (table, scale)) <= graph.INLINE:  # type: ignore[union-attr]
-        return None  # lies in the graph's file, where a device does not look for it
-    blocks = found.attributes.get("block_size")
-    return found if found.attributes["axis"].as_int() == 0 and blocks is not None and blocks.as_int() else None
-
-
-def _rewrite(model: ir.Model, node: ir.Node, dequantize: ir.Node, tokens: dict[str, tuple[ir.Value, ir.Value]]) -> None:
-    import onnx_ir as ir
-
-    (table, scale), source = dequantize.inputs, node.inputs[0]
-    assert table is not None
-    assert table.shape is not None
-    assert scale is not None
+    (inputs, outputs), source = blocks.shape, node.inputs[0]
     assert source is not None
-    inputs, outputs = (int(axis) for axis in table.shape)  # type: ignore[arg-type]
     if source.name not in tokens:
         tokens[str(source.name)] = _quantized(model, node, source)
     values, sizes = tokens[str(source.name)]
-    weight = _input(model, f"{table.name}{VALUES}", ir.DataType.INT8, (inputs, outputs))
-    scales = _input(model, f"{scale.name}{SCALES}", ir.DataType.FLOAT, (outputs,))
+    weight = _input(model, f"{blocks.table.name}{VALUES}", ir.DataType.INT8, (inputs, outputs))
+    scales = _input(model, f"{blocks.scale.name}{SCALES}", ir.DataType.FLOAT, (outputs,))
     one = graph.initializer(model, "one", np.array(1, np.float32))
     zero = graph.initializer(model, "zero", np.array(ZERO, np.uint8))
     read = [values, weight, one, scales, zero]
     product = ir.node("MatMulIntegerToFloat", read, domain=DOMAIN, name=f"{node.name}.integer")
-    scaled = ir.node("Mul", [product.outputs[0], sizes], name=node.name)
-    model.graph.insert_before(node, [product, scaled])
-    old, new = node.outputs[0], scaled.outputs[0]
-    new.name, new.type, new.shape = old.name, old.type, old.shape
-    old.name = f"{new.name}.blocks"
-    ir.convenience.replace_all_uses_with(old, new)
+    stand_in(model, node, [product, ir.node("Mul", [product.outputs[0], sizes], name=node.name)])
 
 
 def _quantized(model: ir.Model, before: ir.Node, source: ir.Value) -> tuple[ir.Value, ir.Value]:

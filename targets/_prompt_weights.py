@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit import onnxfile
+from edgekit.errors import BundleError
 
 from ._prompt_graph import SCALES, VALUES
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
     Floats = NDArray[np.float32]
     Values = NDArray[np.int8]
+    Fill = Callable[[Bytes], None]
 
 log = logging.getLogger("edgekit")
 
@@ -46,46 +49,70 @@ PAIRS = np.array([((byte & 15 ^ 8) - 8, (byte >> 4 ^ 8) - 8) for byte in range(2
 
 @dataclass(frozen=True)
 class Matrix:
-    """One weight: where its blocks are, and what it is called as an input of the prompt's graph."""
+    """One weight, as inputs of the prompt's graph."""
 
     values: str
     scales: str
     inputs: int
     outputs: int
-    blocks: Bytes  # as stored: row by row, two int4 numbers in a byte or one int8
-    block_scales: Floats  # (inputs / block, outputs)
 
     @property
     def size(self) -> int:
         return self.inputs * self.outputs
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """What a matrix is made of."""
+
+    numbers: Bytes  # as stored: row by row, two int4 numbers in a byte or one int8
+    scales: Floats  # (inputs / block, outputs)
+
+
 def prepare(folder: Path, graph: Graph, threads: int, cache: Path | None) -> Arrays:
-    """The inputs of `graph.prompt` that stand for weights, by name. Raises BundleError where the file is not sound."""
-    matrices = list(_matrices(folder, graph))
+    """The inputs of `graph.prompt` that stand for weights, by name. Raises BundleError without them."""
+    assert graph.prompt is not None
+    matrices = list(_matrices(graph.prompt))
     places, end = _places(matrices)
     kept = None if cache is None else cache / f"{_key(folder, graph)}.int8"
     found = None if kept is None else _read(kept, end)
     if found is None:
-        found = _write(kept, matrices, places, end, threads)
+        sources = _sources(folder, graph, matrices)
+        found = _write(kept, end, lambda data: _fill(data, matrices, places, sources, threads))
     named: dict[str, Array] = {}
     for one, values, scales in _parts(found, matrices, places):
         named |= {one.values: values, one.scales: scales}
     return named
 
 
-def _matrices(folder: Path, graph: Graph) -> Iterator[Matrix]:
+def _matrices(prompt: Graph) -> Iterator[Matrix]:
     """In the order of the inputs, where each int8 matrix is followed by its scales."""
-    assert graph.prompt is not None
+    for values, scales in pairwise(prompt.inputs):
+        if values.name.endswith(VALUES):
+            inputs, outputs = map(int, values.shape)
+            yield Matrix(values.name, scales.name, inputs, outputs)
+
+
+def _sources(folder: Path, graph: Graph, matrices: list[Matrix]) -> list[Blocks]:
+    """Where the blocks of each are stored, mapped. Raises BundleError."""
     stored = {tensor.tensor: tensor for tensor in onnxfile.read(folder, graph.path).external}
-    home = (folder / graph.path).parent
-    for values, scales in pairwise(graph.prompt.inputs):
-        if not values.name.endswith(VALUES):
-            continue
-        table = stored[values.name.removesuffix(VALUES)], stored[scales.name.removesuffix(SCALES)]
-        inputs, outputs = map(int, values.shape)
-        blocks, steps = (np.memmap(home / one.location, np.uint8, "r", one.offset, (one.size,)) for one in table)
-        yield Matrix(values.name, scales.name, inputs, outputs, blocks, steps.view(np.float32).reshape(-1, outputs))
+    home, found = (folder / graph.path).parent, []
+    for one in matrices:
+        table, scales = (stored.get(one.values.removesuffix(VALUES)), stored.get(one.scales.removesuffix(SCALES)))
+        if table is None or scales is None or not _fit(one, table.size, scales.size):
+            hint = "export the model again, or get the bundle again from where it came from"
+            raise BundleError(f"{graph.path} has no weights that {one.values!r} can be made of", hint=hint)
+        numbers, steps = (
+            np.memmap(home / each.location, np.uint8, "r", each.offset, (each.size,)) for each in (table, scales)
+        )
+        found.append(Blocks(numbers, steps.view(np.float32).reshape(-1, one.outputs)))
+    return found
+
+
+def _fit(matrix: Matrix, numbers: int, scales: int) -> bool:
+    """Whether so many bytes can be its blocks and their scales."""
+    groups, rest = divmod(scales, 4 * matrix.outputs)
+    return not rest and groups > 0 and matrix.inputs % groups == 0 and numbers in (matrix.size, matrix.size / 2)
 
 
 def _places(matrices: list[Matrix]) -> tuple[list[tuple[int, int]], int]:
@@ -111,30 +138,34 @@ def _parts(
 def _read(path: Path, end: int) -> Bytes | None:
     """What was kept, mapped; None where there is nothing sound."""
     try:
-        if path.stat().st_size != end + PAGE:
-            return None
-        data: Bytes = np.memmap(path, np.uint8, "r")
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):
         return None
-    if data[end : end + 8].view(np.uint64)[0] == _sum(data[:end]):
-        return data[:end]
-    log.warning("what was kept in %s is damaged; it is made anew", path.parent)
-    return None
+    data = np.frombuffer(mapped, np.uint8)
+    if len(data) != end + PAGE:
+        return None
+    if data[end : end + 8].view(np.uint64)[0] != _sum(data[:end]):
+        log.warning("what was kept in %s is damaged; it is made anew", path.parent)
+        return None
+    if hasattr(mmap, "MADV_DONTNEED"):  # they were looked at; until a prompt needs them they are not this process's
+        mapped.madvise(mmap.MADV_DONTNEED)
+    return data[:end]
 
 
-def _write(path: Path | None, matrices: list[Matrix], places: list[tuple[int, int]], end: int, threads: int) -> Bytes:
+def _write(path: Path | None, end: int, fill: Fill) -> Bytes:
     """The weights, in a file at `path` if there can be one, else in memory."""
     if path is not None:
         try:
-            return _kept(path, matrices, places, end, threads)
+            return _keep(path, end, fill)
         except OSError as error:
             log.debug("no prepared weights can be kept in %s: %s", path.parent, error)
     data: Bytes = np.zeros(end, np.uint8)
-    _fill(data, matrices, places, threads)
+    fill(data)
     return data
 
 
-def _kept(path: Path, matrices: list[Matrix], places: list[tuple[int, int]], end: int, threads: int) -> Bytes:
+def _keep(path: Path, end: int, fill: Fill) -> Bytes:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     for old in path.parent.glob("*.int8"):
         old.unlink(missing_ok=True)
@@ -142,7 +173,7 @@ def _kept(path: Path, matrices: list[Matrix], places: list[tuple[int, int]], end
         try:
             os.posix_fallocate(file.fileno(), 0, end + PAGE)  # a full disk is told of here, not by a signal
             data = np.memmap(file, np.uint8, "r+", shape=(end + PAGE,))
-            _fill(data[:end], matrices, places, threads)
+            fill(data[:end])
             data[end : end + 8].view(np.uint64)[0] = _sum(data[:end])
             data.flush()
             os.replace(file.name, path)
@@ -153,21 +184,23 @@ def _kept(path: Path, matrices: list[Matrix], places: list[tuple[int, int]], end
     return data[:end]
 
 
-def _fill(data: Bytes, matrices: list[Matrix], places: list[tuple[int, int]], threads: int) -> None:
+def _fill(
+    data: Bytes, matrices: list[Matrix], places: list[tuple[int, int]], sources: list[Blocks], threads: int
+) -> None:
     with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(_convert, *part) for part in _parts(data, matrices, places)]
-        for job in jobs:
+        parts = zip(_parts(data, matrices, places), sources, strict=True)
+        for job in [pool.submit(_convert, blocks, values, scales) for (_, values, scales), blocks in parts]:
             job.result()
 
 
-def _convert(matrix: Matrix, values: Values, scales: Floats) -> None:
+def _convert(source: Blocks, values: Values, scales: Floats) -> None:
     """Every output's weights in steps of its own: the largest of them is 127 steps."""
-    groups = len(matrix.block_scales)
-    blocks = _numbers(matrix).reshape(groups, -1, matrix.outputs)
-    sizes = np.maximum(blocks.max(1), -blocks.min(1).astype(np.float32)) * np.abs(matrix.block_scales)
+    groups, outputs = source.scales.shape
+    blocks = _numbers(source.numbers, values.size).reshape(groups, -1, outputs)
+    sizes = np.maximum(blocks.max(1), -blocks.min(1).astype(np.float32)) * np.abs(source.scales)
     largest = sizes.max(0)
     scales[:] = np.where(largest > 0, largest / LARGEST, 1)
-    steps, into = matrix.block_scales / scales, values.reshape(blocks.shape)
+    steps, into = source.scales / scales, values.reshape(blocks.shape)
     many = max(1, SLAB // blocks[0].size)
     for first in range(0, groups, many):
         slab = slice(first, first + many)
@@ -175,10 +208,9 @@ def _convert(matrix: Matrix, values: Values, scales: Floats) -> None:
         into[slab] = np.rint(made, out=made)
 
 
-def _numbers(matrix: Matrix) -> Values:
-    """All of its numbers, as int8."""
-    stored = matrix.blocks
-    return np.take(PAIRS, stored).view(np.int8) if stored.size < matrix.size else stored.view(np.int8)
+def _numbers(stored: Bytes, count: int) -> Values:
+    """So many numbers, as int8."""
+    return np.take(PAIRS, stored).view(np.int8) if stored.size < count else stored.view(np.int8)
 
 
 def _sum(data: Bytes) -> np.uint64:

@@ -62,8 +62,6 @@ def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
     if is_decoder(model):
         if is_shareable(model):
             group_queries(model)
-        else:
-            log.warning("attention of a kind that ONNX Runtime has no kernel for: long texts are slow")
         transposed_tables(model)
     elif recipe.activations == "int8":
         from ._integer import integer_matmuls
@@ -108,6 +106,7 @@ def open(
     if not graph.states:
         return OnnxRuntimeSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
     if any(port.name == MASK for port in graph.inputs):
+        log.warning("ONNX Runtime has no kernel for the attention of %s: long texts are slow", graph.path)
         return PlainDecoderSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
     with large_pages():
         reader = None

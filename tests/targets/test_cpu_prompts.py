@@ -16,6 +16,7 @@ from tiny_decoder import TABLE, VOCABULARY, Shape, write
 
 from edgekit import graph, registry
 from edgekit.core import Graph, Recipe
+from edgekit.errors import BundleError, InputError
 from edgekit.targets import _prompt_session
 from edgekit.targets._prompt_graph import SCALES, VALUES
 from edgekit.targets._prompt_session import CHUNK, LEAST, chunks, silent
@@ -146,8 +147,6 @@ def test_what_is_silent() -> None:
 
 
 def test_a_token_that_is_none_leaves_the_state_as_it_was(twins: Twins, draw: np.random.Generator) -> None:
-    from edgekit.errors import InputError
-
     first, second = drawn(draw, [50, 60])
     state = twins.reading.run(padded([first]))[1]
     with pytest.raises(InputError, match="no such token"):
@@ -223,6 +222,19 @@ def test_an_output_without_weights_is_zero(tmp_path: Path) -> None:
     weights.write_bytes(bytes(weights.stat().st_size))
     made = prepare(tmp_path, noun, 1, None)
     assert all((array == (0 if name.endswith(VALUES) else 1)).all() for name, array in made.items())
+
+
+@pytest.mark.parametrize("wrong", ["another name", "another shape"])
+def test_weights_that_are_not_in_the_file(wrong: str, tmp_path: Path) -> None:
+    noun = packed(tmp_path, BLOCKS)
+    assert noun.prompt is not None
+    ports = list(noun.prompt.inputs)
+    place = next(place for place, port in enumerate(ports) if port.name.endswith(VALUES))
+    port, (inputs, outputs) = ports[place], ports[place].shape
+    changes = {"another name": {"name": f"x{port.name}"}, "another shape": {"shape": (2 * int(inputs), outputs)}}
+    ports[place] = replace(port, **changes[wrong])
+    with pytest.raises(BundleError, match="has no weights that"):
+        prepare(tmp_path, replace(noun, prompt=replace(noun.prompt, inputs=tuple(ports))), 1, None)
 
 
 @pytest.fixture
