@@ -19,10 +19,10 @@ import numpy as np
 
 from edgekit import registry
 from edgekit.core import QUANTIZED, Recipe, Source
-from edgekit.errors import BundleError, UnsupportedError
+from edgekit.errors import UnsupportedError
 
+from . import _transformers
 from ._chat import chat_settings
-from ._config import AGAIN
 from ._decoder import GENERATION, TASK, token_ids
 from ._folder import read_object
 from ._trace import quiet
@@ -118,7 +118,7 @@ def look(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """
     source = Source(**payload["source"] | {"folder": Path(payload["source"]["folder"])})
     with quiet():
-        config = _config(source)
+        config = _transformers.config_of(source)
         _refuse(source, config)
     generation = read_object(source.folder / "generation_config.json")
     names = ("eos_token_id", "bos_token_id", "pad_token_id")
@@ -134,19 +134,6 @@ def look(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
         "pad_id": next(iter(token_ids(told, "pad_token_id")), None),
         "generation": {key: generation[key] for key in GENERATION if generation.get(key) is not None},
     }
-
-
-def _config(source: Source) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.for_model(**source.config)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BundleError(
-            f"transformers cannot read this config.json of {source.arch}",
-            hint=AGAIN,
-            cause=f"{type(error).__name__}: {error}"[:2000],
-        ) from error
 
 
 def _refuse(source: Source, config: Any) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.core import Source
 from edgekit.errors import BundleError, UnsupportedError
 
+from . import _transformers
 from ._attention import HIDDEN
 from ._config import AGAIN
 from ._trace import OPSET
@@ -55,35 +56,20 @@ class Call:
 
 def load(source: Source) -> Any:
     """The model in float32 as transformers runs it. Raises BundleError where weights are missing or do not fit."""
-    import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-    # From the sanitized config, never from the file: a config can name code and other repositories.
-    config = AutoConfig.for_model(**source.config)
+    config = _transformers.config_of(source)
     told = {} if asks_for_attention(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]) else {"attn_implementation": "eager"}
-    if source.random:
-        torch.manual_seed(0)
-        try:
-            return AutoModelForCausalLM.from_config(config, **told).float().eval()
-        except (AssertionError, RuntimeError, ValueError) as error:
+    try:
+        model, missing = _transformers.load(AutoModelForCausalLM, source, config, **told)
+    except (AssertionError, RuntimeError, ValueError, OSError) as error:
+        if source.random:
             what = f"transformers makes no decoder of this config of {source.arch}"
             raise UnsupportedError(what, hint="choose a model of another architecture", cause=str(error)) from error
-    try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            str(source.folder),
-            config=config,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **told,
-        )
-    except (RuntimeError, ValueError, OSError) as error:
         raise BundleError("transformers cannot load these weights", hint=AGAIN, cause=str(error)[:2000]) from error
-    if missing := sorted(found["missing_keys"]):
+    if missing:
         raise BundleError(f"the weights have no {missing[0]!r}", hint=AGAIN, missing=missing[:20])
-    return model.eval()
+    return model
 
 
 def asks_for_attention(model_class: type) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.core import Source
 from edgekit.errors import UnsupportedError
 
+from . import _transformers
 from ._folder import read_object
 from ._sentence import sentence_settings
 from ._trace import Tracing
@@ -136,37 +137,22 @@ def _feed(
 
 def _load(source: Source, task: str) -> torch.nn.Module:
     """The task's model in float32, for inference. Raises UnsupportedError where weights of the task are missing."""
-    import torch
     from optimum.exporters.tasks import TasksManager
-    from transformers import AutoConfig
 
     synonym = "text-classification" if task == "text-ranking" else task
     model_class = TasksManager.get_model_class_for_task(synonym, framework="pt", library="transformers")
-    # From the sanitized config, never from the file: a config can name code and other repositories.
-    config = AutoConfig.for_model(**source.config)
+    config = _transformers.config_of(source)
     attention = {"attn_implementation": "sdpa" if _has_sdpa(model_class, config) else "eager"}
-    if source.random:
-        torch.manual_seed(0)
-        model = model_class.from_config(config, **attention)
-        return model.float().eval()
-    model, told = model_class.from_pretrained(
-        str(source.folder),
-        config=config,
-        dtype=torch.float32,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-        **attention,
-    )
-    missing = sorted(key for key in told["missing_keys"] if task not in UNUSED or UNUSED[task] not in key)
+    model, absent = _transformers.load(model_class, source, config, **attention)
+    missing = [key for key in absent if task not in UNUSED or UNUSED[task] not in key]
     if missing:
         raise UnsupportedError(
             f"the weights have no {missing[0]!r}, so this model was not trained for {task}",
             hint="choose the task it was trained for with --task",
             missing=missing[:20],
         )
-    return model.eval()
+    found: torch.nn.Module = model
+    return found
 
 
 def _has_sdpa(model_class: Any, config: Any) -> bool:

@@ -55,7 +55,7 @@ def rule_for(module: str) -> Rule:
         heavy = {"torch", "transformers", "diffusers", "optimum", "onnx", "onnx_ir", "onnxscript", "safetensors"}
         files = ("edgekit.safetensors", "edgekit.weights")
         ours = ("edgekit.core", "edgekit.errors", "edgekit.quantize", "edgekit.registry", "edgekit.exporters", *files)
-        return Rule(ours, frozenset({"numpy"}), frozenset(heavy | {"sentence_transformers"}))
+        return Rule(ours, frozenset({"numpy"}), frozenset(heavy | {"sentence_transformers", "huggingface_hub"}))
     if folder == "runtimes":
         files = frozenset({"tokenizers", "minijinja", "PIL", "soundfile", "soxr", "llguidance"})
         ours = ("edgekit.core", "edgekit.errors", "edgekit.files", "edgekit.limits", "edgekit.runtimes")

@@ -10,11 +10,12 @@ bits; `openvino-head8` with embedding and head in eight, as it does by itself. `
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+from make_peers import command
 
 SEED = 20260901
 
@@ -92,14 +93,5 @@ MAKERS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=MAKERS)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("out", type=Path)
-    args = parser.parse_args()
-    MAKERS[args.kind](args.model, args.out)
-
-
 if __name__ == "__main__":
-    main()
+    command(MAKERS, __doc__)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sentences import sentences
@@ -82,14 +83,14 @@ def make_edgekit(model: Path, out: Path) -> None:
 MAKERS = {"onnx": make_onnx, "openvino": make_openvino, "fastembed": make_fastembed, "edgekit": make_edgekit}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=MAKERS)
+def command(makers: Mapping[str, Callable[[Path, Path], None]], description: str | None) -> None:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=makers)
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
-    MAKERS[args.kind](args.model, args.out)
+    makers[args.kind](args.model, args.out)
 
 
 if __name__ == "__main__":
-    main()
+    command(MAKERS, __doc__)

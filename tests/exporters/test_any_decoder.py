@@ -19,7 +19,7 @@ import edgekit
 from edgekit import hfconfig, registry
 from edgekit.core import Recipe, Source
 from edgekit.errors import BundleError, UnsupportedError
-from edgekit.exporters import _any_decoder
+from edgekit.exporters import _any_decoder, _transformers
 from edgekit.exporters._any_decoder import EXPORTER
 
 torch = pytest.importorskip("torch", reason="the tracer needs it")
@@ -212,11 +212,11 @@ def test_what_a_config_tells_by_itself(told: dict[str, Any], why: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_config_that_transformers_cannot_read(tmp_path: Path) -> None:
-    config = {"model_type": "stablelm", "vocab_size": 320, "hidden_size": "many"}
-    told = vars(Source("x", "stablelm", tmp_path, "", config, random=True)) | {"folder": str(tmp_path)}
-    with pytest.raises(BundleError, match=r"cannot read this config\.json of stablelm"):
-        _any_decoder.look({"source": told}, print)
+@pytest.mark.parametrize("arch", ["stablelm", "bert"])
+def test_a_config_that_transformers_cannot_read(arch: str, tmp_path: Path) -> None:
+    config = {"model_type": arch, "vocab_size": 320, "hidden_size": "many"}
+    with pytest.raises(BundleError, match=rf"cannot read this config\.json of {arch}"):
+        _transformers.config_of(Source("x", arch, tmp_path, "", config, random=True))
 
 
 def test_what_is_proved() -> None:
