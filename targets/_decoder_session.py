@@ -122,7 +122,8 @@ class DecoderSession(OnnxRuntimeSession):
         them are real; `logit_positions` int64 (batch, outputs), outputs from 0, or left out: the last real one.
 
         `logits` float32 (batch, outputs, vocabulary) are the state's own, and the next step writes over them. Without a
-        state an empty one is started. A step that fails leaves the state as it was.
+        state an empty one is started. A step that fails leaves the state as it was, or empty if that happened while its
+        buffers grew.
         Raises InputError, StateError, SessionBusyError, ResourceError, ClosedError, ForkedSessionError.
         """
         self._life.check()
@@ -262,12 +263,16 @@ class DecoderSession(OnnxRuntimeSession):
         return Cache(self, buffers, capacity, np.zeros(batch, np.int64))
 
     def _resize(self, state: Cache, capacity: int) -> None:
-        """All or nothing is reserved; pages are taken one buffer after the other, as they are written."""
-        batch, longest = len(state.lengths), int(state.lengths.max())
-        larger = self._empty(batch, capacity)
-        for name in list(state.buffers):
-            self._memory.copy(state.buffers.pop(name), range(batch), longest, larger.buffers[name])
-        state.buffers, state.capacity, state.whole = larger.buffers, larger.capacity, None
+        """All or nothing is reserved; pages are taken one buffer after the other, as they are written.
+
+        Until all are, the state is an empty one: that is what an interrupt leaves.
+        """
+        larger, held, smaller = self._empty(len(state.lengths), capacity), state.lengths, state.buffers
+        state.lengths, state.whole = larger.lengths, None
+        state.buffers, state.capacity = larger.buffers, larger.capacity
+        for name, buffer in larger.buffers.items():
+            self._memory.copy(smaller.pop(name), range(len(held)), int(held.max()), buffer)
+        state.lengths = held
 
     def _buffer(self, port: Port, batch: int, capacity: int) -> Any:
         shape = self._shape(port, batch, capacity)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from edgekit.errors import InputError, StateError
 from ._decoder_feeds import step_of
 from ._decoder_states import alone, check_rows, check_saved, check_start, check_trim
 from ._openvino_engine import engine_errors, new_request, placement
+from ._openvino_runs import Runs
 from ._openvino_stateful import ORDER, positions, variables
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
 
 WASTE = 64  # places of a cache that no row needs, before they are taken out
-PATIENCE = 50  # milliseconds between two looks for an interrupt in a long run
-LONG = 32  # tokens of a run that may be interrupted: for fewer, the looks would cost more than they save
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "u8": 1}
 
 
@@ -62,7 +61,7 @@ class DecoderSession:
     chunk_tokens = 4096
 
     def __init__(self, graph: Graph, compiled: Any) -> None:
-        self._graph, self._compiled = graph, compiled
+        self._graph, self._compiled, self._runs = graph, compiled, Runs(compiled)
         self._life = Life("this session")
         self._variables = variables(graph)
         self._ports = {port.name: port for port in graph.inputs if port.name in self._variables}
@@ -97,7 +96,7 @@ class DecoderSession:
                 ORDER: state.order if state.there.shape[1] else np.arange(len(ids), dtype=np.int32),
             }
             with engine_errors(f"OpenVINO failed in {self._graph.path}"), changing(state) as request:
-                infer(request, engine, ids.shape[1])
+                self._runs.infer(request, engine)
                 state.there, state.order = there, np.arange(len(ids), dtype=np.int32)
             return {"logits": request.get_tensor("logits").data}, state
 
@@ -154,7 +153,7 @@ class DecoderSession:
 
     def close(self) -> None:
         if self._life.end():
-            del self._compiled
+            del self._compiled, self._runs
 
     def _check_range(self, ids: Integers, lengths: Integers) -> None:
         """OpenVINO would take zeros for what is beyond a table, and say nothing. Raises InputError."""
@@ -226,23 +225,6 @@ def ask(compiled: Any, graph: Graph) -> dict[str, Array]:
         outputs, state = session.run({"input_ids": part, "counts": np.array([part.shape[1]])}, state)
         answers[name] = outputs["logits"].copy()
     return answers
-
-
-def infer(request: Any, feeds: dict[str, Any], tokens: int) -> None:
-    """Run, and let go at once of a long run that is interrupted."""
-    if tokens < LONG:
-        request.infer(feeds, share_inputs=True)
-        return
-    try:
-        request.start_async(feeds, share_inputs=True)
-        while not request.wait_for(PATIENCE):
-            pass
-    except BaseException:
-        request.cancel()
-        with suppress(RuntimeError):  # it says that it was cancelled
-            request.wait()
-        raise
-    request.wait()
 
 
 @contextmanager

@@ -93,8 +93,7 @@ class PlainDecoderSession(OnnxRuntimeSession):
             with engine_errors(f"ONNX Runtime failed in {self._graph.path}"):
                 found = self._engine.run(self._outputs, {name: known[name] for name in self._ports})
             outputs = dict(zip(self._outputs, found, strict=True))
-            state.arrays = {into: outputs[out] for into, out in self._caches.items()}
-            state.there = there
+            state.arrays, state.there = {into: outputs[out] for into, out in self._caches.items()}, there
         return {"logits": outputs["logits"]}, state
 
     def start(self, batch: int, capacity: int) -> Cache:
@@ -147,8 +146,7 @@ class PlainDecoderSession(OnnxRuntimeSession):
         lengths, places = state.lengths, state.there.shape[1]
         longest = int(lengths.max())
         if places - longest > (max(WASTE, places // 4) if longest else 0):
-            state.arrays = self._together(state)
-            state.there = np.arange(longest) < lengths[:, None]
+            state.arrays, state.there = self._together(state), np.arange(longest) < lengths[:, None]
 
     def _together(self, state: Cache) -> dict[str, Array]:
         """Each cache without the places that hold nothing: (batch, heads, longest, dim)."""

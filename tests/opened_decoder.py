@@ -5,17 +5,22 @@ A test file says in a fixture `target` which it is about; `opened` and `tiny` co
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from interrupting import interrupted_at
 from tiny_decoder import HEAD, TABLE, VOCABULARY, Shape, write
 
 from edgekit import graph, registry
 from edgekit.core import Graph, Recipe
+from edgekit.errors import StateError
 
 CLOSE = 2e-5  # of logits that spread over 1.5: both are float32, added up in another order
 SHAPES = {
@@ -138,3 +143,18 @@ def walk(tiny: Opened, seed: int, go: Callable[..., Any] = follow, *, empty: boo
                 most = int(draw.integers(1, 7))
                 state = go(tiny, state, texts, drawn(draw, [int(draw.integers(1, most + 1)) for _ in texts]))
         state = go(tiny, state, texts, drawn(draw, [1] * len(texts)))
+
+
+def interrupt(tiny: Opened) -> None:
+    """A step that makes the caches grow and takes out what was cut off, interrupted at each of its lines in turn: the
+    state is what it was, or it holds nothing, or it says that it is lost.
+    """
+    long, more = drawn(np.random.default_rng(3), [80, 83])
+    for line in itertools.count():
+        state = tiny.session.trim(tiny.session.run(padded([long]))[1], [7])
+        if not interrupted_at(line, "edgekit.targets.", partial(tiny.session.run, padded([more]), state)):
+            break
+        with suppress(StateError):
+            tiny.session.trim(state, [7])
+            follow(tiny, state, [long[:7]], [[5]])
+    assert line > 20

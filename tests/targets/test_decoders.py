@@ -13,7 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from opened_decoder import SHAPES, Opened, compiled_form, drawn, follow, open_both, opened, padded, tiny, walk
+from opened_decoder import (
+    SHAPES,
+    Opened,
+    compiled_form,
+    drawn,
+    follow,
+    interrupt,
+    open_both,
+    opened,
+    padded,
+    tiny,
+    walk,
+)
 from tiny_decoder import HEAD, TABLE, VOCABULARY, Shape
 
 from edgekit import registry
@@ -105,6 +117,11 @@ def test_a_state_grows_beyond_what_it_was_started_for(tiny: Opened) -> None:
     state = follow(tiny, state, texts, [[1], [2]])
     state = follow(tiny, state, texts, drawn(np.random.default_rng(2), (60, 60)))
     assert tiny.session.nbytes(state) > before >= 2 * 32 * len(CACHES) * 2 * HEAD * 4  # heads, dimensions, float32
+
+
+@pytest.mark.parametrize("name", ["plain", "windows"])
+def test_an_interrupt_at_any_line_of_a_step(name: str, opened: Callable[[str], Opened]) -> None:
+    interrupt(opened(name))
 
 
 def test_a_fork_and_what_it_came_from_do_not_know_each_other(tiny: Opened) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from opened_decoder import SHAPES, Opened, drawn, follow, padded, reference, walk
+from opened_decoder import SHAPES, Opened, drawn, follow, interrupt, padded, reference, walk
 from tiny_decoder import VOCABULARY, Shape, write
 
 from edgekit import graph, registry
@@ -47,6 +47,10 @@ def test_every_wiring_is_right_in_prompts_chunks_and_steps(name: str, tmp_path: 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_walk_over_states_equals_the_text_computed_anew(seed: int, tiny: Opened) -> None:
     walk(tiny, seed)
+
+
+def test_an_interrupt_at_any_line_of_a_step(tiny: Opened) -> None:
+    interrupt(tiny)
 
 
 def test_places_that_no_row_needs_are_taken_out(tiny: Opened) -> None:
