@@ -43,7 +43,8 @@ def lengths(numbers: Floats, shape: tuple[int, ...]) -> Floats:
 def fitting(seen: Floats, shape: tuple[int, ...]) -> Floats:
     """Scales for channels of which these `lengths` (tokens, heads, n) were seen, with room for what was not."""
     count, mean, square = len(seen), seen.mean(0), np.square(seen).mean(0)
-    own, usual = np.maximum(square - np.square(mean), 0), square.mean(-1, keepdims=True)
+    own = np.maximum(square - np.square(mean), 0)
+    usual = (own + square / count).mean(-1, keepdims=True)  # one token has no deviation
     deviation = np.sqrt((count * own + FEW * usual) / (count + FEW))
     return _spread(np.maximum(mean + ROOM * deviation, OVER * seen.max(0)) / LARGEST, shape)
 
@@ -56,12 +57,12 @@ def grown(scales: Floats, seen: Floats) -> Floats:
     return np.where(needed > scales, np.minimum(GROW * needed, CEILING), scales)
 
 
-def doubled(scales: Floats, new: Bytes, times: float) -> Floats:
-    """Scales `times` as large where a new number (heads, tokens, dim) is at the end of what 8 bits hold, else as they
+def doubled(scales: Floats, new: Bytes) -> Floats:
+    """Scales twice as large where a new number (heads, tokens, dim) is at the end of what 8 bits hold, else as they
     are: the same array if none is, or none can grow further."""
     full = ((new >= LARGEST) | (new <= -LARGEST - 1)).any(1).reshape(scales.shape)
     full = np.logical_or.reduce(full, axis=(1, 3), keepdims=True)
-    larger = np.where(full, np.minimum(scales * np.float32(times), np.float32(CEILING)), scales)
+    larger = np.where(full, np.minimum(2 * scales, np.float32(CEILING)), scales)
     return larger if (larger > scales).any() else scales
 
 

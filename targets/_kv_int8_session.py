@@ -166,28 +166,25 @@ class Int8DecoderSession(DecoderSession):
         if not _int8(state).settled:
             first = ids[rows.start, : min(ENOUGH, int(counts[rows.start]))]
             self._settle(_int8(state), self._float(state, rows.start, first), np.ones((1, len(first)), np.bool_))
-        times = 2.0
         while True:
             super()._step(state, rows, ids, counts, wanted, logits, after)
             places = {row: slice(after[row] - counts[row], after[row]) for row in range(rows.start, rows.stop)}
-            larger = self._too_small(_int8(state), places, times)
+            larger = self._too_small(_int8(state), places)
             if not larger:
                 return
             self._rescale(_int8(state), larger, int(after.max()))
             _int8(state).repeats += 1
-            times *= times  # a number may be far beyond
 
-    def _too_small(self, state: Int8Cache, places: Mapping[int, slice], times: float) -> dict[str, Array]:
+    def _too_small(self, state: Int8Cache, places: Mapping[int, slice]) -> dict[str, Array]:
         """Larger scales for the caches that have a number cut off at these tokens of these rows."""
-        news = [(into, buffer[row, :, at]) for into, buffer in state.buffers.items() for row, at in places.items()]
-        found: dict[str, Array] = {}
-        if is_full(np.concatenate([new.ravel() for _, new in news])):  # one look at all: hardly ever is one
-            for into, new in news:
-                scales = found.get(into, state.scales[into])
-                larger = doubled(scales, new, times)
-                if larger is not scales:
-                    found[into] = larger
-        return found
+        news = {
+            into: np.concatenate([buffer[row, :, at] for row, at in places.items()], axis=1)
+            for into, buffer in state.buffers.items()
+        }
+        if not is_full(np.concatenate([new.ravel() for new in news.values()])):  # one look: hardly ever is one
+            return {}
+        larger = {into: doubled(state.scales[into], new) for into, new in news.items()}
+        return {into: scales for into, scales in larger.items() if scales is not state.scales[into]}
 
     def _settle(self, state: Int8Cache, news: Arrays, real: NDArray[np.bool_]) -> None:
         """Scales for an empty state, of the keys and values (rows, heads, tokens, dim) where `real` (rows, tokens)."""

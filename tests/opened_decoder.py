@@ -145,7 +145,7 @@ def walk(tiny: Opened, seed: int, go: Callable[..., Any] = follow, *, empty: boo
         state = go(tiny, state, texts, drawn(draw, [1] * len(texts)))
 
 
-def interrupt(tiny: Opened) -> None:
+def interrupt(tiny: Opened, go: Callable[..., Any] = follow) -> None:
     """A step that makes the caches grow and takes out what was cut off, interrupted at each of its lines in turn: the
     state is what it was, or it holds nothing, or it says that it is lost.
     """
@@ -156,5 +156,5 @@ def interrupt(tiny: Opened) -> None:
             break
         with suppress(StateError):
             tiny.session.trim(state, [7])
-            follow(tiny, state, [long[:7]], [[5]])
+            go(tiny, state, [long[:7]], [[5]])
     assert line > 20

@@ -147,7 +147,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sessions = both(variant, found.folder, Path(folder), args.threads)
         say("both forms are open")
-        figures = [measure(sessions, held, args) for held in args.held]
+        figures = []
+        for held in args.held:
+            figures.append(measure(sessions, held, args))
+            say(f"{held} tokens held: {figures[-1]['ratio']['median']:.2f} times as fast")
         for session in sessions.values():
             session.close()
     result: dict[str, Any] = {
