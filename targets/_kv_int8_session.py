@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     Integers = NDArray[np.int64]
 
+PRIVATE = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}  # shared memory has no large pages
 ENOUGH = 64  # tokens that tell the scales, where nothing but that is wanted of them
 
 
@@ -143,7 +144,7 @@ class Int8DecoderSession(DecoderSession):
         shapes = {into: self._shape(port, 1, tokens) for into, (_, port) in self._floats.items()}
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()]).tolist()
         try:
-            pages = mmap.mmap(-1, ends[-1] * np.dtype(np.float32).itemsize)
+            pages = mmap.mmap(-1, ends[-1] * np.dtype(np.float32).itemsize, **PRIVATE)
         except (OSError, OverflowError) as error:
             hint = "use a shorter prompt, or a smaller context"
             raise ResourceError(f"no memory to read {tokens} tokens", hint=hint, cause=str(error)) from error

@@ -257,7 +257,7 @@ def test_tokens_that_are_none_leave_a_state_as_it_was(count: int, pair: Pair, dr
 
 
 def test_a_prompt_that_no_memory_holds(pair: Pair, draw: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(number: int, size: int) -> None:
+    def refuse(number: int, size: int, **flags: int) -> None:
         raise OSError("no more")
 
     texts = drawn(draw, [8])
