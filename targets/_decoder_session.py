@@ -138,7 +138,7 @@ class DecoderSession(OnnxRuntimeSession):
             if after.max() > state.capacity:
                 self._resize(state, max(int(after.max()), state.capacity + state.capacity // 2))
             logits = self._logits(state, wanted.shape[1])
-            if self._reader is not None and (read := silent(counts, wanted)).any():
+            if self._reader is not None and (read := self._silent(state, counts, wanted)).any():
                 self._read(self._reader, state, ids, read)
                 ids, counts, wanted = behind(ids, read), counts - read, wanted - read[:, None]
             for rows in together(after - counts, counts) if self._caches else [slice(0, len(ids))]:
@@ -161,11 +161,7 @@ class DecoderSession(OnnxRuntimeSession):
         """A copy with these rows only, in this order; a row may come twice. Raises StateError for one not there."""
         check_rows(rows, len(self._own(state).lengths))
         with alone(state.busy):
-            found = self._empty(len(rows), state.capacity)
-            found.lengths, found.fixed = state.lengths[list(rows)], self._cells.rows(state.fixed, rows)
-            for name, buffer in state.buffers.items():
-                self._memory.copy(buffer, rows, int(found.lengths.max()), found.buffers[name])
-        return found
+            return self._picked(state, rows)
 
     def trim(self, state: Cache, lengths: Sequence[int]) -> Cache:
         """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds, and for a
@@ -184,7 +180,7 @@ class DecoderSession(OnnxRuntimeSession):
         """What `load` takes: `lengths`, and each cache cut to the longest row, with zeros behind shorter ones."""
         with alone(self._own(state).busy):
             longest = int(state.lengths.max())
-            saved = {name: self._memory.read(buffer, longest) for name, buffer in state.buffers.items()}
+            saved = self._portable(state, longest)
             for array in saved.values():
                 for row, length in zip(array, state.lengths):
                     row[:, length:] = 0
@@ -207,6 +203,21 @@ class DecoderSession(OnnxRuntimeSession):
         shapes = (self._shape(port, len(state.lengths), state.capacity) for _, port in self._caches.values())
         items = (np.dtype(port.dtype).itemsize for _, port in self._caches.values())
         return state.fixed.nbytes + sum(int(np.prod(shape)) * item for shape, item in zip(shapes, items))
+
+    def _picked(self, state: Cache, rows: Sequence[int]) -> Cache:
+        found = self._empty(len(rows), state.capacity)
+        found.lengths, found.fixed = state.lengths[list(rows)], self._cells.rows(state.fixed, rows)
+        for name, buffer in state.buffers.items():
+            self._memory.copy(buffer, rows, int(found.lengths.max()), found.buffers[name])
+        return found
+
+    def _portable(self, state: Cache, longest: int) -> dict[str, Array]:
+        """The first so many tokens of each cache, as every target takes them."""
+        return {name: self._memory.read(buffer, longest) for name, buffer in state.buffers.items()}
+
+    def _silent(self, state: Cache, counts: Integers, wanted: Integers) -> Integers:
+        """How many of each row's new tokens the reader is to read."""
+        return silent(counts, wanted)
 
     def _read(self, reader: PromptReader, state: Cache, ids: Integers, counts: Integers) -> None:
         """Put the first so many tokens of each row into its cache."""

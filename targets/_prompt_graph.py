@@ -19,6 +19,7 @@ from edgekit import graph
 
 from ._blocks import Blocks, blocks_of, stand_in
 from ._decoder_graph import PAST
+from ._kv_int8_graph import float_caches
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,11 +34,12 @@ FLOOR = 1e-12  # a scale for tokens of zeros
 def reading(model: ir.Model) -> ir.Model | None:
     """A copy of a decoder that `group_queries` made, for prompts; None for all else, or without weights in blocks.
 
-    Its outputs are the caches; its inputs those that these depend on, and the weights.
+    Its outputs are the caches, in float32; its inputs those that these depend on, and the weights.
     """
     if not any(node.op_type == "GroupQueryAttention" for node in model.graph):
         return None
     found = model.clone()
+    float_caches(found)
     for value in [value for value in found.graph.outputs if not str(value.name).startswith("present.")]:
         found.graph.outputs.remove(value)
     graph.drop_unused(found)
