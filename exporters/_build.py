@@ -29,7 +29,7 @@ from ._mamba2 import dual
 from ._onnx import Draft
 from ._parts import Dual, Mlp, Recurrent, Selective, ShortConv
 from ._reading import read
-from ._recurrent import Run
+from ._run import Run
 from ._short_conv import short_conv
 from ._store import Store
 from ._tensors import MadeUp, Weights, stored

@@ -15,7 +15,7 @@ import numpy as np
 
 from ._activations import activation, silu, softplus
 from ._parts import Dual
-from ._recurrent import Run
+from ._run import Run
 
 if TYPE_CHECKING:
     import onnx_ir as ir

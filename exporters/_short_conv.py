@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._parts import ShortConv
-from ._recurrent import Run
+from ._run import Run
 
 if TYPE_CHECKING:
     import onnx_ir as ir
