@@ -26,7 +26,7 @@ def quantize_caches(model: ir.Model) -> None:
 
     attentions = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
     caches = [value for node in attentions for value in node.inputs[3:5]]
-    states = [value for value in model.graph.outputs if str(value.name).startswith("present.")]
+    states = [value for value in model.graph.outputs if str(value.name).startswith("present")]
     if not attentions or len(caches) != len(states):
         raise UnsupportedError(
             "what this model holds cannot be kept in 8 bits: it is not all GroupQueryAttention's keys and values",

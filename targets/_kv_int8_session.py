@@ -20,10 +20,11 @@ import numpy as np
 from edgekit.core import Graph
 from edgekit.errors import ResourceError
 
-from ._decoder_session import Cache, DecoderSession, binding_errors
+from ._decoder_session import Cache, DecoderSession
 from ._decoder_states import check_saved
 from ._kv_int8 import dequantize, doubled, fitting, grown, is_full, lengths, quantize, rescale
 from ._kv_int8_graph import SCALE
+from ._onnxruntime import binding_errors
 from ._prompt_session import PromptReader, silent
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Int8DecoderSession(DecoderSession):
     def _empty(self, batch: int, capacity: int) -> Int8Cache:
         made = super()._empty(batch, capacity)
         scales = {into: np.ones(shape, np.float32) for into, shape in self._scales.items()}
-        return Int8Cache(self, made.buffers, made.capacity, made.lengths, scales=scales)
+        return Int8Cache(self, made.buffers, made.capacity, made.lengths, made.fixed, scales=scales)
 
     def _picked(self, state: Cache, rows: Sequence[int]) -> Cache:
         found, source = _int8(super()._picked(state, rows)), _int8(state)
