@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.int8]
 
 LARGEST = 127
-# Standard deviations above the mean that a channel has room for. Of normal numbers 1 in 10^8 is beyond: a model of
-# 50,000 channels meets one in a thousand tokens. A step is then a twentieth of the deviation, and the rounding a 70th.
-ROOM = 8.0
+# Standard deviations above the mean of a channel's sizes that there is room for. Of normal numbers none is beyond with
+# 8, but a model has 50,000 channels and longer tails: with 8 every fourth step of one was to be run again, with 10 one
+# in sixty, with 12 hardly any. A step of a scale is then a sixteenth of the numbers' own deviation.
+ROOM = 12.0
+NORMAL = 1 - 2 / np.pi  # variance of the sizes of normal numbers, as a share of their mean square: of few none is seen
 OVER = 1.25  # times the largest that was seen, at least
 FEW = 16  # tokens whose own deviation counts as much as their head's, which more numbers tell
 GROW = 2.0  # times what turned out to be too large
@@ -44,7 +46,7 @@ def fitting(seen: Floats, shape: tuple[int, ...]) -> Floats:
     """Scales for channels of which these `lengths` (tokens, heads, n) were seen, with room for what was not."""
     count, mean, square = len(seen), seen.mean(0), np.square(seen).mean(0)
     own = np.maximum(square - np.square(mean), 0)
-    usual = (own + square / count).mean(-1, keepdims=True)  # one token has no deviation
+    usual = (own + NORMAL * square / count).mean(-1, keepdims=True)
     deviation = np.sqrt((count * own + FEW * usual) / (count + FEW))
     return _spread(np.maximum(mean + ROOM * deviation, OVER * seen.max(0)) / LARGEST, shape)
 

@@ -173,7 +173,7 @@ def test_what_the_scales_do_not_fit_is_never_cut_off(
         saved = tiny.session.save(tiny.session.rows(state, [row]))
         wanted = pairs(name).full.save(pairs(name).full.run(padded([text]))[1])
         for into in kept:
-            assert np.abs(saved[into] - wanted[into]).max() < 0.2 * wanted[into].std() * 2
+            assert np.abs(saved[into] - wanted[into]).max() < 0.4 * wanted[into].std()
 
 
 @pytest.mark.parametrize("rows", [1, 12])
