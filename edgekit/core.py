@@ -67,6 +67,17 @@ class Graph:
         """Its path, and that of its other form."""
         return (self.path, *(self.prompt.files if self.prompt else ()))
 
+    @property
+    def fed(self) -> tuple[str, ...]:
+        """The inputs that are not states."""
+        states = {state.into for state in self.states}
+        return tuple(port.name for port in self.inputs if port.name not in states)
+
+    @property
+    def batched(self) -> bool:
+        """Whether it takes any number of rows at once: each input has an axis of that name."""
+        return all("batch" in port.shape for port in self.inputs)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -259,6 +270,36 @@ class DecoderSession(Session, Protocol):
 
     def rows(self, state: Any, rows: Sequence[int]) -> Any:
         """These rows, in this order, any of them more than once."""
+
+    def save(self, state: Any) -> dict[str, Array]:
+        """The state as arrays that `load` takes, in this process or another."""
+
+    def load(self, arrays: Mapping[str, Array]) -> Any:
+        """Raises StateError for arrays that are not this graph's."""
+
+    def nbytes(self, state: Any) -> int:
+        """What the state takes."""
+
+
+class StatefulSession(Session, Protocol):
+    """The session of a graph whose states have a fixed size. They are opaque and belong to one caller each;
+    `state.batch` is how many rows it is of.
+
+    `run` takes the graph's feeds without its states, and gives its results, to be read before the next run. One that
+    fails leaves the state as it was; one that is interrupted may do so, or spoil it (StateError).
+    """
+
+    def start(self, batch: int) -> Any:
+        """The state of so many rows that nothing was read of. Raises StateError where the graph takes fewer."""
+
+    def fork(self, state: Any) -> Any:
+        """An independent copy."""
+
+    def rows(self, state: Any, rows: Sequence[int]) -> Any:
+        """A copy of these rows, in this order, any of them more than once."""
+
+    def join(self, states: Sequence[Any]) -> Any:
+        """A copy of the rows of all of these, in order."""
 
     def save(self, state: Any) -> dict[str, Array]:
         """The state as arrays that `load` takes, in this process or another."""
