@@ -25,7 +25,7 @@ def verify(folder: str | Path, *, targets: Sequence[str] = ()) -> list[Check]:
     DeviceError when a target that was asked for is not on this machine, or none of the bundle's is.
     """
     from edgekit import bundle as bundles
-    from edgekit.model import choose, probe
+    from edgekit.choosing import choose, probe
 
     found = bundles.read(Path(folder), verify="always")
     if found.goldens is None:

@@ -46,6 +46,10 @@ class Recurrent:
     settings: Mapping[str, Any]  # as the head opened them
     name: str  # what saved states belong to: one variant of one bundle
 
+    def open(self) -> Stream:
+        """A stream that begins here."""
+        return Stream(self)
+
     def results(self, source: Iterable[Any], rate: float | None, timed: bool) -> Iterator[Any]:
         """A result for each sample at the model's rate. Nothing is taken from `source` before it is asked for."""
         reader = self.ingest.reader(rate, timed=timed)

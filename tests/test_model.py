@@ -14,9 +14,9 @@ import small_bundles
 
 import edgekit
 from edgekit import bundle as bundles
+from edgekit.choosing import choose
 from edgekit.core import Recipe, Variant
 from edgekit.errors import BundleError, ClosedError, DeviceError, InputError, UnsupportedError, UsageError
-from edgekit.model import choose
 
 TEXTS = ["one", "two and a half", "", "three"]
 

@@ -94,7 +94,7 @@ def test_a_target_that_is_not_here(folder: Path) -> None:
         goldens=replace(goldens, tolerances={"cuda/fp32": 1.0}, losses={"cuda/fp32": 1.0}),
     )
     bundles.write(moved, folder, {})
-    if edgekit.model.probe("cuda") is None:
+    if edgekit.choosing.probe("cuda") is None:
         pytest.skip("this machine has CUDA")
     for targets in ([], ["cuda"]):
         with pytest.raises(DeviceError, match="no cuda on this machine"):
