@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 UNSAID = (None, False, ())  # options that were not given
+SERIES = {"rate": "rate"}  # what a model of series takes
 SHOWN = 4  # numbers of a vector that a terminal is shown
 # Model method -> the options of the command that it takes, by the name of its own parameter.
 TAKES = {
@@ -93,8 +94,9 @@ def method_for(task: str, choices: Mapping[str, Any]) -> str:
     Raises UsageError for an option that the method has no use for, and for a ranking without a query.
     """
     method = "rerank" if choices["query"] is not None else tasks.find(task).method
+    takes = SERIES if tasks.find(task).ingest == "series" else TAKES[method]
     for name, value in choices.items():
-        if value not in UNSAID and name not in TAKES[method]:
+        if value not in UNSAID and name not in takes:
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} has no meaning for {method} ({task})", hint=f"leave {option} out")
     if method == "rerank" and choices["query"] is None:

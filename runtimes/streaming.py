@@ -97,7 +97,7 @@ class Stream:
 
         Raises InputError, and what the session raises.
         """
-        with self._alone():
+        with alone(self._busy):
             self._check()
             found, held = self._model.ingest.samples([x], self._past.held[None])
             return self._model.head.results(self._run(found, held[0]), self._model.settings)[-1]
@@ -107,7 +107,7 @@ class Stream:
 
         The same numbers as `step` on each, and faster. Raises as `step`.
         """
-        with self._alone():
+        with alone(self._busy):
             self._check()
             return self._model.head.results(
                 self._run(*self._model.ingest.chunk(chunk, self._past.held)), self._model.settings
@@ -115,13 +115,13 @@ class Stream:
 
     def reset(self) -> None:
         """Forget everything."""
-        with self._alone():
+        with alone(self._busy):
             self._check_open()
             self._state, self._past = self._model.session.start(1), Past(self._model.ingest.mean)
 
     def fork(self) -> Stream:
         """An independent copy, from here."""
-        with self._alone():
+        with alone(self._busy):
             self._check()
             made = Stream(self._model)
             made._state, made._past = self._model.session.fork(self._state), self._past
@@ -129,19 +129,19 @@ class Stream:
 
     def save(self, path: str | Path) -> None:
         """The stream's state, whole or not at all. Raises ResourceError where it cannot be written."""
-        with self._alone():
+        with alone(self._busy):
             self._check()
             write(self._model, Path(path), self._past, self._state)
 
     def load(self, path: str | Path) -> None:
         """Go on where a saved stream stopped, in this process or another. Raises StateError for another model's."""
-        with self._alone():
+        with alone(self._busy):
             self._check_open()
             self._past, self._state = read(self._model, Path(path))
 
     def close(self) -> None:
         """Let go of the state; twice is once. Raises SessionBusyError where another thread is at it."""
-        with self._alone():
+        with alone(self._busy):
             self._open, self._state = False, None
 
     def __enter__(self) -> Stream:
@@ -173,11 +173,6 @@ class Stream:
     def _check_open(self) -> None:
         if not self._open:
             raise ClosedError("this stream is closed", hint="session() opens another")
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with alone(self._busy):
-            yield
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from edgekit.errors import BundleError, InputError
 
 from ._reader import Reader
 from ._resample import resampled, seconds
+from ._table import Table as Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,16 +138,17 @@ class Series:
 
     def batch(self, series: Sequence[Floats], rows: Sequence[int] = (0,), wide: int | None = None) -> SeriesBatch:
         """These, each float32 (n, F), side by side; of one length where the graph takes no `counts`."""
-        lengths = np.array([len(x) for x in series], np.int64)
-        wide = wide or int(lengths.max())
-        assert self.counted or (lengths == wide).all()
-        if len(series) == 1 and len(series[0]) == wide:
+        lengths = [len(x) for x in series]
+        wide = wide or max(lengths)
+        assert self.counted or min(lengths) == wide
+        if lengths == [wide]:
             padded = series[0][None]
         else:
             padded = np.zeros((len(series), wide, len(self.features)), np.float32)
             for place, x in enumerate(series):
                 padded[place, : len(x)] = x
-        return SeriesBatch({"x": padded, "counts": lengths} if self.counted else {"x": padded}, tuple(rows), lengths)
+        counts = np.array(lengths, np.int64)
+        return SeriesBatch({"x": padded, "counts": counts} if self.counted else {"x": padded}, tuple(rows), counts)
 
     def windows(self, x: Floats) -> Iterator[Floats]:
         """A series in pieces of `chunk_steps`; the last may be shorter."""
@@ -159,11 +161,13 @@ class Series:
         for row in rows:
             if row.shape != self.mean.shape:
                 raise self._misfit("the sample", row, "a number a feature")
-        x = np.stack(rows)
-        missing = np.isnan(x)
-        if missing.any():
-            x = np.where(missing, self._instead(missing, held, partial(_one_of, names)), x)
-        return self._scaled(x, partial(_one_of, names)), x
+        x = np.array(rows)
+        found = self._normalized(x)
+        if not np.isfinite(found).all():
+            missing, where = np.isnan(x), partial(_one_of, names)
+            x = np.where(missing, self._instead(missing, held, where), x) if missing.any() else x
+            found = self._scaled(x, where)
+        return found, x
 
     def chunk(self, given: Any, held: Doubles, what: str = "the chunk") -> tuple[Floats, Doubles]:
         """Several samples, (n, F) or (n,) where F is 1, as (n, F); and what is held after them. Raises InputError."""
@@ -192,10 +196,14 @@ class Series:
             raise InputError(f"{what} has {len(x)} samples, and {limits.SERIES_STEPS} are allowed", hint="stream it")
         return x
 
-    def _scaled(self, x: Doubles, where: Callable[[int], str]) -> Floats:
-        """Normalized, as float32. Raises InputError for what is not finite."""
+    def _normalized(self, x: Doubles) -> Floats:
         with np.errstate(over="ignore", invalid="ignore"):
-            found = ((x - self.mean) / self.std).astype(np.float32)
+            found: Floats = ((x - self.mean) / self.std).astype(np.float32)
+        return found
+
+    def _scaled(self, x: Doubles, where: Callable[[int], str]) -> Floats:
+        """Normalized, as float32. Raises InputError for what is not finite then."""
+        found = self._normalized(x)
         if not np.isfinite(found).all():
             row, column = np.argwhere(~np.isfinite(found))[0]
             raise InputError(
