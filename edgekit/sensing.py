@@ -12,9 +12,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,12 +149,12 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
             raise UsageError("no input: stdin is closed", hint="name a CSV file")
         yield sys.stdin.buffer
         return
-    try:
-        file = open(name, "rb")
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {name!a}: {why}", hint="name a CSV file, or - for stdin") from error
-    with file:
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(Path(name).open("rb"))
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot read {name!a}: {why}", hint="name a CSV file, or - for stdin") from error
         yield file
 
 

@@ -105,6 +105,7 @@ class Streams:
         """That stream forgets everything. Raises StateError for a key that is not there."""
         with alone(self._busy):
             self._check([key], lost=True)
+            self._lost.add(key)  # an interrupt on the way leaves no half of it
             self._groups.pop(key, None)
             self._past[key] = Past(self._model.ingest.mean)
             self._lost.discard(key)
@@ -119,9 +120,9 @@ class Streams:
         """Let that stream go. Raises StateError for a key that is not there."""
         with alone(self._busy):
             self._check([key], lost=True)
+            del self._past[key]
             self._groups.pop(key, None)
             self._lost.discard(key)
-            del self._past[key]
 
     def save(self, key: int, path: str | Path) -> None:
         """That stream as a file, for `load` here or of a Stream. Raises StateError, ResourceError."""
