@@ -297,36 +297,6 @@ class DecoderSession(StatefulSession, Protocol):
         """Each row cut to its first so many tokens. Raises StateError if it has fewer, or cannot be cut there."""
 
 
-class StatefulSession(Session, Protocol):
-    """The session of a graph whose states have a fixed size. They are opaque and belong to one caller each;
-    `state.batch` is how many rows it is of.
-
-    `run` takes the graph's feeds without its states, and gives its results, to be read before the next run. One that
-    fails leaves the state as it was; one that is interrupted may do so, or spoil it (StateError).
-    """
-
-    def start(self, batch: int) -> Any:
-        """The state of so many rows that nothing was read of. Raises StateError where the graph takes fewer."""
-
-    def fork(self, state: Any) -> Any:
-        """An independent copy."""
-
-    def rows(self, state: Any, rows: Sequence[int]) -> Any:
-        """A copy of these rows, in this order, any of them more than once."""
-
-    def join(self, states: Sequence[Any]) -> Any:
-        """A copy of the rows of all of these, in order."""
-
-    def save(self, state: Any) -> dict[str, Array]:
-        """The state as arrays that `load` takes, in this process or another."""
-
-    def load(self, arrays: Mapping[str, Array]) -> Any:
-        """Raises StateError for arrays that are not this graph's."""
-
-    def nbytes(self, state: Any) -> int:
-        """What the state takes."""
-
-
 class Life:
     """Of a session: open until closed, and only in the process that opened it (engines do not survive a fork)."""
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.core import Floats, StatefulSession
+    from edgekit.core import Floats, StreamSession
 
     from .ingest.series import Series
 
@@ -40,7 +40,7 @@ TOLD, STATE = "stream", "state/"  # in a saved stream: what is said of it; what 
 class Recurrent:
     """A recurrent model that is open: its session, and what the bundle says of what goes in and comes out."""
 
-    session: StatefulSession
+    session: StreamSession
     ingest: Series
     head: ModuleType
     settings: Mapping[str, Any]  # as the head opened them
@@ -177,13 +177,14 @@ class Stream:
 
 @contextmanager
 def alone(busy: threading.Lock) -> Iterator[None]:
-    """Raises SessionBusyError where another thread holds the lock."""
-    if not busy.acquire(blocking=False):
+    """Raises SessionBusyError where another thread holds the lock.
+
+    One that comes in the same instant waits: between `acquire` and `try` a signal could leave the lock taken for ever.
+    """
+    if busy.locked():
         raise SessionBusyError("another thread is at this stream", hint="wait, or fork() it for another thread")
-    try:
+    with busy:
         yield
-    finally:
-        busy.release()
 
 
 def write(model: Recurrent, path: Path, past: Past, state: Any) -> None:

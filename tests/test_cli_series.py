@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import series_bundles
-from series_bundles import portable
 
 import edgekit
 
@@ -25,14 +23,12 @@ if TYPE_CHECKING:
     from cli_calls import Call
 
 pytest_plugins = ["cli_calls"]
-__all__ = ["portable"]
-TESTS = Path(__file__).parent
 ROWS = [[1.0, 2.0], [None, 2.5], [3.0, 1.0]]
 PLAIN = b"1,2\n,2.5\n3,1\n"
 
 
 @pytest.fixture
-def made(tmp_path: Path, portable: None) -> Callable[..., Path]:
+def made(tmp_path: Path) -> Callable[..., Path]:
     def make(head: str = "values", **form: Any) -> Path:
         return series_bundles.make(tmp_path / f"{head}.ek", head, **form)
 
@@ -217,26 +213,14 @@ def test_a_rate_means_nothing_to_a_text_model(call: Call, vectors: Path) -> None
 
 # In a process of its own
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-from portable_stream import PortableStream
-from edgekit.targets import cpu
-cpu.open = lambda folder, graph, recipe, **options: PortableStream(folder, graph)
-from edgekit.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
 
 @pytest.fixture
-def started(made: Callable[..., Path], tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
-    script = tmp_path / "run.py"
-    script.write_text(textwrap.dedent(SCRIPT).format(tests=str(TESTS)))
+def started(made: Callable[..., Path]) -> Callable[..., subprocess.Popen[bytes]]:
     folder = made()
 
     def start(*words: str) -> subprocess.Popen[bytes]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([sys.executable, script, "run", folder, *words], **pipes)  # type: ignore[call-overload, no-any-return]
+        return subprocess.Popen([sys.executable, "-m", "edgekit", "run", folder, *words], **pipes)  # type: ignore[call-overload, no-any-return]
 
     return start
 

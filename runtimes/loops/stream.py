@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Arrays, StatefulSession
+    from edgekit.core import Array, Arrays, StreamSession
 
 METHODS = ("step", "stream")
 ALONE = True  # what is said of an item does not depend on the others
@@ -23,7 +23,7 @@ SINGLE = 16  # steps at an item's end that are taken one at a time, to prove tha
 
 
 def stream(
-    session: StatefulSession, source: Iterable[Arrays], state: Any = None
+    session: StreamSession, source: Iterable[Arrays], state: Any = None
 ) -> Generator[tuple[dict[str, Array], Any], None, None]:
     """Outputs and state after each of the feeds. These are taken from `source` when a result is asked for, never
     before; outputs are to be read before the next is.
@@ -37,7 +37,7 @@ def stream(
 
 
 def gather(
-    session: StatefulSession,
+    session: StreamSession,
     ingest: Any,
     head: ModuleType,
     settings: dict[str, Any],
@@ -57,7 +57,7 @@ def gather(
 
 
 def whole(
-    session: StatefulSession,
+    session: StreamSession,
     ingest: Any,
     head: ModuleType,
     settings: dict[str, Any],
@@ -78,7 +78,7 @@ def whole(
     return found
 
 
-def _side_by_side(session: StatefulSession, ingest: Any, series: Sequence[Any]) -> list[Array]:
+def _side_by_side(session: StreamSession, ingest: Any, series: Sequence[Any]) -> list[Array]:
     """The results of each of some series, the longest first."""
     alive, state = list(range(len(series))), session.start(len(series))
     found: list[list[Array]] = [[] for _ in series]

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from portable_stream import PortableStream
-from series_bundles import by_hand, make, series
+from series_bundles import by_hand, make, series, shapes
 
 from edgekit import bundle as bundles
+from edgekit.core import Recipe
 from edgekit.errors import InputError
 from edgekit.runtimes.heads import values
 from edgekit.runtimes.ingest import series as ingests
 from edgekit.runtimes.loops.stream import SINGLE, gather, stream, whole
+from edgekit.targets import cpu
 
 
 class Opened:
@@ -23,7 +24,7 @@ class Opened:
         bundle = bundles.read(make(folder, **form))
         (graph,) = bundle.variants[0].graphs
         told = {"inputs": list(graph.fed), "batched": graph.batched, **bundle.settings}
-        self.session = PortableStream(folder, graph)
+        self.session = cpu.open(folder, graph, Recipe(), threads=1)
         self.ingest = ingests.open(folder, told)
         self.settings = values.open(folder, bundle.settings)
 
@@ -62,33 +63,39 @@ def test_no_series_no_numbers(form: tuple[Opened, bool]) -> None:
     assert form[0].numbers(whole, []) == form[0].numbers(gather, []) == []
 
 
-def test_a_sample_goes_in_chunks_and_then_step_by_step(tmp_path: Path) -> None:
+def test_a_sample_goes_in_chunks_and_then_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Opened(tmp_path / "b.ek")
+    seen = shapes(opened.session, monkeypatch)
     opened.numbers(gather, opened.ingest.encode([series(4 * 4 + 2 + SINGLE)]))
-    assert [shape[1] for shape in opened.session.runs] == [4, 4, 4, 4, 2, *[1] * SINGLE]
-    opened.session.runs.clear()
+    assert [shape[1] for shape in seen] == [4, 4, 4, 4, 2, *[1] * SINGLE]
+    seen.clear()
     opened.numbers(gather, opened.ingest.encode([series(5)]))
-    assert [shape[1] for shape in opened.session.runs] == [3, 1, 1]
+    assert [shape[1] for shape in seen] == [3, 1, 1]
 
 
-def test_many_series_share_runs_and_leave_when_they_end(tmp_path: Path) -> None:
-    opened = Opened(tmp_path / "b.ek")
+def test_many_series_share_runs_and_leave_when_they_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, alike = Opened(tmp_path / "b.ek"), Opened(tmp_path / "c.ek", counted=False)
+    seen = shapes(opened.session, monkeypatch)
     opened.numbers(whole, opened.ingest.encode([series(n) for n in (3, 9, 6)]))
-    assert opened.session.runs == [(3, 4, 2), (2, 4, 2), (1, 1, 2)]
-    alike = Opened(tmp_path / "c.ek", counted=False)
+    assert seen == [(3, 4, 2), (2, 4, 2), (1, 1, 2)]
+    seen = shapes(alike.session, monkeypatch)
     alike.numbers(whole, alike.ingest.encode([series(n) for n in (3, 5, 3)]))
-    assert alike.session.runs == [(1, 4, 2), (1, 1, 2), (2, 3, 2)]
+    assert seen == [(1, 4, 2), (1, 1, 2), (2, 3, 2)]
 
 
 def test_a_batch_is_no_wider_than_the_engine_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Opened(tmp_path / "b.ek")
+    seen = shapes(opened.session, monkeypatch)
     monkeypatch.setattr(opened.session, "batch_tokens", 8)
     opened.numbers(whole, opened.ingest.encode([series(4)] * 5))
-    assert [shape[0] for shape in opened.session.runs] == [2, 2, 1]
+    assert [shape[0] for shape in seen] == [2, 2, 1]
 
 
-def test_nothing_is_read_before_it_is_asked_for_nor_after_closing(tmp_path: Path) -> None:
+def test_nothing_is_read_before_it_is_asked_for_nor_after_closing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened, read = Opened(tmp_path / "b.ek"), 0
+    seen = shapes(opened.session, monkeypatch)
 
     def feeds() -> Iterator[Any]:
         nonlocal read
@@ -100,7 +107,7 @@ def test_nothing_is_read_before_it_is_asked_for_nor_after_closing(tmp_path: Path
     assert read == 0
     for number in range(1, 4):
         outputs, state = next(steps)
-        assert (read, len(opened.session.runs)) == (number, number)
+        assert (read, len(seen)) == (number, number)
     steps.close()
     assert (read, outputs["y"].shape, state.batch) == (3, (1, 1, 3), 1)
 
