@@ -99,7 +99,7 @@ class Stream:
         """
         with alone(self._busy):
             self._check()
-            found, held = self._model.ingest.samples([x], self._past.held[None])
+            found, held = self._model.ingest.samples([x], [self._past.held])
             return self._model.head.results(self._run(found, held[0]), self._model.settings)[-1]
 
     def feed(self, chunk: Any) -> Any:

@@ -18,10 +18,15 @@ import numpy as np
 
 from edgekit.errors import ClosedError, EdgeKitError, StateError
 
+from .loops.stream import RESULTS
 from .streaming import Past, Recurrent, alone, read, write
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edgekit.core import Floats
+
+    Doubles = NDArray[np.float64]
 
 TOGETHER = 256  # streams in one run
 
@@ -48,18 +53,19 @@ class Streams:
 
     def __init__(self, model: Recurrent) -> None:
         self._model, self._busy, self._open = model, threading.Lock(), True
-        self._past: dict[int, Past] = {}
+        self._held: dict[int, Doubles] = {}  # the last sample of each stream, filled
+        self._steps: dict[int, int] = {}
         self._groups: dict[int, Group] = {}  # those that were given samples
         self._lost: set[int] = set()
         self._numbers = count()
 
     def __len__(self) -> int:
-        return len(self._past)
+        return len(self._steps)
 
     @property
     def keys(self) -> tuple[int, ...]:
         """Those of all streams, in the order in which they joined."""
-        return tuple(self._past)
+        return tuple(self._steps)
 
     def add(self) -> int:
         """A new stream's key."""
@@ -70,7 +76,7 @@ class Streams:
     def steps(self, key: int) -> int:
         """How many samples that stream was given. Raises StateError for a key that is not there."""
         self._check([key], lost=True)
-        return self._past[key].steps
+        return self._steps[key]
 
     def step(self, samples: Mapping[int, Any]) -> dict[int, Any]:
         """The result of each of these streams after one more sample: (F,), or a number. Others stay as they are.
@@ -81,9 +87,9 @@ class Streams:
             self._check(samples)
             if not samples:
                 return {}
-            keys, held = tuple(samples), np.stack([self._past[key].held for key in samples])
-            x, held = self._model.ingest.samples([samples[key] for key in keys], held, keys)
-            found = self._run([{key: x[place : place + 1] for place, key in enumerate(keys)}], dict(zip(keys, held)))
+            keys, held = tuple(samples), [self._held[key] for key in samples]
+            x, held = self._model.ingest.samples(list(samples.values()), held, keys)
+            found = self._run([dict(zip(keys, x[:, None]))], dict(zip(keys, held)))
             return dict(zip(keys, self._model.head.results(np.concatenate(found), self._model.settings)))
 
     def feed(self, chunks: Mapping[int, Any]) -> dict[int, Any]:
@@ -94,7 +100,7 @@ class Streams:
         with alone(self._busy):
             self._check(chunks)
             ingest, settings = self._model.ingest, self._model.settings
-            read = {key: ingest.chunk(x, self._past[key].held, f"the chunk of {key}") for key, x in chunks.items()}
+            read = {key: ingest.chunk(x, self._held[key], f"the chunk of {key}") for key, x in chunks.items()}
             windows = {key: list(ingest.windows(x)) for key, (x, _) in read.items()}
             rounds = max(map(len, windows.values()), default=0)
             pieces = [{key: of[n] for key, of in windows.items() if n < len(of)} for n in range(rounds)]
@@ -107,20 +113,21 @@ class Streams:
             self._check([key], lost=True)
             self._lost.add(key)  # an interrupt on the way leaves no half of it
             self._groups.pop(key, None)
-            self._past[key] = Past(self._model.ingest.mean)
+            self._held[key], self._steps[key] = self._model.ingest.mean, 0
             self._lost.discard(key)
 
     def fork(self, key: int) -> int:
         """The key of a new stream that goes on from where that one is. Raises StateError."""
         with alone(self._busy):
             self._check([key])
-            return self._join(self._past[key], self._state(key))
+            return self._join(self._past(key), self._state(key))
 
     def remove(self, key: int) -> None:
         """Let that stream go. Raises StateError for a key that is not there."""
         with alone(self._busy):
             self._check([key], lost=True)
-            del self._past[key]
+            del self._steps[key]
+            del self._held[key]
             self._groups.pop(key, None)
             self._lost.discard(key)
 
@@ -128,7 +135,7 @@ class Streams:
         """That stream as a file, for `load` here or of a Stream. Raises StateError, ResourceError."""
         with alone(self._busy):
             self._check([key])
-            write(self._model, Path(path), self._past[key], self._state(key))
+            write(self._model, Path(path), self._past(key), self._state(key))
 
     def load(self, path: str | Path) -> int:
         """The key of a new stream that goes on where the saved one stopped. Raises StateError for another model's."""
@@ -140,7 +147,7 @@ class Streams:
         """Let all streams go; twice is once."""
         with alone(self._busy):
             self._open = False
-            for table in (self._past, self._groups, self._lost):
+            for table in (self._held, self._steps, self._groups, self._lost):
                 table.clear()
 
     def __enter__(self) -> Streams:
@@ -153,8 +160,11 @@ class Streams:
         key = next(self._numbers)
         if state is not None:
             self._groups[key] = Group([key], state)
-        self._past[key] = past
+        self._held[key], self._steps[key] = past.held, past.steps
         return key
+
+    def _past(self, key: int) -> Past:
+        return Past(self._held[key], self._steps[key])
 
     def _state(self, key: int) -> Any:
         """A copy of that stream's."""
@@ -162,7 +172,7 @@ class Streams:
         session = self._model.session
         return session.start(1) if group is None else session.rows(group.state, [group.places[key]])
 
-    def _run(self, pieces: Sequence[Mapping[int, Floats]], held: Mapping[int, Any]) -> list[Floats]:
+    def _run(self, pieces: Sequence[Mapping[int, Floats]], held: Mapping[int, Doubles]) -> list[Floats]:
         """The model's numbers for each stream of `held`, given its piece of each round, if it has one."""
         model, found = self._model, {key: list[Any]() for key in held}
         moved = list[int]()
@@ -173,11 +183,13 @@ class Streams:
                     batch = model.ingest.batch([piece[key] for key in group.keys])
                     outputs, group.state = model.session.run(batch.feeds, group.state)
                     moved += group.keys
-                    for key, y in zip(group.keys, model.head.numbers(outputs, batch, model.settings), strict=True):
-                        found[key].append(y.copy())
-            for key, last in held.items():
-                steps = sum(len(piece[key]) for piece in pieces if key in piece)
-                self._past[key] = Past(last, self._past[key].steps + steps)
+                    own = {RESULTS: outputs[RESULTS].copy()}  # the next run writes over the session's
+                    for key, y in zip(group.keys, model.head.numbers(own, batch, model.settings), strict=True):
+                        found[key].append(y)
+            self._held.update(held)
+            for piece in pieces:
+                for key, x in piece.items():
+                    self._steps[key] += len(x)
         except BaseException as error:
             self._lost |= set(moved) if isinstance(error, EdgeKitError) else held.keys()
             raise
@@ -185,8 +197,12 @@ class Streams:
 
     def _sets(self, pieces: Mapping[int, Floats]) -> Iterator[list[int]]:
         """Which streams are run together: those that were before, and as long a piece each unless the graph counts."""
-        ingest = self._model.ingest
+        ingest, group = self._model.ingest, self._groups.get(next(iter(pieces)))
         length = {key: 0 if ingest.counted else len(x) for key, x in pieces.items()}
+        if group is not None and length.keys() == group.places.keys() and len(set(length.values())) == 1:
+            if all(self._groups.get(key) is group for key in length):  # as it is whenever nobody joins or leaves
+                yield list(group.keys)
+                return
         most = TOGETHER if ingest.batched else 1
         for _, alike in groupby(sorted(pieces, key=lambda key: (length[key], *self._place(key))), length.__getitem__):
             keys = list(alike)
@@ -198,7 +214,7 @@ class Streams:
 
     def _together(self, keys: Sequence[int]) -> Group:
         """The group of just these streams, in this order: the one that there is, or a new one."""
-        session, parts = self._model.session, list[Any]()
+        session, parts, chosen = self._model.session, list[Any](), set(keys)
         alike = [(group, list(of)) for group, of in groupby(keys, self._groups.get)]
         old = [group for group, _ in alike if group is not None]
         if len(alike) == len(old) == 1 and list(old[0].keys) == list(keys):
@@ -208,7 +224,7 @@ class Streams:
             parts.append(session.start(len(of)) if group is None else session.rows(group.state, places))
         made = [Group(keys, session.join(parts) if len(parts) > 1 else parts[0])]
         for group in old:
-            stay = [key for key in group.keys if self._groups.get(key) is group and key not in set(keys)]
+            stay = [key for key in group.keys if self._groups.get(key) is group and key not in chosen]
             if stay:
                 made.append(Group(stay, session.rows(group.state, [group.places[key] for key in stay])))
         for group in made:
@@ -219,7 +235,7 @@ class Streams:
         """Raises StateError for a stream that is not there and, unless `lost`, for one whose state nobody knows."""
         self._check_open()
         for key in keys:
-            if key not in self._past:
+            if key not in self._steps:
                 raise StateError(f"there is no stream {key!r}", hint="add() gives the keys; remove() ends them")
             if key in self._lost and not lost:
                 raise StateError(f"stream {key} was interrupted in the middle of a run", hint="reset() or remove() it")

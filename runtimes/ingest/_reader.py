@@ -38,6 +38,6 @@ class Reader:
             time = float(time)
         except (TypeError, ValueError):
             raise InputError(f"sample {self._count} is no pair of a time and a sample", hint="seconds first") from None
-        _, (self._held,) = self._series.samples([given], self._held[None])
+        _, (self._held,) = self._series.samples([given], [self._held])
         self._count += 1
         return self._resampler.push(time, self._held)

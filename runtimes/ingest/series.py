@@ -143,6 +143,8 @@ class Series:
         assert self.counted or min(lengths) == wide
         if lengths == [wide]:
             padded = series[0][None]
+        elif min(lengths) == wide:
+            padded = np.array(series)
         else:
             padded = np.zeros((len(series), wide, len(self.features)), np.float32)
             for place, x in enumerate(series):
@@ -154,18 +156,16 @@ class Series:
         """A series in pieces of `chunk_steps`; the last may be shorter."""
         return (x[first : first + self.chunk_steps] for first in range(0, len(x), self.chunk_steps))
 
-    def samples(self, given: Sequence[Any], held: Doubles, names: Sequence[object] = ()) -> tuple[Floats, Doubles]:
+    def samples(
+        self, given: Sequence[Any], held: Sequence[Doubles], names: Sequence[object] = ()
+    ) -> tuple[Floats, Doubles]:
         """The next sample of each of n streams, (F,) or a number where F is 1, as (n, F); and what is held after them,
         (n, F), given what was before. `names`: the streams', for messages. Raises InputError."""
-        rows = [np.atleast_1d(_numbers(one, "the sample")) for one in given]
-        for row in rows:
-            if row.shape != self.mean.shape:
-                raise self._misfit("the sample", row, "a number a feature")
-        x = np.array(rows)
+        x = self._side_by_side(given)
         found = self._normalized(x)
         if not np.isfinite(found).all():
             missing, where = np.isnan(x), partial(_one_of, names)
-            x = np.where(missing, self._instead(missing, held, where), x) if missing.any() else x
+            x = np.where(missing, self._instead(missing, np.array(held), where), x) if missing.any() else x
             found = self._scaled(x, where)
         return found, x
 
@@ -177,6 +177,21 @@ class Series:
     def reader(self, rate: float | None = None, *, timed: bool = False) -> Reader:
         """What brings a stream to the model's rate; see Reader. Raises InputError for a model that has none."""
         return Reader(self, rate, timed)
+
+    def _side_by_side(self, given: Sequence[Any]) -> Doubles:
+        """Samples as (n, F): at once where they are alike, else one by one to say which is none."""
+        wide = len(self.features)
+        try:
+            x = np.array(given)
+        except (TypeError, ValueError):
+            x = np.array("")
+        if x.dtype.kind not in "fiu" or not (x.shape[1:] == (wide,) or x.ndim == wide == 1):
+            rows = [np.atleast_1d(_numbers(one, "the sample")) for one in given]
+            for row in rows:
+                if row.shape != self.mean.shape:
+                    raise self._misfit("the sample", row, "a number a feature")
+            x = np.array(rows)
+        return x.reshape(len(given), -1).astype(np.float64, copy=False)
 
     def _whole(self, given: Any, times: Any, what: str) -> Floats:
         if times is None:
