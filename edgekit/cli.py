@@ -186,6 +186,7 @@ def run(
 
     if output:
         running.check_output(output)
+    running.check_given(inputs, prompts, asks=not console.json)
     begun = time.perf_counter()
     with load(bundle, target=target, precision=precision, threads=threads, verify=verify) as model:
         loaded = time.perf_counter()

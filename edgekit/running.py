@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgekit.model import Model
 
 STDIN = "-"
+HINT = "give texts as arguments, or pipe them in, one a line"
 UNSAID = (None, False, ())  # options that were not given
 SERIES = {"rate": "rate"}  # what a model of series takes
 SHOWN = 4  # numbers of a vector that a terminal is shown
@@ -49,6 +50,12 @@ TAKES = {
 }
 
 
+def check_given(inputs: Sequence[str], prompts: Sequence[str], *, asks: bool) -> None:
+    """Before anything is loaded: is there something to run on, or somebody who may be asked? Raises UsageError."""
+    if not inputs and not prompts and (sys.stdin is None or (sys.stdin.isatty() and not asks)):
+        raise UsageError("no input", hint=HINT)
+
+
 def on_terminal(inputs: Sequence[str], prompts: Sequence[str]) -> bool:
     """Whether nothing was given, and somebody sits there who may be asked."""
     return not inputs and not prompts and sys.stdin is not None and sys.stdin.isatty()
@@ -64,7 +71,7 @@ def gather(inputs: Sequence[str], prompts: Sequence[str]) -> list[str | list[str
     found: list[str | list[str]] = [list(_stdin_lines()) if word == STDIN else word for word in inputs]
     given = [text for text in [*found, *prompts] if text != []]
     if not given:
-        raise UsageError("no input", hint="give texts as arguments, or pipe them in, one a line")
+        raise UsageError("no input", hint=HINT)
     for text in given:
         letters = text if isinstance(text, str) else ""
         if not letters.isascii() and any("\ud800" <= letter <= "\udfff" for letter in letters):

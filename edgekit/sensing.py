@@ -41,7 +41,7 @@ class Steps:
 def tell(console: Console, model: Model, inputs: Sequence[str], rate: float | None, *, keep: bool) -> Any:
     """The answers to all inputs as lines on stdout, CSV or JSON; with `keep` all together instead, numbers as an array.
 
-    Raises UsageError where there is no input, InputError for one that cannot be read or holds no samples.
+    Raises InputError for an input that cannot be read or holds no samples.
     """
     found, settings = list[Any](), model.bundle.settings
     for steps in followed(console, model, inputs, rate):
@@ -59,15 +59,11 @@ def tell(console: Console, model: Model, inputs: Sequence[str], rate: float | No
 
 def followed(console: Console, model: Model, inputs: Sequence[str], rate: float | None) -> Iterator[Steps]:
     """Each input in turn, opened when the one before has ended; stdin where there is none."""
-    piped = sys.stdin is not None and not sys.stdin.isatty()
-    given = inputs or ([STDIN] if piped else [])
-    if not given:
-        raise UsageError("no input", hint="name CSV files, or pipe rows in: a column a feature, a line a sample")
     if rate is not None and not 0 < rate < float("inf"):
         raise UsageError(f"a rate of {rate:g}", hint="give samples a second, more than 0")
     table_of = registry.find("ingest", model.bundle.ingest).Table
     settings = model.bundle.settings
-    for name in given:
+    for name in inputs or [STDIN]:
         with _opened(name) as file:
             table = table_of(_lines(file, name), settings["features"], timed=settings.get("rate") is not None)
             if table.ignored:

@@ -87,8 +87,8 @@ class Streams:
             self._check(samples)
             if not samples:
                 return {}
-            keys, held = tuple(samples), [self._held[key] for key in samples]
-            x, held = self._model.ingest.samples(list(samples.values()), held, keys)
+            keys, before = tuple(samples), [self._held[key] for key in samples]
+            x, held = self._model.ingest.samples(list(samples.values()), before, keys)
             found = self._run([dict(zip(keys, x[:, None]))], dict(zip(keys, held)))
             return dict(zip(keys, self._model.head.results(np.concatenate(found), self._model.settings)))
 
@@ -199,14 +199,17 @@ class Streams:
         """Which streams are run together: those that were before, and as long a piece each unless the graph counts."""
         ingest, group = self._model.ingest, self._groups.get(next(iter(pieces)))
         length = {key: 0 if ingest.counted else len(x) for key, x in pieces.items()}
-        if group is not None and length.keys() == group.places.keys() and len(set(length.values())) == 1:
-            if all(self._groups.get(key) is group for key in length):  # as it is whenever nobody joins or leaves
-                yield list(group.keys)
-                return
+        if group is not None and len(set(length.values())) == 1 and self._is_of(group, pieces):
+            yield list(group.keys)
+            return
         most = TOGETHER if ingest.batched else 1
         for _, alike in groupby(sorted(pieces, key=lambda key: (length[key], *self._place(key))), length.__getitem__):
             keys = list(alike)
             yield from (keys[first : first + most] for first in range(0, len(keys), most))
+
+    def _is_of(self, group: Group, keys: Mapping[int, Any]) -> bool:
+        """Whether it is of just these streams, in any order: as it is while nobody joins or leaves."""
+        return keys.keys() == group.places.keys() and all(self._groups.get(key) is group for key in keys)
 
     def _place(self, key: int) -> tuple[int, int]:
         group = self._groups.get(key)
