@@ -118,6 +118,8 @@ class Model:
         """
         if self.bundle.ingest == "series":
             return self._read("classify", items, timestamps, top_k=top_k)
+        if timestamps is not None:
+            raise UsageError("texts have no timestamps", hint="leave them out")
         return self._answer("classify", items, truncate, top_k=top_k)
 
     def tag(self, texts: Texts, *, truncate: bool = False) -> Any:
