@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from built_decoders import build, config_of, folder_of
 from opened_decoder import drawn, padded
 from tiny_decoder import TABLE, VOCABULARY, Shape, write
 
@@ -38,8 +39,12 @@ class Twins:
 
 
 def packed(folder: Path, shape: Shape) -> Graph:
+    return forms(folder, write(folder, shape))
+
+
+def forms(folder: Path, noun: Graph) -> Graph:
     """The decoder in the cpu's forms, with its weights in a file of their own, as in a bundle."""
-    noun, target = write(folder, shape), registry.find("targets", "cpu")
+    target = registry.find("targets", "cpu")
     model = target.compile(graph.load(folder / noun.path), Recipe())
     prompt = target.prompt(model)
     graph.pack({"model.onnx": model} | ({"prompt.onnx": prompt} if prompt else {}), folder)
@@ -51,10 +56,19 @@ def opened(folder: Path, noun: Graph, cache: Path | None = None) -> Any:
     return registry.find("targets", "cpu").open(folder, noun, Recipe(), threads=2, cache=cache)
 
 
-@pytest.fixture(scope="module", params=["int4", "int8"])
+@pytest.fixture(scope="module", params=["int4", "int8", "mamba", "mamba2", "falcon_h1"])
 def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    """Attention alone, in blocks of both kinds; states of a fixed size alone; and both."""
     folder = tmp_path_factory.mktemp("blocks")
-    noun = packed(folder, replace(BLOCKS, weights=request.param))
+    if request.param in ("int4", "int8"):
+        noun = packed(folder, replace(BLOCKS, weights=request.param))
+    else:
+        changes = {"vocab_size": VOCABULARY, "hidden_size": 128, "max_position_embeddings": TABLE, "mamba_d_ssm": 96}
+        changes |= {"num_heads": 16} if request.param == "mamba2" else {}
+        source = folder_of(folder / "source", config_of(request.param, **changes))
+        noun = build(source, folder, Recipe("int4", group_size=32, method="rtn"))
+        (folder / noun.path).rename(folder / "portable.onnx")
+        noun = forms(folder, replace(noun, path="portable.onnx"))
     found = Twins(folder, noun, opened(folder, noun), opened(folder, replace(noun, prompt=None)))
     yield found
     found.reading.close()
