@@ -21,7 +21,10 @@ COS, SCALES = 7, 12  # GroupQueryAttention's inputs; the values' scales come nex
 
 
 def quantize_caches(model: ir.Model) -> None:
-    """Let every cache be int8; in place. Raises UnsupportedError for a model with other states, or none."""
+    """Let every cache be int8; in place. Raises UnsupportedError for a model with other states, or none.
+
+    A step may be run again, which a state that every step replaces would not stand.
+    """
     import onnx_ir as ir
 
     attentions = [node for node in model.graph if node.op_type == "GroupQueryAttention"]

@@ -175,12 +175,13 @@ def test_a_model_without_caches_is_refused(tmp_path: Path) -> None:
         CPU.compile(graph.load(tmp_path / "m.onnx"), Recipe(), EIGHT)
 
 
-def test_a_decoder_with_other_states_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", ["present.1.other", "present_conv.1", "present_ssm.0"])
+def test_a_decoder_with_other_states_is_refused(state: str, tmp_path: Path) -> None:
     import onnx_ir as ir
 
     model = graph.load(tmp_path / write(tmp_path, Shape(weights="int4")).path)
     other = ir.node("Identity", [model.graph.inputs[0]])
-    other.outputs[0].name = "present.1.convolution"
+    other.outputs[0].name = state
     model.graph.append(other)
     model.graph.outputs.append(other.outputs[0])
     with pytest.raises(UnsupportedError, match="not all GroupQueryAttention"):
