@@ -204,28 +204,27 @@ def test_learned_positions_are_read_too(tmp_path: Path, draw: np.random.Generato
 # ---- the weights
 
 
-def exact(folder: Path, noun: Graph) -> dict[str, Any]:
-    """Every matrix as the portable graph means it, float32, by the name of its input."""
+def exact(folder: Path, noun: Graph) -> dict[tuple[str, str], Any]:
+    """Every matrix as the portable graph means it, float32, by the names of its numbers and its scales."""
     from onnx import load, numpy_helper
 
     model = load(folder / "portable.onnx")
     tensors = {tensor.name: numpy_helper.to_array(tensor).astype(np.float32) for tensor in model.graph.initializer}
     assert noun.prompt is not None
-    names = [port.name.removesuffix(VALUES) for port in noun.prompt.inputs if port.name.endswith(VALUES)]
-    made = {}
-    for name in names:
-        scale = tensors[name.replace(".weight", ".scale")]
-        made[name] = tensors[name] * np.repeat(scale, len(tensors[name]) // len(scale), 0)
-    return made
+    names = {port.name.removesuffix(VALUES) for port in noun.prompt.inputs if port.name.endswith(VALUES)}
+    pairs = {tuple(node.input[:2]) for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return {
+        (name, scale): tensors[name] * np.repeat(tensors[scale], len(tensors[name]) // len(tensors[scale]), 0)
+        for name, scale in pairs
+        if name in names
+    }
 
 
 def test_weights_are_the_blocks_in_steps_of_their_output(twins: Twins) -> None:
     made, truth = prepare(twins.folder, twins.graph, 2, None), exact(twins.folder, twins.graph)
     assert len(truth) == len(made) // 2 >= 9
-    for name, wanted in truth.items():
-        values = made[f"{name}{VALUES}"]
-        layer = name.removesuffix("weight")
-        (scales,) = (array for key, array in made.items() if key.startswith(layer) and key.endswith(SCALES))
+    for (name, scale), wanted in truth.items():
+        values, scales = made[f"{name}{VALUES}"], made[f"{scale}{SCALES}"]
         np.testing.assert_allclose(scales, np.abs(wanted).max(0) / 127, rtol=1e-6)
         assert values.dtype == np.int8
         assert np.abs(values * scales - wanted).max() <= 0.5001 * scales.max()
