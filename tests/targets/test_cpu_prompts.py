@@ -222,7 +222,7 @@ def exact(folder: Path, noun: Graph) -> dict[tuple[str, str], Any]:
 
 def test_weights_are_the_blocks_in_steps_of_their_output(twins: Twins) -> None:
     made, truth = prepare(twins.folder, twins.graph, 2, None), exact(twins.folder, twins.graph)
-    assert len(truth) == len(made) // 2 >= 9
+    assert len(truth) == len(made) // 2 >= 3
     for (name, scale), wanted in truth.items():
         values, scales = made[f"{name}{VALUES}"], made[f"{scale}{SCALES}"]
         np.testing.assert_allclose(scales, np.abs(wanted).max(0) / 127, rtol=1e-6)
