@@ -8,6 +8,7 @@ Settings read from the bundle:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def numbers(outputs: Arrays, batch: SeriesBatch, settings: Mapping[str, Any]) ->
 
 def restored(y: Floats, settings: Mapping[str, Any]) -> Floats:
     """Results (…, n) in the user's units. Raises VerificationError for one that is not finite."""
-    if not np.isfinite(y).all():
+    if not is_finite(y):
         raise VerificationError(
             "the model gave a number that is not finite", hint="reset() the stream; run `edgekit verify` on the bundle"
         )
@@ -67,6 +68,12 @@ def restored(y: Floats, settings: Mapping[str, Any]) -> Floats:
     mean, std = settings["denormalize"]
     found: Floats = (y * std + mean).astype(np.float32)
     return found
+
+
+def is_finite(y: Floats) -> bool:
+    """Of few numbers a product tells it in a quarter of the time, unless it is too large for float32."""
+    flat = y.ravel()
+    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(y).all())
 
 
 def compare(

@@ -16,6 +16,7 @@ Settings read from the bundle:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,6 +44,7 @@ MISSING = ("hold", "zero", "mean", "refuse")
 INPUTS = ("x", "counts")
 CHUNK_STEPS = 64
 MAX_ROWS = 64  # series in a batch
+ONE = np.ones(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,6 +170,22 @@ class Series:
             x = np.where(missing, self._instead(missing, np.array(held), where), x) if missing.any() else x
             found = self._scaled(x, where)
         return found, x
+
+    def sample(self, given: Any, held: Doubles) -> tuple[SeriesBatch, Doubles]:
+        """The next sample of one stream as a batch, and what is held after it: as `samples`, and sooner where
+        it is an array or a number with nothing missing. Raises InputError."""
+        x = np.array([given]) if type(given) is float else given
+        if isinstance(x, np.ndarray) and x.shape == self.mean.shape and x.dtype.kind in "fiu":
+            x = x.astype(np.float64)  # a copy: the caller's array may change
+            row = self._normalized(x)
+            if math.isfinite(row.dot(row)):
+                return self._one(row), x
+        found, last = self.samples([given], [held])
+        return self._one(found[0]), last[0]
+
+    def _one(self, row: Floats) -> SeriesBatch:
+        x = row[None, None]
+        return SeriesBatch({"x": x, "counts": ONE} if self.counted else {"x": x}, (0,), ONE)
 
     def chunk(self, given: Any, held: Doubles, what: str = "the chunk") -> tuple[Floats, Doubles]:
         """Several samples, (n, F) or (n,) where F is 1, as (n, F); and what is held after them. Raises InputError."""
