@@ -145,7 +145,7 @@ def walk(tiny: Opened, seed: int, go: Callable[..., Any] = follow, *, empty: boo
         state = go(tiny, state, texts, drawn(draw, [1] * len(texts)))
 
 
-def interrupt(tiny: Opened, *, cuts: bool = True) -> None:
+def interrupt(tiny: Opened, go: Callable[..., Any] = follow, *, cuts: bool = True) -> None:
     """A step that makes the caches grow and takes out what was cut off, interrupted wherever Python hears a signal, in
     turn: the state is what it was, or it holds nothing, or it says that it is lost. `cuts`: there is something cut off.
     """
@@ -157,5 +157,5 @@ def interrupt(tiny: Opened, *, cuts: bool = True) -> None:
             break
         with suppress(StateError):
             tiny.session.trim(state, [7])
-            follow(tiny, state, [long[:7]], [[5]])
+            go(tiny, state, [long[:7]], [[5]])
     assert place > 20
