@@ -63,7 +63,8 @@ class Run:
     def convolved(self, number: int, conv: Convolution, value: ir.Value) -> tuple[ir.Value, ir.Value]:
         """The convolution of (batch, sequence, channels), and the window that the next run begins with.
 
-        One product for each place in the window: half the time of ONNX's Conv, which wants the channels first.
+        One product for each place in the window: for a single token less than half the time of ONNX's Conv, which
+        wants the channels first, and for many no more.
         """
         draft, at, reach = self.draft, f"layers.{number}.mixer.conv", conv.window - 1
         past = draft.op("Transpose", [self.held[f"past_conv.{number}"]], {"perm": [0, 2, 1]}, name=f"{at}.past")

@@ -337,11 +337,12 @@ def test_a_config_alone_makes_a_bundle_that_says_so(tmp_path: Path, folder: Path
 
 @pytest.mark.parametrize("target", HERE)
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
-def test_the_zoos_speaker_says_numbers_that_it_never_saw(
-    exported: Callable[..., Path], target: str, precision: str
+@pytest.mark.parametrize("name", ["speaker", "teller"])
+def test_the_zoo_says_numbers_that_it_never_saw(
+    exported: Callable[..., Path], name: str, target: str, precision: str
 ) -> None:
-    test = zoo.heldout("speaker", "text-generation")
-    made = exported("zoo:speaker", targets=HERE, precision=("fp32", "int8", "int4"))
+    test = zoo.heldout(name, "text-generation")
+    made = exported(f"zoo:{name}", targets=HERE, precision=("fp32", "int8", "int4"))
     with edgekit.load(made, target=target, precision=precision) as opened:
         said = [answer.text for answer in opened.run(test.inputs[:100])]
     assert METRICS[test.metric](test.expected[:100], said) >= 0.98
