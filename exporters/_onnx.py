@@ -80,6 +80,24 @@ class Draft:
         made.name = name
         return made
 
+    def ops(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        name: str,
+        outputs: Sequence[str],
+    ) -> list[ir.Value]:
+        """All outputs of a new node, `name` and what `outputs` says of each; one that says nothing is not computed."""
+        import onnx_ir as ir
+
+        node = ir.node(kind, inputs, attributes, name=name, num_outputs=len(outputs))
+        self._nodes.append(node)
+        for value, what in zip(node.outputs, outputs, strict=True):
+            value.name = f"{name}.{what}" if what else ""
+        return list(node.outputs)
+
     def tensor(self, name: str, array: Array) -> ir.Value:
         """An initializer with the content of `array`; one of that name is made once."""
         import onnx_ir as ir
