@@ -63,10 +63,14 @@ def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
         if is_shareable(model):
             group_queries(model)
         transposed_tables(model)
-    elif recipe.activations == "int8":
-        from ._integer import integer_matmuls
+    else:
+        from ._recurrent import quantized_cells
 
-        integer_matmuls(model)
+        quantized_cells(model)
+        if recipe.activations == "int8":
+            from ._integer import integer_matmuls
+
+            integer_matmuls(model)
     return model
 
 
