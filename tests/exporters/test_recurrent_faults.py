@@ -8,7 +8,7 @@ from typing import Any
 import built_decoders as engines
 import numpy as np
 import pytest
-import tiny_recurrent as tiny
+import torch_recurrent as tiny
 
 from edgekit import registry
 from edgekit.core import Source
