@@ -128,15 +128,15 @@ def _prove(target: str, file: Path, form: Graph, name: str) -> None:
 
 def feeds(graph: Graph, ids: Sequence[int], positions: Sequence[int]) -> dict[str, Array]:
     """One prompt, from an empty past: what the portable graph of a decoder takes."""
-    given = {
+    known = {
         "input_ids": np.asarray([ids], np.int64),
+        "counts": np.asarray([len(ids)], np.int64),
         "position_ids": np.arange(len(ids), dtype=np.int64)[None],
         "attention_mask": np.ones((1, len(ids)), np.int64),
         "logit_positions": np.asarray([positions], np.int64),
     }
-    sizes = {"batch": 1, "past": 0}
+    given, sizes = {}, {"batch": 1, "past": 0}
     for port in graph.inputs:
-        if port.name not in given:
-            shape = [axis if isinstance(axis, int) else sizes[axis] for axis in port.shape]
-            given[port.name] = np.zeros(shape, port.dtype)
+        shape = [axis if isinstance(axis, int) else sizes.get(axis, 0) for axis in port.shape]
+        given[port.name] = known[port.name] if port.name in known else np.zeros(shape, port.dtype)
     return given

@@ -237,9 +237,40 @@ class Session(Protocol):
         """Free the engine's memory; twice is once."""
 
 
-class DecoderSession(Session, Protocol):
-    """A decoder's session. Its states are opaque and belong to one caller each; `state.lengths` int64 (batch,) are
-    the tokens that each row holds.
+class StatefulSession(Session, Protocol):
+    """A session whose runs go on from a state. States are opaque, belong to one session, and are for one caller each.
+
+    A run that fails leaves its state as it was, or of no use (StateError).
+    """
+
+    def fork(self, state: Any) -> Any:
+        """An independent copy."""
+
+    def rows(self, state: Any, rows: Sequence[int]) -> Any:
+        """These rows, in this order, any of them more than once."""
+
+    def save(self, state: Any) -> dict[str, Array]:
+        """The state as arrays that `load` takes, in this process or another, on this target or another."""
+
+    def load(self, arrays: Mapping[str, Array]) -> Any:
+        """Raises StateError for arrays that are not this graph's."""
+
+    def nbytes(self, state: Any) -> int:
+        """What the state takes."""
+
+
+class StreamSession(StatefulSession, Protocol):
+    """A recurrent model's session: feeds are the graph's inputs that are no states. `state.batch` streams at once."""
+
+    def start(self, batch: int) -> Any:
+        """A state of so many streams, before anything was read."""
+
+    def join(self, states: Sequence[Any]) -> Any:
+        """One state of the streams of all of these, in order."""
+
+
+class DecoderSession(StatefulSession, Protocol):
+    """A decoder's session; `state.lengths` int64 (batch,) are the tokens that each row holds.
 
     `run` takes `input_ids` int64 (batch, sequence) padded on the right, `counts` int64 (batch,): how many of each row
     are real, and optionally `logit_positions` int64 (batch, outputs), else the last real one. It gives `logits`
@@ -251,23 +282,8 @@ class DecoderSession(Session, Protocol):
     def start(self, batch: int, capacity: int) -> Any:
         """An empty state, with room for `capacity` tokens a row before it must grow."""
 
-    def fork(self, state: Any) -> Any:
-        """An independent copy."""
-
     def trim(self, state: Any, lengths: Sequence[int]) -> Any:
-        """Each row cut to its first so many tokens. Raises StateError if it has fewer."""
-
-    def rows(self, state: Any, rows: Sequence[int]) -> Any:
-        """These rows, in this order, any of them more than once."""
-
-    def save(self, state: Any) -> dict[str, Array]:
-        """The state as arrays that `load` takes, in this process or another."""
-
-    def load(self, arrays: Mapping[str, Array]) -> Any:
-        """Raises StateError for arrays that are not this graph's."""
-
-    def nbytes(self, state: Any) -> int:
-        """What the state takes."""
+        """Each row cut to its first so many tokens. Raises StateError if it has fewer, or cannot be cut there."""
 
 
 class Life:

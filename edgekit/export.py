@@ -216,7 +216,7 @@ class Workbench:
                 choice.target,
                 choice.recipe,
                 (graph,),
-                registry.find("targets", choice.target).facts(choice.recipe),
+                registry.find("targets", choice.target).facts(choice.recipe, graph),
                 options=choice.options,
             )
             for choice, graph in zip(choices, graphs, strict=True)

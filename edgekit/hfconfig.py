@@ -58,7 +58,8 @@ def _struck(value: Any, where: str, removed: list[str]) -> Any:
         return value
     kept = {}
     for key, item in value.items():
-        if key in STEERING or key.startswith("__"):  # transformers sets every key as an attribute
+        # transformers sets every key as an attribute, but for the one with which it spells infinity.
+        if key in STEERING or (key.startswith("__") and key != "__float__"):
             removed.append(where + key)
         else:
             if key in ("quantization_config", "compression_config"):

@@ -6,10 +6,12 @@ many tokens of its row come before it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ._blueprint import Blueprint, Layer, Linear, Norm
+from ._blueprint import Blueprint
 from ._onnx import Draft
+from ._parts import Heads, Linear, Norm
 from ._store import Store
 
 if TYPE_CHECKING:
@@ -21,17 +23,23 @@ HIDDEN = -30_000.0
 
 
 class Attention:
-    """The attention of all layers of one graph. Makes the inputs for the caches."""
+    """The attention of all layers of one graph. `held`: the graph's inputs for the caches, by their names."""
 
     def __init__(
-        self, draft: Draft, plan: Blueprint, store: Store, position_ids: ir.Value, attention_mask: ir.Value
+        self,
+        draft: Draft,
+        plan: Blueprint,
+        store: Store,
+        held: Mapping[str, ir.Value],
+        position_ids: ir.Value,
+        attention_mask: ir.Value,
     ) -> None:
-        self.draft, self.plan, self.store = draft, plan, store
+        self.draft, self.plan, self.store, self.held = draft, plan, store, held
         self.position_ids, self.attention_mask = position_ids, attention_mask
         self._rotations: dict[str, tuple[ir.Value, ir.Value]] = {}
         self._masks: dict[int | None, ir.Value] = {}
 
-    def layer(self, number: int, layer: Layer, hidden: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def layer(self, number: int, layer: Heads, hidden: ir.Value) -> tuple[ir.Value, dict[str, ir.Value]]:
         """(batch, sequence, heads * head_dim) before the output projection, and the caches with the new tokens."""
         plan, draft, at = self.plan, self.draft, f"layers.{number}"
         query = self._heads(f"{at}.q", layer.q, plan.heads, layer.q_norm, hidden)
@@ -51,7 +59,8 @@ class Attention:
         )
         attended = draft.op("Transpose", [attended], {"perm": [0, 2, 1, 3]}, name=f"{at}.attended.turned")
         flat = draft.ints("shape.flat", 0, 0, plan.heads * plan.head_dim)
-        return draft.op("Reshape", [attended, flat], name=f"{at}.attended"), key, value
+        attended = draft.op("Reshape", [attended, flat], name=f"{at}.attended")
+        return attended, {f"present.{number}.key": key, f"present.{number}.value": value}
 
     def _heads(self, name: str, linear: Linear, heads: int, norm: Norm | None, hidden: ir.Value) -> ir.Value:
         """(batch, heads, sequence, head_dim). A norm's width says whether it goes over one head or over all."""
@@ -66,8 +75,7 @@ class Attention:
         return self.draft.op("Transpose", [made], {"perm": [0, 2, 1, 3]}, name=f"{name}.turned")
 
     def _cache(self, number: int, what: str, new: ir.Value) -> ir.Value:
-        shape = ("batch", self.plan.kv_heads, "past", self.plan.head_dim)
-        past = self.draft.input(f"past_key_values.{number}.{what}", "float32", shape)
+        past = self.held[f"past_key_values.{number}.{what}"]
         return self.draft.op("Concat", [past, new], {"axis": 2}, name=f"layers.{number}.{what}_cache")
 
     def _repeated(self, name: str, value: ir.Value) -> ir.Value:

@@ -14,6 +14,7 @@ from edgekit.errors import BundleError
 
 AGAIN = "download or save the model again"
 LARGEST = 2**31 - 1  # of any axis: what ONNX readers agree on
+LARGEST_NUMBER = 1e30  # that a weight may be multiplied by, and still be a float32
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Config:
         """The same config with other values for these keys."""
         return replace(self, values={**self.values, **values})
 
-    def size(self, key: str, most: int = LARGEST) -> int:
-        """A whole number from 1 to `most`."""
+    def size(self, key: str, most: int = LARGEST, least: int = 1) -> int:
+        """A whole number from `least` to `most`."""
         value = self.get(key)
-        if type(value) is not int or not 1 <= value <= most:
-            raise self._wrong(key, value, f"a whole number from 1 to {most}")
+        if type(value) is not int or not least <= value <= most:
+            raise self._wrong(key, value, f"a whole number from {least} to {most}")
         return value
 
     def size_or_none(self, key: str) -> int | None:
@@ -84,14 +85,28 @@ class Config:
             raise self._wrong(key, value, "an object")
         return value or {}
 
-    def items(self, key: str, kind: type, count: int) -> list[Any] | None:
-        """At least `count` values of `kind`, of which the first `count` are returned; None where there is no list."""
+    def items(self, key: str, kind: type, count: int | None = None) -> list[Any] | None:
+        """At least `count` values of `kind`, of which the first `count` are returned; None where there is no list.
+
+        With no `count`, all that there are.
+        """
         value = self.get(key)
         if value is None:
             return None
-        if not isinstance(value, list) or len(value) < count or not all(type(item) is kind for item in value):
-            raise self._wrong(key, value, f"a list of {count}, one for each layer")
+        if not isinstance(value, list) or len(value) < (count or 0) or not all(type(item) is kind for item in value):
+            raise self._wrong(key, value, f"a list of {count}, one for each layer" if count else "a list of numbers")
         return value[:count]
+
+    def numbers(self, key: str, count: int, most: float = LARGEST_NUMBER) -> list[float] | None:
+        """So many numbers, from -`most` to `most`; None where there is no list."""
+        value = self.get(key)
+        if value is None:
+            return None
+        known = [_number(item, most) for item in value] if isinstance(value, (list, tuple)) else []
+        found = [item for item in known if item is not None]
+        if len(found) != count or len(known) != count:
+            raise self._wrong(key, value, f"a list of {count} numbers")
+        return found
 
     def _wrong(self, key: str, value: Any, wanted: str) -> BundleError:
         name = self.words.get(key, key)
@@ -100,3 +115,11 @@ class Config:
         shown = repr(value)
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
         return BundleError(f"config.json: {name} is {shown}, not {wanted}", hint=AGAIN)
+
+
+def _number(value: Any, most: float) -> float | None:
+    """transformers writes infinity as an object; before, it wrote it as Python does."""
+    if value == {"__float__": "Infinity"}:
+        value = math.inf
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and -most <= value <= most
+    return float(value) if fits else None

@@ -21,11 +21,28 @@ from ._folder import read_object
 if TYPE_CHECKING:
     from edgekit.core import Graph
 
+    from ._parts import Recurrent
+
 TASK = "text-generation"
 # What generation_config.json may say that a sampler knows.
 GENERATION = (
     "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "max_new_tokens",
 )  # fmt: skip
+
+
+def four_times(config: Config) -> int:
+    """`intermediate_size`, or four times the hidden size."""
+    return config.size_or_none("intermediate_size") or 4 * config.size("hidden_size")
+
+
+def everywhere(config: Config, count: int) -> list[bool]:
+    """Every layer has attention."""
+    return [True] * count
+
+
+def nowhere(config: Config, count: int) -> list[bool]:
+    """No layer has attention."""
+    return [False] * count
 
 
 def no_windows(config: Config, count: int) -> list[int | None]:
@@ -83,13 +100,15 @@ class Decoder:
     qkv_bias: bool | str = False
     o_bias: bool | str = False
     mlp_bias: bool | str = False
+    mlp: bool = True
     gated: bool = True
+    inner: Callable[[Config], int] = four_times  # the MLP's width
     activation: str = "hidden_act"  # the config's key
     conv1d: bool = False  # weights lie as (inputs, outputs)
     unused: tuple[str, ...] = ("rotary_emb.inv_freq",)  # endings of buffers that old files hold
 
-    before_attention: str = "input_layernorm"
-    after_attention: str = ""
+    before_mixer: str = "input_layernorm"  # the mixer: attention, or what stands in its place
+    after_mixer: str = ""
     before_mlp: str = "post_attention_layernorm"
     after_mlp: str = ""
     norm: str = "norm"
@@ -97,6 +116,8 @@ class Decoder:
     norm_offset: float = 0.0  # Gemma stores a norm's weight less 1
     epsilon: str = "rms_norm_eps"  # the config's key
     qk_norm: str = ""  # "head": each head by itself; "width": all heads together
+    q_norm: str = "self_attn.q_norm"
+    k_norm: str = "self_attn.k_norm"
 
     rotary: bool = True
     partial_rotary: bool = False
@@ -104,12 +125,17 @@ class Decoder:
     rope_parameters: Callable[[Config, float], Mapping[str, dict[str, Any]]] | None = None  # by name; None: one
     ropes: Callable[[Config, int], list[str]] | None = None  # each layer's; None: the one for all
     windows: Callable[[Config, int], list[int | None]] = no_windows
+    attends: Callable[[Config, int], list[bool]] = everywhere  # which layers have attention
+    # Of a layer: what holds a state of a fixed size, by where its tensors' names begin and whether it has attention.
+    recurrent: Callable[[Config, str, bool], Recurrent | None] = lambda config, home, attends: None
 
     attention_scale: Callable[[Config, int], float] | None = None  # of layer N; None: 1 / sqrt(head_dim)
     embedding_scale: Callable[[Config], float] = lambda config: 1.0
     residual_scale: Callable[[Config], float] = lambda config: 1.0
     logits_divisor: Callable[[Config], float] = lambda config: 1.0
     logits_softcap: str = ""  # the config's key
+    # By the name of a part (q, k, v, o, gate, up, down): what its inputs and its outputs are multiplied by.
+    factors: Callable[[Config], Mapping[str, tuple[float, float]]] = lambda config: {}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -125,9 +151,10 @@ class Decoder:
     def settings(self, source: Source, task: str, folder: Path) -> dict[str, Any]:
         """What the device must know of the model, as JSON.
 
-        `windows`: each layer's, or null. `generation`: defaults from generation_config.json. The context ends where
-        the rotation changes (longrope): keys from before are turned otherwise than what comes after, and a cache
-        would have to be computed anew.
+        `windows`: each layer's, or null. A text's state takes `state_bytes`, and for each token `kv_heads` keys and as
+        many values, of `head_dim` numbers each, in the layers `attention_layers`. `generation`: defaults from
+        generation_config.json. The context ends where the rotation changes (longrope): keys from before are turned
+        otherwise than what comes after, and a cache would have to be computed anew.
         """
         from ._reading import read
 
@@ -145,7 +172,9 @@ class Decoder:
             "layers": len(made.layers),
             "kv_heads": made.kv_heads,
             "head_dim": made.head_dim,
-            "windows": [layer.window for layer in made.layers],
+            "windows": [layer.attention.window if layer.attention else None for layer in made.layers],
+            "attention_layers": list(made.attending),
+            "state_bytes": made.state_bytes,
             "generation": {key: generation[key] for key in GENERATION if generation.get(key) is not None},
         }
 

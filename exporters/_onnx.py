@@ -6,7 +6,8 @@ graph's own file. The graph's file is written last: where it is, the rest is who
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -72,13 +73,42 @@ class Draft:
         notes: Mapping[str, str] | None = None,
     ) -> ir.Value:
         """The one output of a new node, which has the node's name; `notes` become the node's metadata."""
+        return self.ops(kind, inputs, attributes, name=name, outputs=[name], notes=notes)[0]
+
+    def ops(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        name: str,
+        outputs: Sequence[str],
+        notes: Mapping[str, str] | None = None,
+    ) -> Sequence[ir.Value]:
+        """The outputs of a new node, with their own names."""
         import onnx_ir as ir
 
-        node = ir.node(kind, inputs, attributes, name=name, metadata_props=dict(notes or {}))
+        metadata = dict(notes or {})
+        node = ir.node(kind, inputs, attributes, name=name, num_outputs=len(outputs), metadata_props=metadata)
         self._nodes.append(node)
-        made: ir.Value = node.outputs[0]
-        made.name = name
-        return made
+        for value, output in zip(node.outputs, outputs, strict=True):
+            value.name = output
+        return node.outputs
+
+    def split(self, value: ir.Value, sizes: Sequence[int], *, name: str) -> Sequence[ir.Value]:
+        """Parts of these sizes, along the last axis."""
+        cut = self.ints(f"{name}.sizes", *sizes)
+        outputs = [f"{name}.{part}" for part in range(len(sizes))]
+        return self.ops("Split", [value, cut], {"axis": -1}, name=name, outputs=outputs)
+
+    @contextmanager
+    def body(self) -> Iterator[list[ir.Node]]:
+        """Nodes that are made meanwhile are those of a loop's body: they go into this list, and not into the graph."""
+        outer, self._nodes = self._nodes, []
+        try:
+            yield self._nodes
+        finally:
+            self._nodes = outer
 
     def ops(
         self,

@@ -7,7 +7,8 @@ and the head multiplies by its transpose. Knows no architecture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,14 +17,19 @@ from edgekit.core import QUANTIZED, Recipe
 from edgekit.errors import UnsupportedError
 from edgekit.quantize import blocks
 
-from ._blueprint import Blueprint, Linear, Norm
+from ._blueprint import Blueprint
 from ._onnx import Draft
+from ._parts import Convolution, Linear, Norm
 from ._tensors import Weights, chunks
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgekit.core import Array, Floats
+
+
+# Of the inputs of a narrow layer, the fewest that may share a scale: with less, the scales weigh more than is saved.
+NARROWEST = 16
 
 
 class Store:
@@ -45,7 +51,7 @@ class Store:
         made = self.draft.op("MatMul", [value, matrix], name=name)
         if not linear.bias:
             return made
-        bias = self._vector(f"{linear.name}.bias", linear.first, linear.outputs)
+        bias = self._vector(f"{linear.name}.bias", linear.first, linear.outputs, times=_outward(linear))
         return self.draft.op("Add", [made, bias], name=f"{name}.biased")
 
     def norm(self, name: str, norm: Norm | None, value: ir.Value) -> ir.Value:
@@ -59,9 +65,18 @@ class Store:
         bias = self._vector(f"{norm.name}.bias", 0, norm.width)
         return self.draft.op("LayerNormalization", [value, weight, bias], attributes, name=name)
 
-    def _vector(self, name: str, first: int, length: int, plus: float = 0.0) -> ir.Value:
-        made = self.weights.rows(name, first, first + length) + np.float32(plus)
+    def _vector(self, name: str, first: int, length: int, plus: float = 0.0, times: Floats | float = 1.0) -> ir.Value:
+        made = self.weights.rows(name, first, first + length) * np.float32(times) + np.float32(plus)
         return self.draft.tensor(f"{name}.{first}" if first else name, made)
+
+    def whole(self, name: str, length: int, turn: Callable[[Floats], Floats] = lambda found: found) -> ir.Value:
+        """A small tensor as float32, or what `turn` makes of it."""
+        return self.draft.tensor(name, turn(self.weights.rows(name, 0, length)))
+
+    def taps(self, conv: Convolution) -> list[ir.Value]:
+        """A convolution's weights (channels,), the one for the oldest value first."""
+        found = self.weights.rows(f"{conv.name}.weight", 0, conv.channels)
+        return [self.draft.tensor(f"{conv.name}.weight.{age}", found[:, 0, age]) for age in range(conv.window)]
 
     def positions(self) -> ir.Value:
         """The table of learned positions, float32 (positions, hidden)."""
@@ -96,9 +111,12 @@ class Store:
         said = next((self.recipe.overrides[name] for name in known if name in self.recipe.overrides), otherwise)
         return said if said in QUANTIZED else "fp32"
 
-    def _block(self, name: str, inputs: int) -> int:
-        """How many inputs share a scale. Raises UnsupportedError."""
+    def _block(self, name: str, inputs: int, narrow: bool = False) -> int:
+        """How many inputs share a scale; 0: too few for one. Raises UnsupportedError."""
         block = self.recipe.group_size or inputs
+        if narrow:
+            shared = math.gcd(block, inputs)
+            return shared if shared % NARROWEST == 0 else 0
         if inputs % block or block % 2:
             raise UnsupportedError(
                 f"{name!r} has {inputs} inputs, which cannot be quantized in groups of {block}",
@@ -109,12 +127,12 @@ class Store:
     def _matrix(self, name: str, linear: Linear, precision: str, conv1d: bool) -> ir.Value:
         shape = linear.inputs, linear.outputs
         at = f"{name}.{linear.first}" if linear.stored else name
-        if precision == "fp32":
+        block = 0 if precision == "fp32" else self._block(name, linear.inputs, linear.narrow)
+        if not block:
             made = np.empty(shape, np.float32)
             for rows, columns, piece in self._pieces(name, linear, 1, conv1d):
                 made[rows, columns] = piece
             return self.draft.stream(at, "float32", shape, [made])
-        block = self._block(name, linear.inputs)
         values, scale = np.empty(shape, np.int8), np.empty((linear.inputs // block, linear.outputs), np.float32)
         for rows, columns, piece in self._pieces(name, linear, block, conv1d):
             found = blocks.quantize(piece, blocks.BITS[precision], block, 0)
@@ -127,15 +145,16 @@ class Store:
 
     def _pieces(self, name: str, linear: Linear, block: int, conv1d: bool) -> Iterator[tuple[slice, slice, Floats]]:
         """The matrix (inputs, outputs) in pieces of whole blocks: where a piece belongs, and the piece."""
+        times = _outward(linear) * np.float32(linear.inward)
         if conv1d:
             whole = slice(0, linear.outputs)
             for begin, end in chunks(0, linear.inputs, linear.stored or linear.outputs, block):
                 rows = self.weights.rows(name, begin, end)
-                yield slice(begin, end), whole, rows[:, linear.first : linear.first + linear.outputs]
+                yield slice(begin, end), whole, rows[:, linear.first : linear.first + linear.outputs] * times
             return
         for begin, end in chunks(0, linear.outputs, linear.inputs, 1):
             rows = self.weights.rows(name, linear.first + begin, linear.first + end)
-            yield slice(0, linear.inputs), slice(begin, end), np.ascontiguousarray(rows.T)
+            yield slice(0, linear.inputs), slice(begin, end), np.ascontiguousarray(rows.T) * times[begin:end]
 
     def _rows(self, name: str, count: int) -> Iterator[Floats]:
         for begin, end in chunks(0, count, self.plan.hidden, 2):
@@ -190,6 +209,14 @@ class Store:
         rows = draft.op("Gather", [table, ids], {"axis": 0}, name="embed.rows")
         rows = draft.op("Cast", [rows], {"to": ir.DataType.INT32}, name="embed.bytes")
         return draft.op("Gather", [draft.tensor("embed.pairs", PAIRS), rows], {"axis": 0}, name="embed.values")
+
+
+def _outward(linear: Linear) -> Floats:
+    """What each output is multiplied by, (outputs,)."""
+    if not linear.factors:
+        return np.ones(linear.outputs, np.float32)
+    counts, factors = zip(*linear.factors, strict=True)
+    return np.repeat(np.asarray(factors, np.float32), counts)
 
 
 def _groups(scale: ir.Value) -> int:

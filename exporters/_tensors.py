@@ -7,6 +7,7 @@ not what a weight is for.
 from __future__ import annotations
 
 import difflib
+import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def _floats(found: Array, dtype: str) -> Floats:
 
 @dataclass(frozen=True)
 class MadeUp:
-    """Random weights: matrices are normal with deviation `std`, vectors what `fill` says. Same name, same weights."""
+    """Random weights: normal with deviation `std`, vectors what `fill` says. Same name, same weights."""
 
     shapes: Mapping[str, tuple[int, ...]]
     fill: Mapping[str, float]
@@ -88,11 +89,12 @@ class MadeUp:
     def rows(self, name: str, begin: int, end: int) -> Floats:
         if name in self.fill:
             return np.full(end - begin, self.fill[name], np.float32)
-        width = self.shapes[name][1]
+        inner = self.shapes[name][1:]
+        width = math.prod(inner)
         draws = -(-width // 4)  # a row's: four numbers of 16 bits come in one of 64
         random = np.random.PCG64([SEED, zlib.crc32(name.encode())]).advance(begin * draws)
         numbers = random.random_raw((end - begin) * draws).view(np.uint16).reshape(end - begin, 4 * draws)
-        return _normal(self.std).take(numbers[:, :width])
+        return _normal(self.std).take(numbers[:, :width]).reshape(-1, *inner)
 
 
 @cache

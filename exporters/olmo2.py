@@ -15,8 +15,8 @@ EXPORTER = Decoder(
     qkv_bias="attention_bias",
     o_bias="attention_bias",
     qk_norm="width",
-    before_attention="",
-    after_attention="post_attention_layernorm",
+    before_mixer="",
+    after_mixer="post_attention_layernorm",
     before_mlp="",
     after_mlp="post_feedforward_layernorm",
 )

@@ -243,7 +243,10 @@ class Conversation:
         differs = np.flatnonzero(held != np.asarray(ids[: len(held)], np.int64))
         shared = int(differs[0]) if len(differs) else len(held)
         if self._state is not None and shared < self._held:
-            self._state, self._held = self._writer.session.trim(self._state, [shared]), shared
+            try:
+                self._state, self._held = self._writer.session.trim(self._state, [shared]), shared
+            except StateError:  # a state of fixed size cannot go back: all is computed anew
+                self._state, self._held, shared = None, 0, 0
         return list(ids[shared:])
 
     @contextmanager

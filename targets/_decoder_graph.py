@@ -31,6 +31,7 @@ LENGTHS = "seqlens_k"  # int32 (batch,): tokens that each row holds after the st
 TOTAL = "total_sequence_length"  # int32 scalar: tokens that the longest row holds after the step
 MASK = "attention_mask"
 POSITIONS = "position_ids"
+COUNTS = "counts"  # int64 (batch,): how many tokens of each row are real, where some state of the model must know
 PAST = "past_key_values."
 BUILT = re.compile(r"layers\.\d+\.attention")
 SWAP = (0, 2, 1, 3)  # (batch, heads, sequence, dim) <-> (batch, sequence, heads, dim)
@@ -67,8 +68,8 @@ class Rotary:
 
 
 def is_decoder(model: ir.Model) -> bool:
-    """Whether the graph has caches to share."""
-    return any(_is_past(value) for value in model.graph.inputs)
+    """Whether the graph says which token comes next."""
+    return any(value.name == "logit_positions" for value in model.graph.inputs)
 
 
 def is_shareable(model: ir.Model) -> bool:
@@ -81,7 +82,10 @@ def group_queries(model: ir.Model) -> None:
     """Rewrite every attention over a cache; in place. Raises UnsupportedError where it is wired in another way.
 
     LENGTHS and TOTAL become inputs; `attention_mask`, and `position_ids` if nothing else reads them, are none any more.
+    A graph without such a cache stays as it is.
     """
+    if not any(map(_is_past, model.graph.inputs)):
+        return
     lengths, total = _new_inputs(model)
     for node in [node for node in model.graph if _is(node, "Attention")]:
         _rewrite(model, node, lengths, total)

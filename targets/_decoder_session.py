@@ -7,8 +7,7 @@ Nothing of the cache is copied or allocated by a step; it is when a buffer grows
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgekit.core import Graph, Port
-from edgekit.errors import BundleError, DeviceError, EdgeKitError, InputError, ResourceError, StateError
+from edgekit.errors import InputError, ResourceError, StateError
 
 from ._decoder_feeds import CHUNK, behind, step_of, together
-from ._decoder_graph import LENGTHS, POSITIONS, TOTAL
+from ._decoder_graph import COUNTS, LENGTHS, POSITIONS, TOTAL
 from ._decoder_states import alone, check_rows, check_saved, check_start, check_trim
-from ._onnxruntime import OnnxRuntimeSession
+from ._fixed_states import Cells, Fixed
+from ._onnxruntime import OnnxRuntimeSession, binding_errors
 from ._prompt_session import PromptReader, silent
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ class Cache:
     buffers: dict[str, Any]  # by the State's `into`
     capacity: int  # tokens that a row has room for
     lengths: Integers  # (batch,) tokens that each row holds
+    fixed: Fixed  # what does not grow
     logits: Array | None = None  # written anew by every step
-    whole: Any = None  # the binding of all rows, as long as the buffers stay
+    whole: dict[int, Any] = field(default_factory=dict)  # bindings of all rows, as long as the buffers stay
     busy: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -112,9 +113,10 @@ class DecoderSession(OnnxRuntimeSession):
         self.chunk_tokens = reader.chunk_tokens if reader else CHUNK
         self._memory: Memory = memory or HostMemory()
         ports = {port.name: port for port in graph.inputs}
-        self._caches = {state.into: (state.out, _held(ports[state.into])) for state in graph.states}
-        self._elements = {state.into: _element(ports[state.into]) for state in graph.states}
-        self._positions = POSITIONS in ports
+        growing = [state for state in graph.states if state.axis is not None]
+        self._caches = {state.into: (state.out, _held(ports[state.into])) for state in growing}
+        self._elements = {state.into: _element(ports[state.into]) for state in growing}
+        self._cells, self._ports = Cells(graph), ports
         self._vocabulary = next(port for port in graph.outputs if port.name == "logits")
 
     def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
@@ -139,10 +141,10 @@ class DecoderSession(OnnxRuntimeSession):
             if self._reader is not None and (read := silent(counts, wanted)).any():
                 self._read(self._reader, state, ids, read)
                 ids, counts, wanted = behind(ids, read), counts - read, wanted - read[:, None]
-            for rows in together(after - counts, counts):
+            for rows in together(after - counts, counts) if self._caches else [slice(0, len(ids))]:
                 if counts[rows].any():
                     self._step(state, rows, ids, counts, wanted, logits, after)
-            state.lengths = after
+            state.lengths, state.fixed.now = after, 1 - state.fixed.now
         return {"logits": logits}, state
 
     def start(self, batch: int, capacity: int) -> Cache:
@@ -160,15 +162,22 @@ class DecoderSession(OnnxRuntimeSession):
         check_rows(rows, len(self._own(state).lengths))
         with alone(state.busy):
             found = self._empty(len(rows), state.capacity)
-            found.lengths = state.lengths[list(rows)]
+            found.lengths, found.fixed = state.lengths[list(rows)], self._cells.rows(state.fixed, rows)
             for name, buffer in state.buffers.items():
                 self._memory.copy(buffer, rows, int(found.lengths.max()), found.buffers[name])
         return found
 
     def trim(self, state: Cache, lengths: Sequence[int]) -> Cache:
-        """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds."""
+        """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds, and for a
+        state of fixed size that would have to go back.
+        """
         with alone(self._own(state).busy):
-            state.lengths = check_trim(lengths, state.lengths)
+            wanted = check_trim(lengths, state.lengths, fixed=len(self._cells) > 0)
+            if wanted.any() or not len(self._cells):
+                state.lengths = wanted
+            else:
+                self._cells.clear(state.fixed)
+                state.lengths, state.fixed.now = wanted, 1 - state.fixed.now
         return state
 
     def save(self, state: Cache) -> dict[str, Array]:
@@ -179,13 +188,15 @@ class DecoderSession(OnnxRuntimeSession):
             for array in saved.values():
                 for row, length in zip(array, state.lengths):
                     row[:, length:] = 0
-            return {"lengths": state.lengths.copy(), **saved}
+            return {"lengths": state.lengths.copy(), **saved, **self._cells.save(state.fixed)}
 
     def load(self, arrays: Arrays) -> Cache:
         """A state that `save` wrote. Raises StateError if it is not one of this graph, ResourceError."""
-        lengths = check_saved(arrays, {name: port for name, (_, port) in self._caches.items()})
+        growing, fixed = self._cells.split(arrays)
+        lengths = check_saved(growing, {name: port for name, (_, port) in self._caches.items()})
         self._life.check()
         state = self._empty(len(lengths), int(lengths.max()))
+        state.fixed = self._cells.load(fixed, len(lengths))
         for name, buffer in state.buffers.items():
             self._memory.write(arrays[name], buffer)
         state.lengths = lengths.copy()
@@ -195,7 +206,7 @@ class DecoderSession(OnnxRuntimeSession):
         """Bytes that the caches take, room to grow included."""
         shapes = (self._shape(port, len(state.lengths), state.capacity) for _, port in self._caches.values())
         items = (np.dtype(port.dtype).itemsize for _, port in self._caches.values())
-        return sum(int(np.prod(shape)) * item for shape, item in zip(shapes, items))
+        return state.fixed.nbytes + sum(int(np.prod(shape)) * item for shape, item in zip(shapes, items))
 
     def _read(self, reader: PromptReader, state: Cache, ids: Integers, counts: Integers) -> None:
         """Put the first so many tokens of each row into its cache."""
@@ -220,12 +231,14 @@ class DecoderSession(OnnxRuntimeSession):
         binding = self._binding(state, rows)
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[rows, :most]))
         binding.bind_cpu_input("logit_positions", np.ascontiguousarray(wanted[rows]))
-        binding.bind_cpu_input(LENGTHS, (after - 1).astype(np.int32))
-        binding.bind_cpu_input(TOTAL, np.array(after.max(), np.int32))
-        if self._positions:
-            # No row goes further than its text, padding or not: some rotations depend on the furthest position.
-            places = np.minimum((after - counts[rows])[:, None] + np.arange(most), after[:, None] - 1)
-            binding.bind_cpu_input(POSITIONS, places)
+        # No row goes further than its text, padding or not: some rotations depend on the furthest position.
+        places = np.minimum((after - counts[rows])[:, None] + np.arange(most), after[:, None] - 1)
+        if self._caches:
+            binding.bind_cpu_input(LENGTHS, (after - 1).astype(np.int32))
+            binding.bind_cpu_input(TOTAL, np.array(after.max(), np.int32))
+        for name, array in ((POSITIONS, places), (COUNTS, np.ascontiguousarray(counts[rows]))):
+            if name in self._ports:
+                binding.bind_cpu_input(name, array)
         out = logits[rows]
         binding.bind_output("logits", "cpu", 0, out.dtype.type, out.shape, out.ctypes.data)
         with binding_errors(f"ONNX Runtime failed in {self._graph.path}"):
@@ -234,12 +247,12 @@ class DecoderSession(OnnxRuntimeSession):
     def _binding(self, state: Cache, rows: slice) -> Any:
         """Past and present of these rows, in place. That of all rows is kept, as every token of a reply needs it."""
         whole = rows.stop - rows.start == len(state.lengths)
-        if whole and state.whole is not None:
-            return state.whole
+        if whole and (known := state.whole.get(state.fixed.now)) is not None:
+            return known
         binding = self._engine.io_binding()
         self._bind(state, rows, binding)
         if whole:
-            state.whole = binding
+            state.whole[state.fixed.now] = binding
         return binding
 
     def _bind(self, state: Cache, rows: slice, binding: Any) -> None:
@@ -251,6 +264,10 @@ class DecoderSession(OnnxRuntimeSession):
             place = (memory.device, memory.index, self._elements[into], shape, first)
             binding.bind_input(into, *place)
             binding.bind_output(out, *place)
+        for cell in self._cells.cells:
+            read, written = (side[cell.into][rows] for side in (state.fixed.reads, state.fixed.writes))
+            binding.bind_input(cell.into, "cpu", 0, read.dtype.type, read.shape, read.ctypes.data)
+            binding.bind_output(cell.out, "cpu", 0, written.dtype.type, written.shape, written.ctypes.data)
 
     def close(self) -> None:
         if self._reader is not None:
@@ -260,19 +277,24 @@ class DecoderSession(OnnxRuntimeSession):
     def _empty(self, batch: int, capacity: int) -> Cache:
         capacity = max(capacity, SMALLEST)
         buffers = {name: self._buffer(port, batch, capacity) for name, (_, port) in self._caches.items()}
-        return Cache(self, buffers, capacity, np.zeros(batch, np.int64))
+        return Cache(self, buffers, capacity, np.zeros(batch, np.int64), self._cells.start(batch))
 
     def _resize(self, state: Cache, capacity: int) -> None:
         """All or nothing is reserved; pages are taken one buffer after the other, as they are written.
 
         Until all are, the state is an empty one: that is what an interrupt leaves.
         """
-        larger, held, smaller = self._empty(len(state.lengths), capacity), state.lengths, state.buffers
-        state.lengths, state.whole = larger.lengths, None
+        larger, held, smaller, fixed = (
+            self._empty(len(state.lengths), capacity),
+            state.lengths,
+            state.buffers,
+            state.fixed,
+        )
+        state.lengths, state.fixed, state.whole = larger.lengths, larger.fixed, {}
         state.buffers, state.capacity = larger.buffers, larger.capacity
         for name, buffer in larger.buffers.items():
             self._memory.copy(smaller.pop(name), range(len(held)), int(held.max()), buffer)
-        state.lengths = held
+        state.lengths, state.fixed = held, fixed
 
     def _buffer(self, port: Port, batch: int, capacity: int) -> Any:
         shape = self._shape(port, batch, capacity)
@@ -308,23 +330,3 @@ def _held(port: Port) -> Port:
 def _element(port: Port) -> Any:
     """The port's dtype as ONNX Runtime's bindings take it: numpy's type, or ONNX's number where there is none."""
     return BFLOAT16 if port.dtype == "bfloat16" else np.dtype(port.dtype).type
-
-
-@contextmanager
-def binding_errors(what: str) -> Iterator[None]:
-    """With bound inputs ONNX Runtime raises RuntimeError for everything; only the text tells what it was."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise _by_text(what, str(error)) from error
-
-
-def _by_text(what: str, text: str) -> EdgeKitError:
-    if "out of data bounds" in text or "cos_cache" in text:
-        hint = "check that the tokenizer is this model's, and that the text fits its context"
-        return InputError(f"{what}: it has no such token or position", hint=hint, cause=text)
-    if "alloc" in text.lower() or "out of memory" in text.lower():
-        return ResourceError(f"{what}: out of memory", hint="use fewer rows, or a shorter context", cause=text)
-    if any(name in text.lower() for name in ("cuda", "cublas", "cudnn")):
-        return DeviceError(what, hint="see `edgekit doctor` for the driver and the libraries", cause=text)
-    return BundleError(what, hint="run `edgekit verify` on the bundle", cause=text)

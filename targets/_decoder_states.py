@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def alone(busy: threading.Lock) -> Iterator[None]:
-    """Raises SessionBusyError if another thread is at the state that this lock is of."""
-    if not busy.acquire(blocking=False):
+    """Raises SessionBusyError if another thread is at the state that this lock is of.
+
+    One that comes in the same instant waits: between `acquire` and `try` a signal could leave the lock taken for ever.
+    """
+    if busy.locked():
         raise SessionBusyError("two threads use one state", hint="fork the state, or take turns")
-    try:
+    with busy:
         yield
-    finally:
-        busy.release()
 
 
 def check_start(batch: int, capacity: int) -> None:
@@ -45,13 +46,21 @@ def check_rows(rows: Sequence[int], have: int) -> None:
         raise StateError(f"rows {list(rows)} of a state that has {have}", hint="count from 0; take at least one")
 
 
-def check_trim(lengths: Sequence[int], held: Integers) -> Integers:
-    """The lengths as an array of their own. Raises StateError for more than a row holds."""
+def check_trim(lengths: Sequence[int], held: Integers, *, fixed: bool = False) -> Integers:
+    """The lengths as an array of their own. Raises StateError for more than a row holds.
+
+    `fixed`: a part of the state has a fixed size. It cannot go back, but to the start of all rows.
+    """
     wanted = np.array(lengths, np.int64)
     if wanted.shape != held.shape or (wanted < 0).any() or (wanted > held).any():
         raise StateError(
             f"rows of {held.tolist()} tokens cannot be cut to {wanted.tolist()}",
             hint="give one length a row, from 0 to what the row holds",
+        )
+    if fixed and wanted.any() and (wanted != held).any():
+        raise StateError(
+            f"a recurrent state of {held.tolist()} tokens cannot go back to {wanted.tolist()}",
+            hint="fork the state to keep it, or start again",
         )
     return wanted
 
@@ -60,16 +69,16 @@ def check_saved(arrays: Arrays, ports: Mapping[str, Port]) -> Integers:
     """The lengths of a saved state, whose caches fit the ports. Raises StateError."""
     lengths = arrays.get("lengths")
     if lengths is None or lengths.dtype != np.int64 or lengths.ndim != 1 or not len(lengths):
-        raise _not_ours("it has no lengths, int64 (batch,)")
+        raise not_ours("it has no lengths, int64 (batch,)")
     if (lengths < 0).any() or arrays.keys() - {"lengths"} != ports.keys():
-        raise _not_ours("it holds other caches")
+        raise not_ours("it holds other caches")
     for name, port in ports.items():
         shape = (len(lengths), port.shape[1], int(lengths.max()), port.shape[3])
         if arrays[name].shape != shape or arrays[name].dtype.name != port.dtype:
             found = f"{arrays[name].dtype.name} {list(arrays[name].shape)}"
-            raise _not_ours(f"{name} is {found}, not {port.dtype} {list(shape)}")
+            raise not_ours(f"{name} is {found}, not {port.dtype} {list(shape)}")
     return lengths
 
 
-def _not_ours(why: str) -> StateError:
+def not_ours(why: str) -> StateError:
     return StateError(f"this is no saved state of this graph: {why}", hint="load it into the model that saved it")

@@ -5,7 +5,7 @@ A provider that was asked for is the one that runs, or there is no session. Engi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,22 @@ class OnnxRuntimeSession:
             found = self._engine.run(self._outputs, dict(feeds))
         return dict(zip(self._outputs, found)), None
 
+    def bind(self, reads: Arrays, writes: Arrays) -> Callable[[], None]:
+        """What runs the graph once on these arrays of the host, which the caller keeps where they are."""
+        binding, run = self._engine.io_binding(), self._engine.run_with_iobinding
+        for name, array in reads.items():
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name, array in writes.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+        def once() -> None:
+            try:
+                run(binding)
+            except RuntimeError as error:
+                raise bound_error(f"ONNX Runtime failed in {self._graph.path}", str(error)) from error
+
+        return once
+
     def close(self) -> None:
         if self._life.end():
             del self._engine
@@ -87,7 +103,23 @@ def engine_errors(what: str) -> Iterator[None]:
 def _by_text(what: str, text: str) -> EdgeKitError:
     lower = text.lower()
     if "alloc" in lower or "out of memory" in lower:
-        return ResourceError(f"{what}: out of memory", hint="use smaller batches or a smaller precision", cause=text)
-    if "cuda" in lower or "cudnn" in lower:
+        return ResourceError(f"{what}: out of memory", hint="use fewer or shorter rows, or fewer bits", cause=text)
+    if any(name in lower for name in ("cuda", "cublas", "cudnn")):
         return DeviceError(what, hint="see `edgekit doctor` for the driver and the libraries", cause=text)
     return BundleError(what, hint="run `edgekit verify` on the bundle", cause=text)
+
+
+@contextmanager
+def binding_errors(what: str) -> Iterator[None]:
+    """With bound inputs ONNX Runtime raises RuntimeError for everything; only the text tells what it was."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise bound_error(what, str(error)) from error
+
+
+def bound_error(what: str, text: str) -> EdgeKitError:
+    if "out of data bounds" in text or "cos_cache" in text:
+        hint = "check that the tokenizer is this model's, and that the text fits its context"
+        return InputError(f"{what}: it has no such token or position", hint=hint, cause=text)
+    return _by_text(what, text)

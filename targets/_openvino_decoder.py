@@ -20,6 +20,7 @@ from edgekit.errors import InputError, StateError
 
 from ._decoder_feeds import step_of
 from ._decoder_states import alone, check_rows, check_saved, check_start, check_trim
+from ._fixed_states import Cells
 from ._openvino_engine import engine_errors, new_request, placement
 from ._openvino_runs import Runs
 from ._openvino_stateful import ORDER, positions, variables
@@ -64,7 +65,9 @@ class DecoderSession:
         self._graph, self._compiled, self._runs = graph, compiled, Runs(compiled)
         self._life = Life("this session")
         self._variables = variables(graph)
-        self._ports = {port.name: port for port in graph.inputs if port.name in self._variables}
+        self._inputs = {port.name: port for port in graph.inputs}
+        self._ports = {state.into: self._inputs[state.into] for state in graph.states if state.axis is not None}
+        self._cells = Cells(graph)
         self.vocabulary = next(int(port.shape[-1]) for port in graph.outputs if port.name == "logits")
         self._positions = positions(compiled)
         self.placement = placement(compiled)
@@ -95,6 +98,8 @@ class DecoderSession:
                 "logit_positions": wanted,
                 ORDER: state.order if state.there.shape[1] else np.arange(len(ids), dtype=np.int32),
             }
+            engine["counts"] = counts
+            engine = {name: array for name, array in engine.items() if name in self._inputs or name == ORDER}
             with engine_errors(f"OpenVINO failed in {self._graph.path}"), changing(state) as request:
                 self._runs.infer(request, engine)
                 state.there, state.order = there, np.arange(len(ids), dtype=np.int32)
@@ -124,9 +129,11 @@ class DecoderSession:
             return Cache(self, request, state.there[list(rows)], state.order[list(rows)])
 
     def trim(self, state: Cache, lengths: Sequence[int]) -> Cache:
-        """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds."""
+        """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds, and for a
+        state of fixed size that would have to go back.
+        """
         with usable(self._own(state)):
-            wanted = check_trim(lengths, state.lengths)
+            wanted = check_trim(lengths, state.lengths, fixed=len(self._cells) > 0)
             state.there &= np.cumsum(state.there, axis=1) <= wanted[:, None]
         return state
 
@@ -138,7 +145,9 @@ class DecoderSession:
     def load(self, arrays: Arrays) -> Cache:
         """A state that `save` wrote, here or on another target. Raises StateError if it is not one of this graph."""
         self._life.check()
-        lengths = check_saved(arrays, self._ports)
+        growing, fixed = self._cells.split(arrays)
+        lengths = check_saved(growing, self._ports)
+        self._cells.load(fixed, len(lengths))
         state = self._state(lengths)
         self._fill(state.request, ((name, arrays[name]) for name in self._variables))
         return state
@@ -149,7 +158,7 @@ class DecoderSession:
         places = int(self._own(state).there.size)
         scales = 8 if kind == "u8" else 0  # a scale and a zero point for each head
         each = (int(port.shape[1]) * (int(port.shape[3]) * BYTES[kind] + scales) for port in self._ports.values())
-        return places * sum(each)
+        return places * sum(each) + self._cells.nbytes(len(state.order))
 
     def close(self) -> None:
         if self._life.end():
@@ -174,7 +183,7 @@ class DecoderSession:
         return Cache(self, new_request(self._compiled), there, np.arange(len(lengths), dtype=np.int32))
 
     def _tokens(self, state: Cache, request: Any) -> Iterator[tuple[str, Array]]:
-        """Each cache by the State's `into`: (batch, heads, longest, dim), without the places that hold nothing."""
+        """Each state by its `into`; caches are (batch, heads, longest, dim), without the places that hold nothing."""
         lengths = state.lengths
         longest = int(lengths.max())
         places = np.argsort(~state.there, axis=1, kind="stable")[:, None, :longest, None]
@@ -187,13 +196,18 @@ class DecoderSession:
             else:  # what a variable holds then has the rows of nobody
                 found = np.zeros((len(lengths), int(port.shape[1]), 0, int(port.shape[3])), port.dtype)
             yield into, found
+        for cell in self._cells.cells:
+            rows = len(state.order)
+            begun = state.there.shape[1]
+            fresh = np.full(cell.shape(rows), cell.init, cell.port.dtype)
+            yield cell.into, held[self._variables[cell.into]].state.data[state.order] if begun else fresh
 
     def _fill(self, request: Any, caches: Iterable[tuple[str, Array]]) -> None:
         import openvino
 
         held = {variable.name: variable for variable in request.query_state()}
         for into, array in caches:
-            if array.shape[2]:
+            if array.size:
                 held[self._variables[into]].state = openvino.Tensor(np.ascontiguousarray(array))
 
     def _compact(self, state: Cache) -> None:

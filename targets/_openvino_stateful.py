@@ -22,6 +22,7 @@ from edgekit.errors import UnsupportedError
 log = logging.getLogger("edgekit")
 
 ORDER = "beam_idx"  # int32 (batch,): for each row of a step the row of the cache that it goes on with
+POSITIONS = "position_ids"
 AXIS = 2  # of a cache (batch, heads, length, dim)
 _TABLE = "positions."  # and how many there are: a name of the input `position_ids`, since names survive being kept
 
@@ -36,13 +37,14 @@ def stateful(core: Any, path: Path, graph: Graph) -> Any:
     from openvino import opset13 as ops
     from openvino._offline_transformations import apply_make_stateful_transformation
 
-    strange = [state.into for state in graph.states if state.axis != AXIS]
+    strange = [state.into for state in graph.states if state.axis not in (AXIS, None)]
     if strange:
         raise UnsupportedError(
-            f"{strange[0]} does not grow along axis {AXIS}, as a KV cache does", hint="use another target"
+            f"{strange[0]} grows, and not along axis {AXIS} as a KV cache does", hint="use another target"
         )
     model = core.read_model(path)
-    _name_positions(model)
+    if any(port.name == POSITIONS for port in graph.inputs):
+        _name_positions(model)
     order = ops.parameter([-1], np.int32, name=ORDER)
     order.output(0).get_tensor().add_names({ORDER})
     model.add_parameters([order])
@@ -76,7 +78,7 @@ def _start_empty(model: Any, graph: Graph) -> None:
 
 def _name_positions(model: Any) -> None:
     """Beyond its tables OpenVINO looks up zeros, and says nothing: note how long they are."""
-    places = model.input("position_ids")
+    places = model.input(POSITIONS)
     readers = [reader.get_node() for reader in places.get_target_inputs()]
     tables = [node.input_value(0).get_partial_shape()[0] for node in readers if node.get_type_name() == "Gather"]
     if tables and all(length.is_static for length in tables):
@@ -85,7 +87,8 @@ def _name_positions(model: Any) -> None:
 
 def positions(compiled: Any) -> int | None:
     """How many positions the tables of a compiled stateful model have; None if it has none."""
-    names = compiled.input("position_ids").get_names()
+    inputs = {port.get_any_name(): port.get_names() for port in compiled.inputs}
+    names = next((names for names in inputs.values() if POSITIONS in names), ())
     return next((int(name.removeprefix(_TABLE)) for name in names if name.startswith(_TABLE)), None)
 
 
@@ -98,6 +101,9 @@ def operations(compiled: Any) -> Mapping[str, int]:
 
 def warn_if_loose(compiled: Any, graph: Graph) -> None:
     """Say so where attention is computed in parts: that is right, and slower with every token in the cache."""
+    growing = sum(state.axis is not None for state in graph.states)
+    if not growing:
+        return
     found = operations(compiled)
-    if found["Softmax"] or 2 * found["ScaledDotProductAttention"] != len(graph.states):
+    if found["Softmax"] or 2 * found["ScaledDotProductAttention"] != growing:
         log.warning("OpenVINO does not fuse the attention of %s with its cache: long texts are slow", graph.path)

@@ -22,6 +22,7 @@ from ._onnxruntime import OnnxRuntimeSession
 from ._plain_decoder import PlainDecoderSession
 from ._prompt_session import PromptReader
 from ._prompt_weights import prepare
+from ._stream_session import StreamSession, is_stream
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -109,6 +110,9 @@ def open(
         config.add_session_config_entry("session.x64quantprecision", "1")
     if not graph.states:
         return OnnxRuntimeSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
+    if is_stream(graph):
+        plain = OnnxRuntimeSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
+        return StreamSession(graph, plain.bind, plain.placement, plain.close)
     if any(port.name == MASK for port in graph.inputs):
         log.warning("ONNX Runtime has no kernel for the attention of %s: long texts are slow", graph.path)
         return PlainDecoderSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
@@ -120,6 +124,6 @@ def open(
         return DecoderSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS, reader=reader)
 
 
-def facts(recipe: Recipe) -> dict[str, Any]:
+def facts(recipe: Recipe, graph: Graph) -> dict[str, Any]:
     """What a report says of the engine."""
     return {"engine": "ONNX Runtime", "version": probe().version, "provider": PROVIDER}

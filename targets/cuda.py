@@ -23,6 +23,7 @@ from ._cuda_driver import driver
 from ._cuda_memory import CudaMemory
 from ._decoder_graph import is_decoder
 from ._onnxruntime import OnnxRuntimeSession
+from ._stream_session import StreamSession, is_stream
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -69,6 +70,10 @@ def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
     from ._cuda_nbits import block_products
     from ._decoder_graph import group_queries
 
+    if fixed := [value.name for value in model.graph.inputs if str(value.name).startswith(("past_conv.", "past_ssm."))]:
+        raise UnsupportedError(
+            f"cuda does not keep states like {fixed[0]}, of a fixed size", hint="export it for cpu or openvino"
+        )
     if recipe.weights not in COMPUTES:
         hint = f"export it in {', '.join(DECODER_PRECISIONS)}, or for another target"
         raise UnsupportedError(f"cuda does not compute language models in {recipe.weights}", hint=hint)
@@ -78,7 +83,7 @@ def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
     return model
 
 
-def facts(recipe: Recipe) -> dict[str, Any]:
+def facts(recipe: Recipe, graph: Graph) -> dict[str, Any]:
     """What a report says of the engine."""
     encoder = recipe.group_size is None and recipe.weights in PRECISIONS
     computes = "fp32" if encoder else COMPUTES[recipe.weights]
@@ -113,6 +118,9 @@ def open(
     with placement_errors(graph):
         if not graph.states:
             return OnnxRuntimeSession(folder, graph, PROVIDER, config, engine)
+        if is_stream(graph):
+            plain = OnnxRuntimeSession(folder, graph, PROVIDER, config, engine)
+            return StreamSession(graph, plain.bind, plain.placement, plain.close)
         check_capability(recipe, driver(0).capability())
         return CudaDecoderSession(folder, graph, PROVIDER, config, engine, memory=CudaMemory(0))
 

@@ -8,7 +8,7 @@ each row.
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +23,7 @@ from ._openvino_decoder import ask as ask_decoder
 from ._openvino_engine import DEVICE, core, engine_errors, new_request, placement
 from ._openvino_rotary import write_out_rotary
 from ._openvino_stateful import stateful, warn_if_loose
+from ._stream_session import StreamSession, is_stream
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -57,9 +58,18 @@ def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
     return model
 
 
-def facts(recipe: Recipe) -> dict[str, Any]:
+def facts(recipe: Recipe, graph: Graph) -> dict[str, Any]:
     """What a report says of the engine."""
-    return {"engine": "OpenVINO", "version": probe().version, "device": DEVICE, "computes": HINT[recipe.weights]}
+    return {"engine": "OpenVINO", "version": probe().version, "device": DEVICE, "computes": computes(recipe, graph)}
+
+
+def computes(recipe: Recipe, graph: Graph) -> str:
+    """OpenVINO's name of what it computes in.
+
+    A state of fixed size is added to with every step, which bf16 cannot do for long: what is small would be lost.
+    """
+    carried = any(state.axis is None for state in graph.states)
+    return "f32" if carried and recipe.weights != "bf16" else HINT[recipe.weights]
 
 
 def open(
@@ -77,7 +87,7 @@ def open(
     """
     check_options(options or {}, OPTIONS, "openvino")
     config: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": HINT[recipe.weights],
+        "INFERENCE_PRECISION_HINT": computes(recipe, graph),
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
@@ -89,10 +99,11 @@ def open(
         config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = GROUP
     config |= options or {}
     path = folder / graph.path
-    question = partial(ask_decoder if graph.states else ask, graph=graph)
+    decodes = bool(graph.states) and not is_stream(graph)
+    question = partial(ask_decoder if decodes else ask, graph=graph)
 
     def read() -> Any:
-        return stateful(core(), path, graph) if graph.states else path
+        return stateful(core(), path, graph) if decodes else path
 
     with engine_errors(f"OpenVINO cannot open {graph.path}"):
         if cache is None:
@@ -101,8 +112,35 @@ def open(
             compiled = compile_cached(core(), read, path, DEVICE, config, question, cache)
     if not graph.states:
         return OpenVinoSession(graph, compiled)
+    if not decodes:
+        engine = OpenVinoStream(graph, compiled)
+        return StreamSession(graph, engine.bind, placement(compiled), engine.close)
     warn_if_loose(compiled, graph)
     return DecoderSession(graph, compiled)
+
+
+class OpenVinoStream:
+    """One compiled recurrent model, which reads and writes its states where the session keeps them."""
+
+    def __init__(self, graph: Graph, compiled: Any) -> None:
+        self._graph, self._compiled = graph, compiled
+
+    def bind(self, reads: Arrays, writes: Arrays) -> Callable[[], None]:
+        """What runs the graph once on these arrays, which the caller keeps where they are."""
+        import openvino
+
+        request = new_request(self._compiled)
+        for name, array in (*reads.items(), *writes.items()):
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+
+        def once() -> None:
+            with engine_errors(f"OpenVINO failed in {self._graph.path}"):
+                request.infer(share_outputs=True)
+
+        return once
+
+    def close(self) -> None:
+        del self._compiled
 
 
 class OpenVinoSession:

@@ -33,6 +33,20 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+# What an architecture must be told besides, to be small.
+OWN: dict[str, dict[str, Any]] = {
+    "mamba": {"state_size": 8},
+    "falcon_mamba": {"state_size": 8},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 8, "chunk_size": 16},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_multiple_of": 32},
+    "falcon_h1": {
+        "mamba_d_ssm": 96,
+        "mamba_n_heads": 6,
+        "mamba_d_head": 16,
+        "mamba_d_state": 8,
+        "mamba_chunk_size": 16,
+    },
+}
 DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "float64": "F64"}
 
 
@@ -51,7 +65,7 @@ def architectures() -> list[str]:
 
 def config_of(arch: str, **changes: Any) -> dict[str, Any]:
     """A config.json with small sizes, in transformers' common words."""
-    return {"model_type": arch, **SIZES, **changes}
+    return {"model_type": arch, **SIZES, **OWN.get(arch, {}), **changes}
 
 
 def as_source(folder: Path, config: Mapping[str, Any], *, random: bool = False) -> Source:
@@ -107,7 +121,7 @@ def trained(folder: Path, arch: str, *, embedding: float = 0.15, **changes: Any)
     known = AutoConfig.for_model(arch)
     sizes = {name: size for name, size in SIZES.items() if hasattr(known, name)}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(arch, **{**sizes, **changes})
+    config = AutoConfig.for_model(arch, **{**sizes, **OWN.get(arch, {}), **changes})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().float()
     table = model.get_input_embeddings().weight
     with torch.no_grad():
@@ -169,24 +183,34 @@ def prompts(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
     return [random.integers(3, VOCABULARY, length).tolist() for length in lengths]
 
 
+def nothing_yet(graph: Graph, batch: int) -> dict[str, Any]:
+    """The states that a text begins with."""
+    ports = {port.name: port for port in graph.inputs}
+    sizes = {"batch": batch, "past": 0}
+    shapes = {state.into: ports[state.into].shape for state in graph.states}
+    return {
+        name: np.zeros([axis if isinstance(axis, int) else sizes[axis] for axis in shape], np.float32)
+        for name, shape in shapes.items()
+    }
+
+
 def generate(run: Run, graph: Graph, rows: list[list[int]], steps: int) -> Iterator[Step]:
     """The prompts at once, then `steps` times a token for each row."""
     rows, lengths = [list(row) for row in rows], [len(row) for row in rows]
     batch, longest = len(rows), max(lengths)
     ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
     mask = np.array([[1] * length + [0] * (longest - length) for length in lengths], np.int64)
-    places = np.minimum(np.arange(longest), np.array(lengths)[:, None] - 1)
-    wanted = np.array(lengths, np.int64)[:, None] - 1
-    caches = [port for port in graph.inputs if port.name.startswith("past_key_values.")]
-    states = {port.name: np.zeros((batch, port.shape[1], 0, port.shape[3]), np.float32) for port in caches}
+    counts, places = np.array(lengths), np.minimum(np.arange(longest), np.array(lengths)[:, None] - 1)
+    states = nothing_yet(graph, batch)
     for step in range(steps + 1):
-        feeds = {"input_ids": ids, "position_ids": places, "attention_mask": mask, "logit_positions": wanted, **states}
-        outputs = run(feeds)
+        known = {"input_ids": ids, "counts": counts, "position_ids": places, "attention_mask": mask, **states}
+        known["logit_positions"] = counts[:, None] - 1
+        outputs = run({port.name: known[port.name] for port in graph.inputs})
         yield Step([list(row) for row in rows], outputs["logits"][:, 0], outputs)
         states = {state.into: outputs[state.out] for state in graph.states}
         ids = np.array([[7 + 31 * step + 5 * row] for row in range(batch)], np.int64)
-        places = np.array([[len(row)] for row in rows], np.int64)
-        wanted, mask = np.zeros((batch, 1), np.int64), np.concatenate([mask, np.ones((batch, 1), np.int64)], axis=1)
+        counts, places = np.ones(batch, np.int64), np.array([[len(row)] for row in rows], np.int64)
+        mask = np.concatenate([mask, np.ones((batch, 1), np.int64)], axis=1)
         for row, new in zip(rows, ids[:, 0].tolist(), strict=True):
             row.append(new)
 

@@ -1,28 +1,35 @@
-"""An interrupt at a line of one's choice: what a signal does, without the luck."""
+"""An interrupt at a place of one's choice: what a signal does, without the luck."""
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+# After these Python looks whether a signal has come.
+LOOKS = {dis.opmap[name] for name in ("RESUME", "CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD") if name in dis.opmap}
 
-def interrupted_at(line: int, modules: str, work: Callable[[], object]) -> bool:
-    """Do `work`, interrupted before the line number `line` that it comes to in these modules; False: it has fewer.
 
-    Taking and giving back a lock is left out: Python hears signals only between calls, and there it hears none.
+def interrupted_at(number: int, modules: str, work: Callable[[], object]) -> bool:
+    """Do `work`, interrupted at the place with that number where Python would hear a signal in these modules.
+
+    False: it has fewer.
     """
-    seen = 0
+    seen, last = 0, dict[FrameType, int]()
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal seen
-        if frame.f_code.co_name == "alone" or not frame.f_globals.get("__name__", "").startswith(modules):
+        if not frame.f_globals.get("__name__", "").startswith(modules):
             return None
-        if event == "line":
-            seen += 1
-            if seen > line:
-                raise KeyboardInterrupt
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        if event == "opcode":
+            before, last[frame] = last.get(frame), frame.f_lasti
+            if before is not None and frame.f_code.co_code[before] in LOOKS:
+                seen += 1
+                if seen > number:
+                    raise KeyboardInterrupt
         return trace
 
     before = sys.gettrace()

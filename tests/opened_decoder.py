@@ -146,15 +146,15 @@ def walk(tiny: Opened, seed: int, go: Callable[..., Any] = follow, *, empty: boo
 
 
 def interrupt(tiny: Opened) -> None:
-    """A step that makes the caches grow and takes out what was cut off, interrupted at each of its lines in turn: the
-    state is what it was, or it holds nothing, or it says that it is lost.
+    """A step that makes the caches grow and takes out what was cut off, interrupted wherever Python hears a signal, in
+    turn: the state is what it was, or it holds nothing, or it says that it is lost.
     """
     long, more = drawn(np.random.default_rng(3), [80, 83])
-    for line in itertools.count():
+    for place in itertools.count():
         state = tiny.session.trim(tiny.session.run(padded([long]))[1], [7])
-        if not interrupted_at(line, "edgekit.targets.", partial(tiny.session.run, padded([more]), state)):
+        if not interrupted_at(place, "edgekit.targets.", partial(tiny.session.run, padded([more]), state)):
             break
         with suppress(StateError):
             tiny.session.trim(state, [7])
             follow(tiny, state, [long[:7]], [[5]])
-    assert line > 20
+    assert place > 20

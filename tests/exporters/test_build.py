@@ -74,6 +74,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"n_inner": 100}),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "tie_word_embeddings": False, "activation_function": "relu"}),
     ("gpt2", {"scale_attn_weights": False}),
+    # More of those with states of a fixed size is in test_state_space.
+    ("mamba", {}),
+    ("falcon_mamba", {}),
+    ("mamba2", {}),
+    ("lfm2", {}),
+    ("falcon_h1", {}),
 ]  # fmt: skip
 
 

@@ -35,22 +35,24 @@ def test_the_graph_is_what_the_contract_says(tmp_path: Path, arch: str, recipe: 
     graph = tiny.build(source, tmp_path, recipe)
     model = onnx.load(tmp_path / graph.path, load_external_data=False)
     onnx.checker.check_model(str(tmp_path / graph.path))
-    assert [port.name for port in graph.inputs[:4]] == [
+    plan = read(tiny.exporter(arch), source)
+    first = [
         "input_ids",
-        "position_ids",
-        "attention_mask",
+        *(["counts"] if any(plan.recurrent()) else []),
+        *(["position_ids", "attention_mask"] if plan.attending else []),
         "logit_positions",
     ]
+    assert [port.name for port in graph.inputs[: len(first)]] == first
     assert [value.name for value in model.graph.input] == [port.name for port in graph.inputs]
     assert [value.name for value in model.graph.output] == [port.name for port in graph.outputs]
-    assert [state.into for state in graph.states] == [port.name for port in graph.inputs[4:]]
+    assert [state.into for state in graph.states] == [port.name for port in graph.inputs[len(first) :]]
     assert [state.out for state in graph.states] == [port.name for port in graph.outputs[1:]]
     assert graph.outputs[0].shape == ("batch", "outputs", tiny.VOCABULARY)
     assert {node.domain for node in model.graph.node} == {""}
     assert [(each.domain, each.version) for each in model.opset_import] == [("", 23)]
     nodes = {node.name: node for node in model.graph.node}
     assert len(nodes) == len(model.graph.node)
-    for layer in range(2):
+    for layer in plan.attending:
         assert nodes[f"layers.{layer}.attention"].op_type == "Attention"
         for what in ("key", "value"):
             assert nodes[f"layers.{layer}.{what}_cache"].op_type == "Concat"

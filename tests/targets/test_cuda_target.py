@@ -17,8 +17,7 @@ from edgekit import registry
 from edgekit.core import Availability, Graph, Port, Recipe
 from edgekit.errors import BundleError, DeviceError, UnsupportedError
 from edgekit.plan import plan
-from edgekit.targets._decoder_session import binding_errors  # type: ignore[import-not-found]
-from edgekit.targets._onnxruntime import OnnxRuntimeSession  # type: ignore[import-not-found]
+from edgekit.targets._onnxruntime import OnnxRuntimeSession, binding_errors  # type: ignore[import-not-found]
 
 SMALL = Graph("s", "s.onnx", (Port("x", "float32", ("batch", 4)),), (Port("y", "float32", ("batch", 4)),))
 HERE = CUDA.probe().available
@@ -85,7 +84,7 @@ def test_bf16_needs_a_gpu_that_has_it() -> None:
     ],
 )
 def test_a_report_says_what_computes(recipe: Recipe, computes: str) -> None:
-    assert CUDA.facts(recipe)["computes"] == computes
+    assert CUDA.facts(recipe, SMALL)["computes"] == computes
 
 
 def test_what_loading_libraries_prints_does_not_reach_the_output(

@@ -120,7 +120,7 @@ def test_a_state_grows_beyond_what_it_was_started_for(tiny: Opened) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "windows"])
-def test_an_interrupt_at_any_line_of_a_step(name: str, opened: Callable[[str], Opened]) -> None:
+def test_an_interrupt_anywhere_in_a_step(name: str, opened: Callable[[str], Opened]) -> None:
     interrupt(opened(name))
 
 

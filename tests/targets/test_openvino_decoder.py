@@ -174,11 +174,12 @@ def test_a_state_whose_rows_were_taken_is_used_up(tiny: Opened) -> None:
     follow(tiny, taken, [[4, 5]], [[6]])
 
 
-def test_a_state_that_does_not_grow_is_not_for_this_target(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("axis", "why"), [(1, "grows, and not along axis 2"), (None, "its size is not known")])
+def test_a_state_that_grows_otherwise_is_not_for_this_target(axis: int | None, why: str, tmp_path: Path) -> None:
     noun = compiled_form("openvino", tmp_path, Shape())
-    fixed = replace(noun, states=tuple(replace(state, axis=None) for state in noun.states))
-    with pytest.raises(UnsupportedError, match="does not grow"):
-        OPENVINO.open(tmp_path, fixed, Recipe(), threads=1)
+    strange = replace(noun, states=tuple(replace(state, axis=axis) for state in noun.states))
+    with pytest.raises(UnsupportedError, match=why):
+        OPENVINO.open(tmp_path, strange, Recipe(), threads=1)
 
 
 def test_a_long_run_is_interrupted_and_its_state_spoiled(tiny: Opened) -> None:

@@ -49,7 +49,7 @@ def test_any_walk_over_states_equals_the_text_computed_anew(seed: int, tiny: Ope
     walk(tiny, seed)
 
 
-def test_an_interrupt_at_any_line_of_a_step(tiny: Opened) -> None:
+def test_an_interrupt_anywhere_in_a_step(tiny: Opened) -> None:
     interrupt(tiny)
 
 
