@@ -85,7 +85,7 @@ class Draft:
         outputs: Sequence[str],
         notes: Mapping[str, str] | None = None,
     ) -> Sequence[ir.Value]:
-        """The outputs of a new node, with their own names."""
+        """The outputs of a new node, with their own names; one without a name is not computed."""
         import onnx_ir as ir
 
         metadata = dict(notes or {})
@@ -109,24 +109,6 @@ class Draft:
             yield self._nodes
         finally:
             self._nodes = outer
-
-    def ops(
-        self,
-        kind: str,
-        inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, Any] | None = None,
-        *,
-        name: str,
-        outputs: Sequence[str],
-    ) -> list[ir.Value]:
-        """All outputs of a new node, `name` and what `outputs` says of each; one that says nothing is not computed."""
-        import onnx_ir as ir
-
-        node = ir.node(kind, inputs, attributes, name=name, num_outputs=len(outputs))
-        self._nodes.append(node)
-        for value, what in zip(node.outputs, outputs, strict=True):
-            value.name = f"{name}.{what}" if what else ""
-        return list(node.outputs)
 
     def tensor(self, name: str, array: Array) -> ir.Value:
         """An initializer with the content of `array`; one of that name is made once."""

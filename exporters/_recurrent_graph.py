@@ -133,7 +133,8 @@ class _Body:
         if plan.relu:
             attributes["activations"] = ["Relu"]
         given = [value, *weights, *([None, *states] if states else [])]
-        steps, *rest = draft.ops(plan.cell, given, attributes, name=at, outputs=["y", "", "c"] if guarded else ["y"])
+        outputs = [f"{at}.y", "", f"{at}.c"] if guarded else [f"{at}.y"]
+        steps, *rest = draft.ops(plan.cell, given, attributes, name=at, outputs=outputs)
         # The axis of directions goes.
         return [draft.op("Squeeze", [steps, draft.ints("axis.1", 1)], name=f"{at}.made"), *rest[1:]]
 
