@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 
 from edgekit import device, graph, registry
-from edgekit.core import Graph, Recipe, Source
+from edgekit.core import Bundle, Graph, Recipe, Source, Variant
 from edgekit.errors import UnsupportedError, VerificationError
-from edgekit.quantize.gate import prove
+from edgekit.quantize.gate import as_item, prove
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Bundle
+    from edgekit.core import Array
     from edgekit.export import Reference, Workbench
 
 
@@ -41,9 +41,9 @@ def prepare(bench: Workbench, bundle: Bundle, items: list[Any]) -> Reference:
     if bundle.source.random and not traced:
         return Reference([], tokens, 0, build, {})
     order = build | {
+        "bundle": msgspec.to_builtins(bundle, enc_hook=str),
+        "samples": items,
         "tokens": [ids.tolist() for ids in tokens],
-        "head": bundle.head,
-        "settings": bundle.settings,
         "answers": str(scratch / "reference.npz"),
         "prove": sorted({choice.target for choice in bench.plan.choices}) if traced else [],
     }
@@ -57,27 +57,43 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     from edgekit.verify import write_arrays
 
     source = Source(**payload["source"] | {"folder": Path(payload["source"]["folder"])})
-    exporter, head = registry.exporter(source.arch), registry.find("heads", payload["head"])
+    bundle = msgspec.convert(payload["bundle"], Bundle, dec_hook=lambda kind, value: kind(value))
     file = Path(payload["scratch"]) / "fp32.onnx"
-    built = exporter.build(source, Recipe(), file, say)
+    built = registry.exporter(source.arch).build(source, Recipe(), file, say)
     if payload["prove"]:
         hold_against_torch(file, built, payload["prove"], say)
+    say("computing the reference")
+    if bundle.loop == "decode":
+        found = _prompts(bundle, built, file, payload["tokens"])
+    else:
+        found = _items(bundle, built, file, payload["samples"])
+    write_arrays(Path(payload["answers"]), {"reference": found})
+    size = sum(path.stat().st_size for path in file.parent.glob("fp32.*"))
+    return {"bytes": size, "states": msgspec.to_builtins(built.states)}
+
+
+def _prompts(bundle: Bundle, built: Graph, file: Path, prompts: Sequence[Sequence[int]]) -> list[Array]:
+    """What the head makes of each prompt, read at once by the graph as it is."""
+    head = registry.find("heads", bundle.head)
     # Mapped and not packed: the float32 weights of a large model need not fit into memory.
     options = {"session.disable_prepacking": "1"}
     session = registry.find("targets", "cpu").open(
         file.parent, replace(built, states=()), Recipe(), threads=device.threads(), options=options
     )
-    found: list[Array] = []
-    say("computing the reference")
     try:
-        for ids in payload["tokens"]:
-            outputs, _ = session.run(feeds(built, ids, head.positions(len(ids))))
-            found.append(head.numbers(outputs["logits"][0], payload["settings"]))
+        outputs = (session.run(feeds(built, ids, head.positions(len(ids))))[0] for ids in prompts)
+        return [head.numbers(each["logits"][0], bundle.settings) for each in outputs]
     finally:
         session.close()
-    write_arrays(Path(payload["answers"]), {"reference": found})
-    size = sum(path.stat().st_size for path in file.parent.glob("fp32.*"))
-    return {"bytes": size, "states": msgspec.to_builtins(built.states)}
+
+
+def _items(bundle: Bundle, built: Graph, file: Path, items: Sequence[Any]) -> list[Array]:
+    """What a device would answer, did it run the graph as it is."""
+    from edgekit.model import Model
+
+    plain = replace(built, path=file.relative_to(bundle.folder).as_posix())
+    with Model(bundle, Variant("cpu", Recipe(), (plain,)), device.threads()) as model:
+        return model.numbers([as_item(item) for item in items], truncate=True)
 
 
 def hold_against_torch(file: Path, built: Graph, targets: Sequence[str], say: Callable[[str], None]) -> None:

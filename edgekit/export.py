@@ -116,10 +116,7 @@ class Workbench:
 
         (self.work / SCRATCH).mkdir()
         settings = self._settings(dimensions)
-        texts = samples.read(calibration) if calibration else list(samples.TEXTS)
-        items = samples.for_task(self.plan.task, texts, settings)
-        if self.plan.loop == "decode" and calibration is None:
-            items = self._prompts(items, settings)
+        items = self._items(calibration, settings)
         if self.plan.source.random:  # nothing is judged by them
             items = items[: samples.GOLDENS]
         bundle = self._bundle(settings)
@@ -128,6 +125,16 @@ class Workbench:
         bundle = replace(bundle, variants=tuple(variants))
         bundle = replace(bundle, goldens=self._goldens(bundle, items, reference, answers))
         return self._finish(bundle)
+
+    def _items(self, calibration: Path | None, settings: dict[str, Any]) -> list[Any]:
+        """What the variants are measured on: the user's samples, or ours."""
+        from edgekit import samples, series
+
+        if self.plan.ingest == "series":
+            return list(series.read(calibration, settings["features"]) if calibration else series.waves(settings))
+        texts = samples.read(calibration) if calibration else list(samples.TEXTS)
+        items = samples.for_task(self.plan.task, texts, settings)
+        return self._prompts(items, settings) if self.plan.loop == "decode" and calibration is None else items
 
     def _prompts(self, texts: list[str], settings: dict[str, Any]) -> list[str]:
         from edgekit import registry, samples
@@ -141,24 +148,14 @@ class Workbench:
 
     def _settings(self, dimensions: int | None) -> dict[str, Any]:
         """What the device must know, with the tokenizer's file beside it."""
-        import json
-        import shutil
-
-        from edgekit import registry, source, weights
+        from edgekit import registry, weights
 
         found = self.plan.source
-        if found.random:
-            made = source.stand_in_tokenizer(found.config["vocab_size"], found.config.get("pad_token_id"))
-            (self.work / "tokenizer.json").write_text(json.dumps(made), encoding="utf-8")
-        else:
-            if self.plan.traced:  # who builds a graph sees every number of it
-                self.say("source", f"checking the weights of {found.id}")
-                _refuse_nonfinite(weights.nonfinite(found.folder))
-            if (found.folder / "tokenizer.json").is_file():
-                shutil.copyfile(found.folder / "tokenizer.json", self.work / "tokenizer.json")
-            else:
-                order = {"folder": str(found.folder), "target": str(self.work / "tokenizer.json")}
-                self.run("edgekit.exporters._tokenizer:work", "tokenizer", order)
+        if self.plan.traced and not found.random:  # who builds a graph sees every number of it
+            self.say("source", f"checking the weights of {found.id}")
+            _refuse_nonfinite(weights.nonfinite(found.folder))
+        if self.plan.ingest != "series":
+            self._tokenizer()
         settings: dict[str, Any]
         if registry.is_traced(found.arch):
             settings = self.run("edgekit.exporters._any_decoder:look", "settings", {"source": self.source()})
@@ -169,6 +166,24 @@ class Workbench:
                 raise UsageError("--dimensions is for embeddings", hint=f"the task here is {self.plan.task}")
             settings["dimensions"] = dimensions
         return settings
+
+    def _tokenizer(self) -> None:
+        """tokenizer.json in the work folder: the model's, or one that stands in for that of random weights."""
+        import json
+        import shutil
+
+        from edgekit import source
+
+        found, file = self.plan.source, self.work / "tokenizer.json"
+        if found.random:
+            made = source.stand_in_tokenizer(found.config["vocab_size"], found.config.get("pad_token_id"))
+            file.write_text(json.dumps(made), encoding="utf-8")
+        elif (found.folder / "tokenizer.json").is_file():
+            shutil.copyfile(found.folder / "tokenizer.json", file)
+        else:
+            self.run(
+                "edgekit.exporters._tokenizer:work", "tokenizer", {"folder": str(found.folder), "target": str(file)}
+            )
 
     def _bundle(self, settings: dict[str, Any]) -> Bundle:
         from edgekit.core import Bundle
@@ -236,7 +251,7 @@ class Workbench:
             found = read_arrays(Path(order["answers"]), ["samples"], len(items))["samples"]
             if not reference.answers:  # made-up weights of a real size: the first variant is all there is
                 reference = replace(reference, answers=found)
-            agreement = head.compare(reference.answers, found, bundle.settings)
+            agreement = head.compare(*gate.compared(bundle, items, reference.answers, found), bundle.settings)
             figures |= {"metric": agreement.metric, "agreement": agreement.value, "loss": agreement.loss}
             figures |= {"samples": len(items), "bytes": self.bytes(*_files(variant))}
             figures |= {"fp32_bytes": reference.size} if reference.size else {}

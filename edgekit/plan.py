@@ -72,10 +72,13 @@ def plan(
         )
     road = "building" if hasattr(exporter, "build") else "tracing"
     traced = road == "tracing" or getattr(exporter, "traced", False)
+    usual = getattr(exporter, "group_sizes", None)
     recipes = [
-        quantize.recipe(name, method=method, group_size=group_size, road=road) for name in _precisions(precision, road)
+        quantize.recipe(name, method=method, group_size=group_size, road=road, usual=usual)
+        for name in _precisions(precision, road)
     ]
-    choices, left_out = _choices(_targets(targets), recipes, engine_options or {}, wanted.loop, given=bool(precision))
+    loop = exporter.loop(found) if hasattr(exporter, "loop") else wanted.loop
+    choices, left_out = _choices(_targets(targets), recipes, engine_options or {}, loop, given=bool(precision))
     sizes = {} if found.random else weights.sizes(found.folder)
     size = sum(sizes.values())
     return Plan(
@@ -84,7 +87,7 @@ def plan(
         traced,
         wanted.name,
         wanted.ingest,
-        wanted.loop,
+        loop,
         wanted.head,
         choices,
         left_out,

@@ -85,7 +85,7 @@ class Draft:
         outputs: Sequence[str],
         notes: Mapping[str, str] | None = None,
     ) -> Sequence[ir.Value]:
-        """The outputs of a new node, with their own names."""
+        """The outputs of a new node, with their own names; one without a name is not computed."""
         import onnx_ir as ir
 
         metadata = dict(notes or {})

@@ -137,7 +137,7 @@ class Store:
         for rows, columns, piece in self._pieces(name, linear, block, conv1d):
             found = blocks.quantize(piece, blocks.BITS[precision], block, 0)
             values[rows, columns], scale[rows.start // block : rows.stop // block, columns] = found
-        stored = self.draft.stream(at, precision, shape, _packed(values, precision))
+        stored = self.draft.stream(at, precision, shape, packed(values, precision))
         per_output = block == linear.inputs
         scales = self.draft.tensor(f"{at}.scale", scale[0] if per_output else scale)
         attributes = {"axis": 1} if per_output else {"axis": 0, "block_size": block}
@@ -181,7 +181,7 @@ class Store:
             for rows in self._rows(name, plan.vocabulary):
                 found, scale = blocks.quantize(rows, blocks.BITS[precision], block, 1)
                 scales.append(scale)
-                yield from _packed(found, precision)
+                yield from packed(found, precision)
 
         table = self.draft.stream(name, precision, shape, values())
         return table, self.draft.tensor(f"{name}.scale", np.concatenate(scales))
@@ -225,7 +225,7 @@ def _groups(scale: ir.Value) -> int:
     return int(scale.shape[1])
 
 
-def _packed(values: Array, precision: str) -> Iterator[Array]:
+def packed(values: Array, precision: str) -> Iterator[Array]:
     """The bytes of int8 `values` as a tensor of that precision, in pieces."""
     if precision == "int8":
         yield values

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from edgekit import graph
 
+from ._blocks import stand_in
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -19,16 +21,25 @@ DOMAIN = "com.microsoft"
 
 
 def integer_matmuls(model: ir.Model) -> None:
-    """Rewrite every MatMul whose second input comes from a DequantizeLinear; in place."""
+    """Rewrite every MatMul whose weights are int8, behind a DequantizeLinear with one scale an output; in place."""
     quantized: dict[str, tuple[ir.Value, ...]] = {}
     for node in list(model.graph):
         if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx"):
             continue
         dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
-        if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+        if dequantize is not None and _takes(dequantize):
             _rewrite(model, node, dequantize, quantized)
     graph.drop_unused(model)
     model.graph.opset_imports[DOMAIN] = 1
+
+
+def _takes(node: ir.Node) -> bool:
+    """Whether it gives int8 weights with one scale for each output."""
+    import onnx_ir as ir
+
+    weight = node.inputs[0]
+    whole = node.op_type == "DequantizeLinear" and "block_size" not in node.attributes
+    return whole and weight is not None and weight.dtype == ir.DataType.INT8
 
 
 def _rewrite(model: ir.Model, node: ir.Node, dequantize: ir.Node, quantized: dict[str, tuple[ir.Value, ...]]) -> None:
@@ -51,14 +62,7 @@ def _rewrite(model: ir.Model, node: ir.Node, dequantize: ir.Node, quantized: dic
         domain=DOMAIN,
         name=f"{node.name}.integer",
     )
-    out = last.outputs[0]
-    product.outputs[0].name, product.outputs[0].type, product.outputs[0].shape = (
-        f"{out.name}.integer",
-        out.type,
-        out.shape,
-    )
-    model.graph.insert_before(last, product)
-    ir.convenience.replace_all_uses_with(out, product.outputs[0])
+    stand_in(model, last, [product])
 
 
 def _bias(node: ir.Node) -> tuple[ir.Node, ir.Value | None]:

@@ -72,10 +72,14 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
         if is_shareable(model):
             group_queries(model)
         transposed_tables(model)
-    elif recipe.activations == "int8":
-        from ._integer import integer_matmuls
+    else:
+        from ._recurrent import quantized_cells
 
-        integer_matmuls(model)
+        quantized_cells(model)
+        if recipe.activations == "int8":
+            from ._integer import integer_matmuls
+
+            integer_matmuls(model)
     if (options or {}).get(KV_CACHE) == "int8":
         quantize_caches(model)
         if prompt(model) is None:

@@ -18,9 +18,15 @@ GROUP = 32  # weights of a built model that share a scale: what every engine's i
 
 
 def recipe(
-    precision: str, *, method: str | None = None, group_size: int | None = None, road: str = "tracing"
+    precision: str,
+    *,
+    method: str | None = None,
+    group_size: int | None = None,
+    road: str = "tracing",
+    usual: Mapping[str, int | None] | None = None,
 ) -> Recipe:
-    """The recipe that a precision stands for on a road to the graph. Raises UnsupportedError for what is not there."""
+    """The recipe that a precision stands for on a road to the graph; `usual`: a built model's group sizes by precision,
+    where they are not GROUP (None: one scale for each output). Raises UnsupportedError for what is not there."""
     if precision not in PRECISIONS:
         raise UnsupportedError(f"no precision {precision!r}", hint=f"known: {', '.join(PRECISIONS)}")
     if precision not in QUANTIZED:
@@ -28,7 +34,7 @@ def recipe(
             raise UnsupportedError(f"{precision} quantizes nothing, so --method and --group-size have no meaning")
         return Recipe(weights=precision, activations=precision)
     if road == "building" and precision in QUANTIZED:
-        return _blocks(precision, method, group_size)
+        return _blocks(precision, method, group_size or (usual or {}).get(precision, GROUP))
     if precision != "int8":
         raise UnsupportedError(f"{precision} is not supported for this model", hint="use fp32, bf16 or int8")
     if method not in (None, *METHODS):
@@ -38,12 +44,11 @@ def recipe(
     return Recipe(weights="int8", activations="int8", method="dynamic", calibration="samples")
 
 
-def _blocks(precision: str, method: str | None, group_size: int | None) -> Recipe:
+def _blocks(precision: str, method: str | None, size: int | None) -> Recipe:
     """Weights rounded to nearest in blocks, as the exporter writes them; activations become int8 as they come."""
     if method not in (None, "rtn"):
         raise UnsupportedError(f"{precision} by {method!r} is not supported for this model", hint="known methods: rtn")
-    size = group_size or GROUP
-    if size not in (16, 32, 64, 128, 256):
+    if size not in (None, 16, 32, 64, 128, 256):
         raise UnsupportedError(f"groups of {size} weights", hint="engines take 16, 32, 64, 128 or 256")
     return Recipe(weights=precision, activations="int8", group_size=size, method="rtn")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit import registry
+from edgekit import registry, series
 from edgekit.core import QUANTIZED, Bundle, Measure, Recipe, Variant
 from edgekit.errors import VerificationError
 from edgekit.files import size_text
@@ -145,6 +145,16 @@ def latency(model: Model, items: list[Any]) -> float:
 def as_item(item: Any) -> Any:
     """A sample as JSON gave it back: a pair is a tuple, and JSON knows only lists."""
     return tuple(item) if isinstance(item, list) else item
+
+
+def compared(
+    bundle: Bundle, items: Sequence[Any], reference: Sequence[Array], found: Sequence[Array]
+) -> tuple[Sequence[Array], Sequence[Array]]:
+    """What of the answers tells whether a variant is still the model: all, but of series what comes late in long ones,
+    as errors add up in a state."""
+    if bundle.ingest != "series":
+        return reference, found
+    return series.late(items, reference), series.late(items, found)
 
 
 def check(variant: Variant, agreement: Measure, limit: float | None, usual: Mapping[str, float] = BUDGET) -> None:

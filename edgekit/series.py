@@ -1,0 +1,125 @@
+"""Series that a recurrent model's bundle is measured on: a mix of waves and noise, or the user's own, from a CSV file.
+
+A few short ones, which a bundle keeps with their answers, then some of STEPS steps: what rounding does to a state adds
+up from step to step, so a quantized model is judged by the last LATE of these. A series is a list of rows, a number a
+feature in each, None where one is missing, as JSON has it. Knows nothing of any model but its settings.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekit.core import Array
+
+Rows = list[list[float | None]]
+
+STEPS, LATE = 1000, 100
+SHORT = (1, 2, 3, 7, 16, 33, 64, 100)  # as many as a bundle keeps goldens
+WAVES, MOST = 4, 16  # long series: made, and cut from a user's file
+SEED = 0
+
+
+def waves(settings: Mapping[str, Any]) -> list[Rows]:
+    """Each feature two sines and noise around its mean, of about its deviation (`normalize`, else 0 and 1)."""
+    import numpy as np
+
+    count = len(settings["features"])
+    scale = settings.get("normalize") or {"mean": [0.0] * count, "std": [1.0] * count}
+    random, steps, found = np.random.default_rng(SEED), np.arange(STEPS)[:, None], list[Rows]()
+    for length in (*SHORT, *[STEPS] * WAVES):
+        periods, phases = random.uniform(5, 200, (2, count)), random.uniform(0, 2 * np.pi, (2, count))
+        slow, fast = np.sin(2 * np.pi * steps / periods[:, None] + phases[:, None])
+        made = (0.9 * slow + 0.7 * fast + 0.5 * random.normal(size=(STEPS, count)))[:length]
+        made = made * scale["std"] + scale["mean"]
+        found.append([[float(f"{value:.6g}") for value in row] for row in made])
+    return found
+
+
+def read(file: Path, features: Sequence[str]) -> list[Rows]:
+    """The user's own: a row a step, a column a feature; columns are found by a first row of names, or are these. An
+    empty line ends a series, an empty cell is a missing number. A series that is shorter than STEPS is repeated.
+
+    Raises UsageError for what is no such file, naming the line.
+    """
+    lines = _cells(file)
+    named = bool(lines) and any(_number(cell) is None and cell.strip() for cell in lines[0])
+    columns = _columns(file, lines[0], features) if named else list(range(len(features)))
+    series = [
+        [_row(file, number, cells, columns, len(lines[0])) for number, cells in group]
+        for real, group in groupby(enumerate(lines[named:], 1 + named), lambda line: any(line[1]))
+        if real
+    ]
+    if not series:
+        raise UsageError(f"{file.name} holds no samples", hint=f"write a row a step: {','.join(features)}")
+    return [*_short(series), *_long(series)]
+
+
+def late(items: Sequence[Any], answers: Sequence[Array]) -> list[Array]:
+    """The last LATE results (or the one at the end) of the series that are long enough for an error to add up; all
+    results where no series is."""
+    found = [answer[-LATE:] for item, answer in zip(items, answers, strict=True) if len(item) >= STEPS]
+    return found or list(answers)
+
+
+def _cells(file: Path) -> list[list[str]]:
+    try:
+        return list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines(), strict=True))
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", hint="give a CSV file to --calibration") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{file.name} is no CSV file: {error}", hint="a row a step, a column a feature") from error
+
+
+def _columns(file: Path, names: Sequence[str], features: Sequence[str]) -> list[int]:
+    known = [name.strip() for name in names]
+    missing = [name for name in features if name not in known]
+    if missing:
+        hint = f"its columns are {', '.join(known)}; the model's features {', '.join(features)}"
+        raise UsageError(f"{file.name} has no column {missing[0]!r}", hint=hint)
+    return [known.index(name) for name in features]
+
+
+def _row(file: Path, line: int, cells: Sequence[str], columns: Sequence[int], wide: int) -> list[float | None]:
+    if len(cells) != wide or wide <= max(columns):
+        raise UsageError(
+            f"{file.name}, line {line}: {len(cells)} cells", hint=f"{max(wide, len(columns))} are expected in each line"
+        )
+    chosen = [cells[column] for column in columns]
+    for cell in chosen:
+        if cell.strip() and _number(cell) is None:
+            raise UsageError(f"{file.name}, line {line}: {cell!r:.40} is no number", hint="leave what is missing empty")
+    found = [_number(cell) for cell in chosen]
+    return [None if value is None or math.isnan(value) else value for value in found]
+
+
+def _number(cell: str) -> float | None:
+    try:
+        found = float(cell)
+    except ValueError:
+        return None
+    return None if math.isinf(found) else found
+
+
+def _short(series: Sequence[Rows]) -> Iterable[Rows]:
+    """Beginnings of the user's series, one after the other."""
+    return (_repeated(series[number % len(series)], length)[:length] for number, length in enumerate(SHORT))
+
+
+def _long(series: Sequence[Rows]) -> list[Rows]:
+    """Pieces of STEPS steps, each series' first before any second."""
+    whole = [_repeated(rows, STEPS) for rows in series]
+    longest = max(map(len, whole))
+    pieces = (rows[at : at + STEPS] for at in range(0, longest - STEPS + 1, STEPS) for rows in whole)
+    return [piece for piece in pieces if len(piece) == STEPS][:MOST]
+
+
+def _repeated(rows: Rows, length: int) -> Rows:
+    return rows * -(-length // len(rows))

@@ -1,0 +1,7 @@
+"""Gated recurrent units (arXiv:1406.1078) as torch.nn.GRU computes them, with a head."""
+
+from __future__ import annotations
+
+from ._recurrent import Recurrent
+
+EXPORTER = Recurrent("GRU")

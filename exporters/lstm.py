@@ -1,0 +1,7 @@
+"""Long short-term memory (Hochreiter and Schmidhuber 1997) as torch.nn.LSTM computes it, with a head."""
+
+from __future__ import annotations
+
+from ._recurrent import Recurrent
+
+EXPORTER = Recurrent("LSTM")

@@ -1,0 +1,165 @@
+"""A graph pass for ONNX Runtime: recurrent nodes whose weights are quantized.
+
+Its RNN, GRU and LSTM take float weights. An LSTM with int8 weights, one scale for each row, becomes a
+DynamicQuantizeLSTM, which computes in int8. Anything else is multiplied out once, when the session opens: ONNX Runtime
+folds a Cast and a Mul of constants, but never a DequantizeLinear, which it would compute anew for every step.
+
+    guarded x ─ Concat ─┐                                      x ── counts ─┐
+    int8 ─ DequantizeLinear ─ Concat ─ LSTM       ->           int8 turned ─ DynamicQuantizeLSTM ─ Where ─ c
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit import graph
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx_ir as ir
+
+    from edgekit.core import Array
+
+CELLS = ("RNN", "GRU", "LSTM")
+DOMAIN = "com.microsoft"
+FLOAT, INT32 = 1, 6  # of ONNX's data types
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Quantized weights of a recurrent node, (1, rows, columns). `guarded`: a column for padding comes behind."""
+
+    node: ir.Node
+    guarded: bool
+
+    @property
+    def numbers(self) -> ir.Value:
+        found = graph.weight(self.node.inputs[0])
+        assert found is not None
+        return found
+
+    @property
+    def scales(self) -> Array:
+        """(1, rows, blocks)"""
+        found = graph.weight(self.node.inputs[1])
+        assert found is not None
+        assert found.const_value is not None
+        return np.asarray(found.const_value.numpy())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        assert self.numbers.const_value is not None
+        return tuple(map(int, self.numbers.const_value.shape))
+
+    @property
+    def whole(self) -> bool:
+        """int8, and one scale for each row."""
+        import onnx_ir as ir
+
+        return self.numbers.dtype == ir.DataType.INT8 and self.scales.shape[2] == 1
+
+
+def quantized_cells(model: ir.Model) -> None:
+    """Rewrite what reads quantized weights; in place."""
+    for node in [node for node in model.graph if node.op_type in CELLS]:
+        inputs, states = (_rows(node.inputs[place]) for place in (1, 2))
+        if node.op_type == "LSTM" and inputs and states and inputs.whole and states.whole:
+            _integer(model, node, inputs, states)
+            continue
+        for rows in (inputs, states):
+            if rows is not None:
+                _multiply_out(model, rows)
+    graph.drop_unused(model)
+
+
+def _rows(value: ir.Value | None) -> Rows | None:
+    made = value.producer() if value is not None else None
+    guarded = made is not None and made.op_type == "Concat"
+    if made is not None and guarded:
+        first = made.inputs[0]
+        made = first.producer() if first is not None else None
+    return Rows(made, guarded) if made is not None and made.op_type == "DequantizeLinear" else None
+
+
+def _multiply_out(model: ir.Model, rows: Rows) -> None:
+    """DequantizeLinear -> Cast and Mul, block by block."""
+    draft, name, (_, height, width) = _Draft(model, rows.node), rows.numbers.name, rows.shape
+    blocks = rows.scales[..., None]
+    apart = graph.initializer(model, f"{name}.blocks", np.array([1, height, blocks.shape[2], -1], np.int64))
+    whole = graph.initializer(model, f"{name}.whole", np.array([1, height, width], np.int64))
+    numbers = draft.add("Reshape", draft.add("Cast", rows.numbers, to=FLOAT), apart)
+    found = draft.add("Mul", numbers, graph.initializer(model, f"{name}.scale.blocks", blocks))
+    draft.replace(rows.node.outputs[0], draft.add("Reshape", found, whole))
+
+
+def _integer(model: ir.Model, node: ir.Node, inputs: Rows, states: Rows) -> None:
+    draft, (x, _, _, bias, *rest) = _Draft(model, node), node.inputs
+    counts, into = None, rest[1:3] or [None, None]
+    if inputs.guarded:
+        guard = x.producer() if x is not None else None
+        assert guard is not None
+        # ONNX Runtime heeds counts, but takes at least one step of each row.
+        one = graph.initializer(model, "count.one", np.array([1]))
+        x, counts = guard.inputs[0], draft.add("Cast", draft.add("Max", _counts(model), one), to=INT32)
+    weights, scales = zip(*(_turned(model, rows) for rows in (inputs, states)))
+    zero = graph.initializer(model, f"{node.name}.zero", np.zeros((1, states.shape[1]), np.int8))
+    steps, _, cell = draft.several(
+        "DynamicQuantizeLSTM",
+        [x, *weights, bias, counts, *into, None, scales[0], zero, scales[1], zero],
+        {"hidden_size": node.attributes["hidden_size"].as_int()},
+        outputs=3,
+    )
+    draft.replace(node.outputs[0], steps)
+    if inputs.guarded:
+        none = graph.initializer(model, "count.none", np.array([0]))
+        last = graph.initializer(model, "count.axis", np.array([-1]))
+        some = draft.add("Unsqueeze", draft.add("Greater", _counts(model), none), last)
+        draft.replace(node.outputs[2], draft.add("Where", some, cell, into[1]))
+    model.graph.opset_imports[DOMAIN] = 1
+
+
+def _turned(model: ir.Model, rows: Rows) -> tuple[ir.Value, ir.Value]:
+    """Weights as (1, inputs, rows), and a scale for each row."""
+    assert rows.numbers.const_value is not None
+    turned = np.ascontiguousarray(rows.numbers.const_value.numpy().transpose(0, 2, 1))
+    scale = graph.initializer(model, f"{rows.numbers.name}.scale.row", rows.scales[..., 0])
+    return graph.initializer(model, f"{rows.numbers.name}.turned", turned), scale
+
+
+def _counts(model: ir.Model) -> ir.Value:
+    return next(value for value in model.graph.inputs if value.name == "counts")
+
+
+class _Draft:
+    """New nodes, each in its place before the one that they stand for."""
+
+    def __init__(self, model: ir.Model, before: ir.Node) -> None:
+        self._model, self._before, self._count = model, before, 0
+
+    def add(self, kind: str, *inputs: ir.Value | None, **attributes: int) -> ir.Value:
+        return self.several(kind, inputs, attributes)[0]
+
+    def several(
+        self, kind: str, inputs: Sequence[ir.Value | None], attributes: dict[str, int], outputs: int = 1
+    ) -> Sequence[ir.Value]:
+        import onnx_ir as ir
+
+        name, domain = f"{self._before.name}.{self._count}", DOMAIN if kind.startswith("Dynamic") else ""
+        self._count += 1
+        node = ir.node(kind, inputs, attributes, name=name, num_outputs=outputs, domain=domain)
+        for place, value in enumerate(node.outputs):
+            value.name = f"{name}.{place}"
+        self._model.graph.insert_before(self._before, node)
+        return node.outputs
+
+    def replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Let `new` be what `old` was, under its name."""
+        import onnx_ir as ir
+
+        new.type, new.shape = old.type, old.shape
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        new.name, old.name = old.name, f"{old.name}.before"
