@@ -74,8 +74,10 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
         transposed_tables(model)
     else:
         from ._recurrent import quantized_cells
+        from ._recurrent_lengths import heed_counts
 
         quantized_cells(model)
+        heed_counts(model)
         if recipe.activations == "int8":
             from ._integer import integer_matmuls
 
