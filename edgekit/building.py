@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from edgekit import device, graph, registry
+from edgekit import device, given, graph, registry
 from edgekit.core import Bundle, Graph, Recipe, Source, Variant
 from edgekit.errors import UnsupportedError, VerificationError
 from edgekit.quantize.gate import as_item, prove
@@ -45,7 +45,7 @@ def prepare(bench: Workbench, bundle: Bundle, items: list[Any]) -> Reference:
         "samples": items,
         "tokens": [ids.tolist() for ids in tokens],
         "answers": str(scratch / "reference.npz"),
-        "prove": sorted({choice.target for choice in bench.plan.choices}) if traced else [],
+        "prove": sorted({choice.target for choice in bench.plan.choices}),
     }
     made = bench.run("edgekit.building:work", "reference", order)
     answers = read_arrays(scratch / "reference.npz", ["reference"], len(items))["reference"]
@@ -60,8 +60,11 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     bundle = msgspec.convert(payload["bundle"], Bundle, dec_hook=lambda kind, value: kind(value))
     file = Path(payload["scratch"]) / "fp32.onnx"
     built = registry.exporter(source.arch).build(source, Recipe(), file, say)
-    if payload["prove"]:
+    if file.with_name("proof.npz").is_file():  # the exporter traced it
         hold_against_torch(file, built, payload["prove"], say)
+    if source.arch == registry.GIVEN:
+        say("holding steps against the whole")
+        given.check_steps(file, built, device.threads())
     say("computing the reference")
     if bundle.loop == "decode":
         found = _prompts(bundle, built, file, payload["tokens"])

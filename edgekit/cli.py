@@ -17,7 +17,7 @@ import click
 
 import edgekit
 from edgekit import registry, terminal
-from edgekit.commandline import Verbs, complaint, engine_options, loss, one_of, size, speaks, written
+from edgekit.commandline import Verbs, complaint, engine_options, loss, one_of, size, speaks, states, written
 from edgekit.core import PRECISIONS
 from edgekit.errors import DeviceError, VerificationError
 from edgekit.terminal import Console
@@ -64,7 +64,9 @@ def cli() -> None:
     metavar="TARGET:NAME=VALUE",
     help="Kept in the bundle, and told to the engine wherever it runs.",
 )
-@click.option("--calibration", metavar="PATH", help="Texts, one a line, to quantize and to measure with.")
+@click.option(
+    "--calibration", metavar="PATH", help="Texts, one a line, or series, in CSV, to quantize and to measure with."
+)
 @click.option("--max-accuracy-loss", type=loss, metavar="X", help="Publish nothing that loses more; 0.01 is 1 %.")
 @click.option("--dimensions", type=COUNT, metavar="N", help="Shorten vectors to N numbers (Matryoshka models).")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub model.")
@@ -73,6 +75,14 @@ def cli() -> None:
 @click.option("--force", is_flag=True, help="Replace BUNDLE if it is there.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--offline", is_flag=True, help="Open no connection: use what was downloaded before.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    callback=states,
+    metavar="OUT=IN",
+    help="Of an .onnx file: what comes out of OUT goes into IN at the next step. Repeat for more.",
+)
 @speaks
 @click.pass_obj
 def export(
@@ -93,8 +103,9 @@ def export(
     $ edgekit export sentence-transformers/all-MiniLM-L6-v2 -o minilm.ek
     $ edgekit export zoo:parity -o parity.ek --target cpu --precision int8
     $ edgekit export ./my-bert -o my-bert.ek --task text-classification --dry-run
+    $ edgekit export lstm.onnx -o lstm.ek --state hn=h0 --state cn=c0
 
-    MODEL is a hub id, a local Hugging Face folder, zoo:NAME or random:CONFIG_PATH.
+    MODEL is a hub id, a local Hugging Face folder, zoo:NAME, random:CONFIG_PATH or an .onnx file.
     """
     from edgekit import show
 

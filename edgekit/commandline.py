@@ -127,6 +127,20 @@ def engine_options(ctx: click.Context, param: click.Parameter, given: Sequence[s
     return found
 
 
+def states(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    """`hn=h0` as input -> output, each input once."""
+    found: dict[str, str] = {}
+    for text in given:
+        out, _, into = text.partition("=")
+        if not out or not into or into in found:
+            raise UsageError(
+                f"{into!r} is the input of two states" if into in found else f"{text!r} is not a state",
+                hint="write it OUT=IN, the output first: hn=h0",
+            )
+        found[into] = out
+    return found
+
+
 def _switch(ctx: click.Context, param: click.Parameter, given: bool) -> None:
     console = ctx.ensure_object(Console)
     setattr(console, str(param.name), given)

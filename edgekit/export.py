@@ -8,8 +8,10 @@ Imports nothing heavy, as `import edgekit` imports it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +26,13 @@ if TYPE_CHECKING:
 SCRATCH = ".scratch"
 # What each road to a graph needs of the extra `export`.
 BUILDING = ("onnx", "onnx_ir")
+MODULES = ("torch", *BUILDING, "onnxscript")
 TRACING = ("torch", "transformers", "optimum", "requests", "safetensors", *BUILDING, "onnxscript")
 TOOLS = ("torch", "transformers", "optimum", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy")
 
 
 def export(
-    model: str,
+    model: Any,
     output: str | Path,
     *,
     task: str | None = None,
@@ -46,9 +49,16 @@ def export(
     memory_limit: int | None = None,
     force: bool = False,
     offline: bool = False,
+    states: Mapping[str, str] | None = None,
+    example_inputs: Any = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Export a model to a bundle in the folder `output`, which is whole or, after any failure, as it was before.
+
+    `model`: its name, or a torch.nn.Module that reads a series step by step: `forward(x, h, ...)` gives the results
+    and the new states, in the order of `states`, which says what each goes into: `{"h": "h_next"}`, input to output.
+    `example_inputs`: float32 tensors by position or by name, x (batch, time, features). Of an .onnx file `states` names
+    its ports, input to output.
 
     `targets` and `precision`: every combination becomes a variant; without them, all targets of this machine in int8.
     `engine_options`: what an engine is told besides, kept in the bundle and used wherever it runs:
@@ -57,29 +67,35 @@ def export(
     VerificationError. `calibration`: a text file with samples of your own, one a line. `dimensions`: Matryoshka cut
     that becomes the bundle's default. `memory_limit` in bytes. Raises any EdgeKitError.
     """
-    from edgekit import device, publish
+    from edgekit import device, given, publish
     from edgekit import plan as planning
 
     if max_accuracy_loss is not None and not 0 <= max_accuracy_loss <= 1:
         raise UsageError(f"--max-accuracy-loss is {max_accuracy_loss}", hint="give a share from 0 to 1: 0.02")
     _refuse_device(BUILDING)
-    made = planning.plan(
-        model,
-        task=task,
-        targets=targets,
-        precision=(precision,) if isinstance(precision, str) else precision,
-        method=method,
-        group_size=group_size,
-        engine_options=engine_options,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        offline=offline,
-    )
-    _refuse_device(TRACING if made.traced else BUILDING)
-    planning.check_memory(made, memory_limit, device.available_memory())
-    with publish.into(Path(output), force=force) as work:
+    say = progress or (lambda stage, what: None)
+    with contextlib.ExitStack() as held:
+        if not isinstance(model, str):
+            _refuse_device(MODULES)
+            folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-")))
+            model, states = given.traced(model, example_inputs, states, folder, say), None
+        made = planning.plan(
+            model,
+            task=task,
+            targets=targets,
+            precision=(precision,) if isinstance(precision, str) else precision,
+            method=method,
+            group_size=group_size,
+            engine_options=engine_options,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            offline=offline,
+            states=states,
+        )
+        _refuse_device(TRACING if made.traced else BUILDING)
+        planning.check_memory(made, memory_limit, device.available_memory())
+        work = held.enter_context(publish.into(Path(output), force=force))
         publish.need(work, made.disk_needed)
-        say = progress or (lambda stage, what: None)
         for missing in made.left_out:
             say("plan", missing)
         bench = Workbench(made, work, memory_limit or device.available_memory(), max_accuracy_loss, say)
@@ -157,10 +173,11 @@ class Workbench:
         if self.plan.ingest != "series":
             self._tokenizer()
         settings: dict[str, Any]
-        if registry.is_traced(found.arch):
-            settings = self.run("edgekit.exporters._any_decoder:look", "settings", {"source": self.source()})
+        exporter = registry.exporter(found.arch)
+        if look := getattr(exporter, "look", ""):
+            settings = self.run(look, "settings", {"source": self.source()})
         else:
-            settings = registry.exporter(found.arch).settings(found, self.plan.task, self.work)
+            settings = exporter.settings(found, self.plan.task, self.work)
         if dimensions is not None:
             if "dimensions" not in settings:
                 raise UsageError("--dimensions is for embeddings", hint=f"the task here is {self.plan.task}")

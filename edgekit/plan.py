@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgekit import quantize, registry, source, tasks, weights
+from edgekit import given, quantize, registry, source, tasks, weights
 from edgekit.core import Availability, Recipe, Source, check_options
 from edgekit.errors import DeviceError, ResourceError, UnsupportedError, UsageError
 from edgekit.files import size_text
@@ -50,7 +50,7 @@ class Plan:
 
 
 def plan(
-    model: str,
+    model: str | Source,
     *,
     task: str | None = None,
     targets: Sequence[str] = (),
@@ -61,9 +61,17 @@ def plan(
     revision: str | None = None,
     trust_remote_code: bool = False,
     offline: bool = False,
+    states: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Raises SourceError, UnsupportedError, UsageError, DeviceError, BundleError (bad weights)."""
-    found = source.resolve(model, revision=revision, offline=offline, trust_remote_code=trust_remote_code)
+    """`states` are an ONNX file's, input -> output.
+
+    Raises SourceError, UnsupportedError, UsageError, DeviceError, BundleError (bad weights)."""
+    if isinstance(model, Source):
+        found = model
+    else:
+        found = source.resolve(
+            model, revision=revision, offline=offline, trust_remote_code=trust_remote_code, states=states
+        )
     exporter = registry.exporter(found.arch)
     wanted = tasks.find(task or exporter.task(found))
     if wanted.name not in exporter.tasks:
@@ -79,7 +87,7 @@ def plan(
     ]
     loop = exporter.loop(found) if hasattr(exporter, "loop") else wanted.loop
     choices, left_out = _choices(_targets(targets), recipes, engine_options or {}, loop, given=bool(precision))
-    sizes = {} if found.random else weights.sizes(found.folder)
+    sizes = {} if found.random else given.sizes(found) if found.arch == registry.GIVEN else weights.sizes(found.folder)
     size = sum(sizes.values())
     return Plan(
         found,

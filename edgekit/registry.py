@@ -14,6 +14,7 @@ from typing import Any
 import edgekit
 from edgekit.errors import UnsupportedError
 
+GIVEN = "onnx"  # the architecture of an ONNX file, which no config.json can name
 # kind -> (package under edgekit, what to call one of them)
 KINDS = {
     "exporters": ("exporters", "architecture"),
@@ -42,10 +43,13 @@ def find(kind: str, name: str) -> ModuleType:
 
 
 def exporter(arch: str) -> Any:
-    """The exporter of an architecture: its own file's, else the one that traces whatever decoder transformers knows.
+    """The exporter of an architecture: its own file's, else the one that traces whatever decoder transformers knows;
+    of an ONNX file, the one that takes it over.
 
     Raises UnsupportedError with the nearest name if there is none.
     """
+    if arch == GIVEN:
+        return import_module("edgekit.exporters._given").EXPORTER
     found = import_module("edgekit.exporters._any_decoder") if is_traced(arch) else find("exporters", arch)
     return found.EXPORTER
 

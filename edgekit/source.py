@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import hfconfig, hub, registry, weights
+from edgekit import given, hfconfig, hub, registry, weights
 from edgekit.core import Source
 from edgekit.errors import SourceError, UnsupportedError, UsageError
 from edgekit.hfconfig import architecture
@@ -27,7 +28,7 @@ log = logging.getLogger("edgekit")
 
 HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?(?<![.-])", re.ASCII)
 HUB_URL = re.compile(r"https?://[^/]+/([^/?#]+/[^/?#]+)")
-FORMS = "MODEL is a hub id (org/name), a Hugging Face folder, zoo:NAME or random:CONFIG_PATH"
+FORMS = "MODEL is a hub id (org/name), a Hugging Face folder, zoo:NAME, random:CONFIG_PATH or an .onnx file"
 # What else belongs to a model: config and tokenizer files, sentence-transformers modules, chat templates.
 SMALL = (".json", ".txt", ".model", ".jinja")
 
@@ -63,23 +64,34 @@ CLOSED = (
 
 
 def resolve(
-    model: str, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False
+    model: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    trust_remote_code: bool = False,
+    states: Mapping[str, str] | None = None,
 ) -> Source:
     """The model behind a name: `zoo:` and `random:` first, then what exists as a path, then the hub.
 
     `config` is without the keys that steer what is imported or fetched; `revision` is the full commit of a hub
     model. No code from a repository is ever run, whatever the config and `trust_remote_code` say: native code
-    wins over a repository's own, and Python files are not even downloaded.
+    wins over a repository's own, and Python files are not even downloaded. `states` are an ONNX file's, input ->
+    output.
 
     Raises SourceError (not found, gated, offline), UnsupportedError (no exporter, no public weights, remote code),
     BundleError (a bad file), UsageError (options that do not fit the name).
     """
     typed = os.path.expanduser(model)
     path = Path(typed)
+    is_onnx = path.suffix == ".onnx" and os.path.isfile(typed)
+    if states and not is_onnx:
+        raise UsageError(f"{model} is no ONNX file, whose states could be named", hint="leave --state out")
     if model.startswith("zoo:"):
         found = _in_folder(model, zoo_folder(model.removeprefix("zoo:")), trust_remote_code)
     elif model.startswith("random:"):
         found = _random(model, trust_remote_code)
+    elif is_onnx:
+        found = given.source(model, path, states or {})
     elif os.path.exists(typed):  # unlike Path.exists, False for a name that no file system can hold
         found = _in_folder(model, _folder(path), trust_remote_code)
     elif _looks_like_a_path(model):
@@ -102,8 +114,6 @@ def _random(model: str, trust: bool) -> Source:
 def _folder(path: Path) -> Path:
     if path.is_dir():
         return path
-    if path.suffix == ".onnx":
-        raise UnsupportedError(f"{path.name}: EdgeKit cannot take over a finished ONNX file yet", hint=FORMS)
     hint = f"did you mean random:{path} ?" if path.suffix == ".json" else FORMS
     raise UnsupportedError(f"{path} is a file, not a model's folder", hint=hint)
 

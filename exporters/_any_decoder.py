@@ -48,6 +48,7 @@ class AnyDecoder:
 
     traced = True  # with torch, which those that are built do not need
     tasks: tuple[str, ...] = (TASK,)
+    look: str = "edgekit.exporters._any_decoder:look"  # settings are transformers' to tell, in a worker
 
     def knows(self, arch: str) -> bool:
         """Whether transformers has a causal language model of that `model_type`."""

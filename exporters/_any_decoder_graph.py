@@ -35,7 +35,7 @@ def settle(model: ir.Model, held: Sequence[Cache], context: int) -> None:
     _name_axes(model, held)
     unused = common.RemoveUnusedNodesPass()
     unused(model)
-    _write_products_out(model)
+    write_products_out(model)
     _keep_rows_apart(model)
     _write_shapes_out(model)
     same = common.CommonSubexpressionEliminationPass(size_limit=INLINE)
@@ -43,7 +43,7 @@ def settle(model: ir.Model, held: Sequence[Cache], context: int) -> None:
     _look_positions_up(model, context)
     same(model)
     unused(model)
-    _forget(model)
+    forget(model)
 
 
 def describe(model: ir.Model, path: str) -> Graph:
@@ -218,7 +218,7 @@ def _rows(model: ir.Model, positions: ir.Value, wanted: ir.Value, context: int) 
     return np.asarray(found, np.float32)
 
 
-def _write_products_out(model: ir.Model) -> None:
+def write_products_out(model: ir.Model) -> None:
     """Gemm -> MatMul and Add, as every other layer is written: what quantizes looks for products."""
     import onnx_ir as ir
 
@@ -246,7 +246,7 @@ def _write_products_out(model: ir.Model) -> None:
         model.graph.remove(node, safe=True)
 
 
-def _forget(model: ir.Model) -> None:
+def forget(model: ir.Model) -> None:
     """Drop what the tracer noted for its own debugging, with paths of this machine; keep what rewriters read."""
     model.metadata_props.clear()
     model.doc_string = model.graph.doc_string = None

@@ -69,7 +69,7 @@ def _block(name: str, inputs: int, recipe: Recipe) -> int:
     return block
 
 
-def _stored(model: ir.Model, name: str, values: Array, precision: str) -> ir.Value:
+def as_tensor(model: ir.Model, name: str, values: Array, precision: str) -> ir.Value:
     """int8 `values` as an initializer of that precision."""
     import onnx_ir as ir
 
@@ -91,7 +91,7 @@ def _matrix(model: ir.Model, node: ir.Node, recipe: Recipe) -> None:
     block, name = _block(str(weight.name), int(weight.const_value.shape[0]), recipe), f"{weight.name}.{recipe.weights}"
     if name not in model.graph.initializers:
         values, scale = blocks.quantize(weight.const_value.numpy(), blocks.BITS[recipe.weights], block, 0)
-        _stored(model, name, values, recipe.weights)
+        as_tensor(model, name, values, recipe.weights)
         initializer(model, f"{name}.scale", scale)
     found = [model.graph.initializers[each] for each in (name, f"{name}.scale")]
     made = ir.node("DequantizeLinear", found, {"axis": 0, "block_size": block}, name=f"{node.name}.dequantized")
@@ -111,7 +111,7 @@ def _table(
     name, (vocabulary, hidden) = f"{table.name}.{precision}", (int(axis) for axis in table.const_value.shape)
     block = _block(str(table.name), hidden, recipe)
     values, scale = blocks.quantize(table.const_value.numpy(), blocks.BITS[precision], block, 1)
-    stored, scales = _stored(model, name, values, precision), initializer(model, f"{name}.scale", scale)
+    stored, scales = as_tensor(model, name, values, precision), initializer(model, f"{name}.scale", scale)
     draft = _Draft(model, gather)
     ids = gather.inputs[1]
     if precision == "int8":

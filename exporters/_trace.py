@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 OPSET = 23  # the first with Attention, and the newest that every engine reads
-SAMPLE = {"batch": 3, "sequence": 7}  # every free axis at least 3, and all different
+SAMPLE = {"batch": 3, "sequence": 7, "time": 5}  # every free axis at least 3, and all different
 
 
 @dataclass(frozen=True)

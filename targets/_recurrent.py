@@ -18,7 +18,7 @@ import numpy as np
 from edgekit import graph
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
 
@@ -67,13 +67,20 @@ def quantized_cells(model: ir.Model) -> None:
     """Rewrite what reads quantized weights; in place."""
     for node in [node for node in model.graph if node.op_type in CELLS]:
         inputs, states = (_rows(node.inputs[place]) for place in (1, 2))
-        if node.op_type == "LSTM" and inputs and states and inputs.whole and states.whole:
+        if inputs and states and inputs.whole and states.whole and _is_plain(node):
             _integer(model, node, inputs, states)
             continue
         for rows in (inputs, states):
             if rows is not None:
                 _multiply_out(model, rows)
     graph.drop_unused(model)
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether it is an LSTM that the integer kernel knows: no peepholes, no activations but its own."""
+    usual = {"hidden_size", "direction", "input_forget", "layout"}
+    off = all(node.attributes[name].as_int() == 0 for name in ("input_forget", "layout") if name in node.attributes)
+    return node.op_type == "LSTM" and off and set(node.attributes) <= usual and len(node.inputs) <= 7
 
 
 def _rows(value: ir.Value | None) -> Rows | None:
@@ -87,33 +94,32 @@ def _rows(value: ir.Value | None) -> Rows | None:
 
 def _multiply_out(model: ir.Model, rows: Rows) -> None:
     """DequantizeLinear -> Cast and Mul, block by block."""
-    draft, name, (_, height, width) = _Draft(model, rows.node), rows.numbers.name, rows.shape
-    blocks = rows.scales[..., None]
-    apart = graph.initializer(model, f"{name}.blocks", np.array([1, height, blocks.shape[2], -1], np.int64))
-    whole = graph.initializer(model, f"{name}.whole", np.array([1, height, width], np.int64))
+    draft, name, blocks = _Draft(model, rows.node), rows.numbers.name, rows.scales[..., None]
+    apart = graph.initializer(model, f"{name}.blocks", np.array([*blocks.shape[:3], -1], np.int64))
+    whole = graph.initializer(model, f"{name}.whole", np.array(rows.shape, np.int64))
     numbers = draft.add("Reshape", draft.add("Cast", rows.numbers, to=FLOAT), apart)
     found = draft.add("Mul", numbers, graph.initializer(model, f"{name}.scale.blocks", blocks))
     draft.replace(rows.node.outputs[0], draft.add("Reshape", found, whole))
 
 
 def _integer(model: ir.Model, node: ir.Node, inputs: Rows, states: Rows) -> None:
-    draft, (x, _, _, bias, *rest) = _Draft(model, node), node.inputs
-    into = rest[1:3] or [None, None]
+    draft, (x, _, _, bias, *rest) = _Draft(model, node), [*node.inputs, None][: max(4, len(node.inputs))]
+    direction = node.attributes["direction"].as_string() if "direction" in node.attributes else "forward"
+    counts, *into = [*rest, None, None, None][:3]
     if inputs.guarded:  # which `heed_counts` makes good
         guard = x.producer() if x is not None else None
         assert guard is not None
         x = guard.inputs[0]
     weights, scales = zip(*(_turned(model, rows) for rows in (inputs, states)))
-    zero = graph.initializer(model, f"{node.name}.zero", np.zeros((1, states.shape[1]), np.int8))
-    steps, _, cell = draft.several(
+    zero = graph.initializer(model, f"{node.name}.zero", np.zeros(states.shape[:2], np.int8))
+    made = draft.several(
         "DynamicQuantizeLSTM",
-        [x, *weights, bias, None, *into, None, scales[0], zero, scales[1], zero],
-        {"hidden_size": node.attributes["hidden_size"].as_int()},
+        [x, *weights, bias, counts, *into, None, scales[0], zero, scales[1], zero],
+        {"hidden_size": states.shape[2], "direction": direction},
         outputs=3,
     )
-    draft.replace(node.outputs[0], steps)
-    if inputs.guarded:
-        draft.replace(node.outputs[2], cell)
+    for old, new in zip(node.outputs, made, strict=False):
+        draft.replace(old, new)
     model.graph.opset_imports[DOMAIN] = 1
 
 
@@ -135,7 +141,7 @@ class _Draft:
         return self.several(kind, inputs, attributes)[0]
 
     def several(
-        self, kind: str, inputs: Sequence[ir.Value | None], attributes: dict[str, int], outputs: int = 1
+        self, kind: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, int | str], outputs: int = 1
     ) -> Sequence[ir.Value]:
         import onnx_ir as ir
 

@@ -104,13 +104,6 @@ def test_random_from_a_file_and_from_a_folder(tmp_path: Path) -> None:
     assert "big.json" in refusal(SourceError, f"random:{tmp_path}/bing.json").hint
 
 
-def test_a_finished_graph_is_not_taken_yet(tmp_path: Path) -> None:
-    (tmp_path / "a.onnx").write_bytes(b"")
-    error = refusal(UnsupportedError, str(tmp_path / "a.onnx"))
-    assert error.exit_code == 4
-    assert "zoo:NAME" in error.hint
-
-
 def test_other_files(tmp_path: Path) -> None:
     folder = model(tmp_path / "tiny")
     assert "zoo:NAME" in refusal(UnsupportedError, str(folder / "model.safetensors")).hint
