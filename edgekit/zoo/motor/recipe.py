@@ -22,7 +22,7 @@ MEAN, STD = [6.0, 45.0, 2.0], [3.0, 5.0, 1.0]
 CONFIG = {
     "model_type": "gru",
     "input_size": 3,
-    "hidden_size": 48,
+    "hidden_size": 64,
     "num_layers": 1,
     "head": "classification",
     "per": "step",

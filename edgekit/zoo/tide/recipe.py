@@ -30,7 +30,7 @@ LEVEL, SURGE, KEPT = 2.6, 0.04, 0.95  # metres; weather's push an hour, and what
 CONFIG = {
     "model_type": "lstm",
     "input_size": 1,
-    "hidden_size": 40,
+    "hidden_size": 64,
     "num_layers": 1,
     "head": "forecast",
     "per": "step",
