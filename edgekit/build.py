@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 
 def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The worker's job: for each of `payload["variants"]` (target, recipe) its graphs, written into the folder.
+    """The worker's job: for each of `payload["variants"]` (target, recipe, options) its graphs, written to the folder.
 
     Variants whose graphs come out alike share one file, and all share one file of weights.
     """
     folder = Path(payload["folder"])
     proven = {axis: tuple(lengths) for axis, lengths in payload.get("proven", {}).items()}
-    recipes = [msgspec.convert(recipe, Recipe) for _, recipe in payload["variants"]]
+    recipes = [msgspec.convert(recipe, Recipe) for _, recipe, _ in payload["variants"]]
     make = traced(payload, recipes) if "traced" in payload else built(payload, say)
     forms: dict[str, Form] = {}
     paths: list[str] = []
-    for (target, _), recipe in zip(payload["variants"], recipes, strict=True):
+    for (target, _, options), recipe in zip(payload["variants"], recipes, strict=True):
         say(f"{target}: {recipe.name}")
         portable, states = make(recipe)
         before = graph.fingerprint(portable)
         module = registry.find("targets", target)
-        compiled = module.compile(portable, recipe)
+        compiled = module.compile(portable, recipe, options)
         own = "" if before == graph.fingerprint(compiled) else f"-{target}"
         plain = recipe.method == "none" and (not own or recipe.weights == "fp32")
         path = f"model{own}.onnx" if plain else f"model-{recipe.name}{own}.onnx"

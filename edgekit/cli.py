@@ -155,6 +155,7 @@ def export(
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before TEXT. Repeat for more.")
 @click.option("--seed", type=int, metavar="N", help="The same N, the same choices.  [a new one]")
 @click.option("--no-stream", is_flag=True, help="Write answers when they are whole.")
+@click.option("--rate", type=float, metavar="HZ", help="Samples a second: resampled from it; files come as if live.")
 @click.option("--truncate", is_flag=True, help="Cut texts that are too long instead of refusing them.")
 @click.option("--verify", **one_of("choice", VERIFY), default="once", help="When to check files' digests.  [once]")
 @click.option(
@@ -175,7 +176,7 @@ def run(
     verify: Verify,
     **choices: Any,
 ) -> None:
-    """Run a bundle on texts: one answer per INPUT.
+    """Run a bundle on texts, one answer per INPUT, or on series, one line per sample.
 
     $ edgekit run minilm.ek "a sentence" "another one"
     $ edgekit run qwen3.ek -p "Why is the sky blue?" --max-new-tokens 100
@@ -183,31 +184,41 @@ def run(
     $ edgekit run minilm.ek -o vectors.npy < sentences.txt
     $ edgekit run reviews.ek --json -p "what a film"
     $ edgekit run minilm.ek --query "how to cook rice" - < documents.txt
+    $ edgekit run faults.ek - < telemetry.csv
 
     Without INPUT, or for the INPUT -, each line of stdin is one; to a language model all of stdin is. Without INPUT on
     a terminal a language model chats.
+
+    Of a recurrent model INPUT is a CSV file, or - for stdin: a header that names the model's columns, or numbers only.
+    Each result is written as it comes, as CSV or with --json as a JSON object a line.
     """
-    from edgekit import chatting, running
+    from edgekit import chatting, running, sensing
     from edgekit.model import load
 
     if output:
         running.check_output(output)
-    terminal = running.on_terminal(inputs, prompts) and not console.json
-    given = [] if terminal else running.gather(inputs, prompts)
+    running.check_given(inputs, prompts, asks=not console.json)
     begun = time.perf_counter()
     with load(bundle, target=target, precision=precision, threads=threads, verify=verify) as model:
         loaded = time.perf_counter()
         method = running.method_for(model.bundle.task, choices)
         if model.bundle.source.random:
             console.say("warning: random weights: the answers mean nothing")
-        if method == "generate" and terminal:
+        if model.bundle.ingest == "series":
+            texts: Sequence[Any] = sensing.tell(console, model, (*inputs, *prompts), choices["rate"], keep=bool(output))
+            if not output:
+                return
+            answers: Any = texts
+        elif method == "generate" and running.on_terminal(inputs, prompts) and not console.json:
             chatting.converse(console, model, choices)
             return
-        texts = running.texts_for(method, given or running.gather(inputs, prompts))
-        if method == "generate":
-            answers: Any = chatting.answer(console, model, texts, choices, stream=not (console.json or output))
         else:
-            answers = running.ask(model, method, texts, choices)
+            texts = running.texts_for(method, running.gather(inputs, prompts))
+            loaded, begun = time.perf_counter(), begun + time.perf_counter() - loaded  # waiting for stdin is neither
+            if method == "generate":
+                answers = chatting.answer(console, model, texts, choices, stream=not (console.json or output))
+            else:
+                answers = running.ask(model, method, texts, choices)
         done = time.perf_counter()
         facts = running.facts(model, loaded - begun, done - loaded)
     console.detail(running.summary(facts, len(texts)))

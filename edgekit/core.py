@@ -67,6 +67,17 @@ class Graph:
         """Its path, and that of its other form."""
         return (self.path, *(self.prompt.files if self.prompt else ()))
 
+    @property
+    def fed(self) -> tuple[str, ...]:
+        """The inputs that are not states."""
+        states = {state.into for state in self.states}
+        return tuple(port.name for port in self.inputs if port.name not in states)
+
+    @property
+    def batched(self) -> bool:
+        """Whether it takes any number of rows at once: each input has an axis of that name."""
+        return all("batch" in port.shape for port in self.inputs)
+
 
 @dataclass(frozen=True)
 class Source:

@@ -225,7 +225,7 @@ class Workbench:
         choices = self.plan.choices
         order = reference.build | {
             "folder": str(self.work),
-            "variants": [[choice.target, msgspec.to_builtins(choice.recipe)] for choice in choices],
+            "variants": [[choice.target, msgspec.to_builtins(choice.recipe), choice.options] for choice in choices],
         }
         graphs: list[Graph] = msgspec.convert(self.run("edgekit.build:work", "build", order), list[Graph])
         return [

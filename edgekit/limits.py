@@ -42,3 +42,7 @@ TEMPLATE_LINKS = 150  # operators, calls and the like in one tag
 TEMPLATE_BRANCHES = 150  # `elif`, in all
 TEMPLATE_FUEL = 1_000_000  # its steps
 TEMPLATE_OUTPUT = 4 << 20  # characters
+
+# Series
+SERIES_STEPS = 1 << 24  # samples of one series, or of a gap in a stream, at the model's rate
+LINE_BYTES = 1 << 20  # of a line of CSV

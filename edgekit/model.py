@@ -9,11 +9,8 @@ bundle names.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -24,15 +21,15 @@ import numpy as np
 
 from edgekit import bundle as bundles
 from edgekit import compiled, device, registry
+from edgekit.background import wait_for
+from edgekit.choosing import choose
 from edgekit.core import Bundle, Session, Variant
-from edgekit.errors import DeviceError, UnsupportedError, UsageError
+from edgekit.errors import InputError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.core import Array, Floats, Piece, Result
 
     Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-
-log = logging.getLogger("edgekit")
 
 Texts = str | Sequence[Any]
 PART = 256  # texts that are tokens at the same time
@@ -59,38 +56,6 @@ def load(
     return Model(found, variant, threads or device.threads())
 
 
-def choose(bundle: Bundle, target: str, precision: str | None) -> Variant:
-    """The variant to run: those asked for, on a target that this machine has, the fastest first.
-
-    Raises DeviceError when this machine has not the target, UsageError when the bundle has no such variant.
-    """
-    if target != "auto" and (missing := probe(target)) is not None:
-        raise missing
-    asked = [
-        variant
-        for variant in bundle.variants
-        if target in ("auto", variant.target) and precision in (None, variant.recipe.weights, variant.recipe.name)
-    ]
-    if not asked:
-        have = ", ".join(variant.name for variant in bundle.variants)
-        wanted = "/".join(filter(None, [target if target != "auto" else "", precision]))
-        raise UsageError(f"{bundle.name} has no variant {wanted!r}", hint=f"it has {have}; export again for another")
-    why = {variant.target: probe(variant.target) for variant in asked}
-    able = [variant for variant in asked if why[variant.target] is None]
-    if not able:
-        raise next(error for error in why.values() if error is not None)
-    best = min(able, key=lambda variant: variant.measured.get("milliseconds") or float("inf"))
-    if len(able) > 1:
-        log.info("picked %s of %s: the fastest when the bundle was made", best.name, ", ".join(v.name for v in able))
-    return best
-
-
-def probe(target: str) -> DeviceError | None:
-    """Why a target cannot run on this machine; None if it can."""
-    found = registry.find("targets", target).probe()
-    return None if found.available else DeviceError(f"no {target} on this machine: {found.why}", hint=found.hint)
-
-
 class Model:
     """A bundle that is open on a device. Threads may share it; it is a context manager, as it owns memory."""
 
@@ -98,9 +63,10 @@ class Model:
         self.bundle, self.variant, self.threads = bundle, variant, threads
         self._head: ModuleType = registry.find("heads", bundle.head)
         self._settings = self._head.open(bundle.folder, bundle.settings)
-        self._ingest = registry.find("ingest", bundle.ingest).open(bundle.folder, bundle.settings)
         self._loop: ModuleType = registry.find("loops", bundle.loop)
         (graph,) = variant.graphs
+        told = {"inputs": list(graph.fed), "batched": graph.batched, **bundle.settings}
+        self._ingest = registry.find("ingest", bundle.ingest).open(bundle.folder, told)
         self.engine: Session = registry.find("targets", variant.target).open(
             bundle.folder,
             graph,
@@ -109,6 +75,8 @@ class Model:
             cache=compiled.folder(bundle, variant),
             options=variant.options,
         )
+        self._first_step = threading.Lock()
+        self._own: Any = None  # the stream that step() is on
 
     @property
     def placement(self) -> str:
@@ -118,8 +86,7 @@ class Model:
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods below that this model serves, its own first."""
-        found: tuple[str, ...] = self._head.METHODS
-        return found
+        return (*self._head.METHODS, *getattr(self._loop, "METHODS", ()))
 
     def embed(
         self, texts: Texts, *, dimensions: int | None = None, prompt: str | None = None, truncate: bool = False
@@ -144,9 +111,16 @@ class Model:
         found: Floats = self._head.similarity(left, right, self._settings)
         return found
 
-    def classify(self, texts: Texts, *, top_k: int | None = None, truncate: bool = False) -> Any:
-        """Labels with scores, best first: a list of Label for a string, a list of these for a list."""
-        return self._answer("classify", texts, truncate, top_k=top_k)
+    def classify(self, items: Any, *, top_k: int | None = None, truncate: bool = False, timestamps: Any = None) -> Any:
+        """Labels with scores, best first: a list of Label for a text or a series, a list of these for a list.
+
+        Of a series whose every sample has a result, a list of these lists. `timestamps`: see `predict`.
+        """
+        if self.bundle.ingest == "series":
+            return self._read("classify", items, timestamps, top_k=top_k)
+        if timestamps is not None:
+            raise UsageError("texts have no timestamps", hint="leave them out")
+        return self._answer("classify", items, truncate, top_k=top_k)
 
     def tag(self, texts: Texts, *, truncate: bool = False) -> Any:
         """Labelled spans with their places in the text: a list of Span for a string, a list of these for a list."""
@@ -188,41 +162,92 @@ class Model:
         stopped = threading.Event()
         pieces = self._writer().pieces(prompt, options, stopped)
         try:
-            while True:
-                step = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
-                try:
-                    piece = await asyncio.shield(step)
-                except asyncio.CancelledError:
-                    stopped.set()
-                    while not step.done():  # nobody else may have the engine's state; nor if cancelled once more
-                        with contextlib.suppress(asyncio.CancelledError):
-                            await asyncio.wait([step])
-                    raise
-                if piece is None:
-                    return
+            while (piece := await wait_for(partial(next, pieces, None), stopped)) is not None:
                 yield piece
         finally:
             pieces.close()
 
+    def predict(self, series: Any, *, timestamps: Any = None) -> Any:
+        """A recurrent model's numbers for a series, float32 (time, outputs), or (outputs,) where only its end has any.
+
+        A series is an array of floats (time, features), or (time,) of a model with one feature, or a list of numbers or
+        rows; NaN is missing. A list of arrays is several series, and gets a list. `timestamps`, seconds or datetime64
+        (time,), for each a series: it is resampled to the model's rate.
+        Raises InputError for what is no series of this model, naming row and column.
+        """
+        return self._read("predict", series, timestamps)
+
+    def forecast(self, series: Any, *, timestamps: Any = None) -> Any:
+        """What comes after a series: a Forecast of float32 (horizon, outputs); a list of them for several series."""
+        return self._read("forecast", series, timestamps)
+
+    def detect_anomalies(self, series: Any, *, threshold: float | None = None, timestamps: Any = None) -> Any:
+        """How unusual each sample of a series is: a list of Anomaly, or one where only its end has a score.
+
+        `threshold` takes the place of the model's own. Series and `timestamps` as in `predict`.
+        """
+        return self._read("detect_anomalies", series, timestamps, threshold=threshold)
+
+    def step(self, x: Any) -> Any:
+        """The result after one more sample of the model's own stream; `session()` gives a stream of the caller's own.
+
+        `x`: float (features,), or a number. The result is that of the first of `methods` for this sample.
+        """
+        with self._first_step:
+            self._own = self._own or self._recurrent("step").open()
+        return self._own.step(x)
+
+    def stream(self, source: Iterable[Any], *, rate: float | None = None, timed: bool = False) -> Iterator[Any]:
+        """A result for each sample of a stream that begins here, as it comes: nothing is read ahead, nothing is kept.
+
+        `rate`: how many samples come a second; `timed`: each comes as a pair of its time in seconds and itself. Either
+        brings the stream to the model's own rate. Closing the iterator cancels.
+        """
+        found: Iterator[Any] = self._recurrent("stream").results(source, rate, timed)
+        return found
+
+    async def astream(
+        self, source: AsyncIterable[Any], *, rate: float | None = None, timed: bool = False
+    ) -> AsyncIterator[Any]:
+        """`stream` for asyncio: samples from an async iterator, each step in a thread, which is never left alone."""
+        if not hasattr(source, "__aiter__"):
+            raise InputError("astream takes an async iterator", hint="stream() takes any other")
+        recurrent = self._recurrent("astream")
+        reader = recurrent.ingest.reader(rate, timed=timed)
+        with recurrent.open() as own:
+            async for item in source:
+                for sample in reader.push(item):
+                    yield await wait_for(partial(own.step, sample))
+
     def session(self) -> Any:
-        """A chat that keeps its state from turn to turn: `edgekit.runtimes.generation.Conversation`, which has
-        `generate reset fork save load`, and is for one caller at a time."""
-        name = f"{self.variant.name} of bundle {bundles.fingerprint(self.bundle)[:16]}"
-        return import_module("edgekit.runtimes.generation").Conversation(self._writer(name))
+        """What keeps its state from call to call, for one caller at a time, with `reset fork save load`.
+
+        Of a language model a chat, `edgekit.runtimes.generation.Conversation` with `generate`; of a recurrent one a
+        stream, `edgekit.runtimes.streaming.Stream` with `step` and `feed`.
+        """
+        if "generate" in self.methods:
+            return import_module("edgekit.runtimes.generation").Conversation(self._writer(self._state_name()))
+        return self._recurrent("session").open()
+
+    def streams(self) -> Any:
+        """Many streams that are computed side by side, and join and leave at any time:
+        `edgekit.runtimes.streams.Streams` with `add step feed remove reset fork save load`."""
+        return import_module("edgekit.runtimes.streams").Streams(self._recurrent("streams"))
 
     def run(self, items: Any, **options: Any) -> Iterator[Any]:
         """The first of `methods`, in its generic form: one answer an item, in order."""
         if self.methods[0] == "generate":
             yield from self._writer().results([items] if isinstance(items, str) else items, options)
             return
-        yield from getattr(self, self.methods[0])([items] if isinstance(items, str) else items, **options)
+        alone = self._ingest.alone(items) if self.bundle.ingest == "series" else isinstance(items, str)
+        yield from getattr(self, self.methods[0])([items] if alone else items, **options)
 
     def numbers(self, items: Sequence[Any], *, truncate: bool = False) -> list[Array]:
         """What the head computes before it becomes an answer, an array an item: what goldens and the gate compare."""
         return [array for encodings in self._encode(items, truncate) for array in self._gather(encodings)]
 
     def tokens(self, items: Sequence[Any], *, truncate: bool = False) -> list[Array]:
-        """The token ids of each item, int64 (t,)."""
+        """The token ids of each item, int64 (t,); of a series its samples' bits."""
         return [np.asarray(one.ids, np.int64) for encodings in self._encode(items, truncate) for one in encodings]
 
     def close(self) -> None:
@@ -247,6 +272,19 @@ class Model:
         writer = import_module("edgekit.runtimes.generation").Writer
         return writer(self.engine, self._ingest, self.bundle.settings, name)
 
+    def _recurrent(self, method: str) -> Any:
+        """Raises UnsupportedError where the model cannot go on from a state, saying why."""
+        if "step" not in self.methods:
+            why = self.bundle.settings.get("why_not") or f"it is made for {self.bundle.task}"
+            hint = f"it has: {', '.join(self.methods)}"
+            raise UnsupportedError(f"{self.bundle.name} has no {method}(): {why}", hint=hint)
+        recurrent = import_module("edgekit.runtimes.streaming").Recurrent
+        return recurrent(self.engine, self._ingest, self._head, self._settings, self._state_name())
+
+    def _state_name(self) -> str:
+        """What saved states belong to."""
+        return f"{self.variant.name} of bundle {bundles.fingerprint(self.bundle)[:16]}"
+
     def _serves(self, method: str) -> None:
         if method not in self.methods:
             raise UnsupportedError(
@@ -266,6 +304,17 @@ class Model:
             self.engine, self._ingest, self._head, self._settings, encodings, **options
         )
         return found
+
+    def _read(self, method: str, series: Any, timestamps: Any, **options: Any) -> Any:
+        """The head's answer to one series, or a list of them to several."""
+        self._serves(method)
+        if alone := self._ingest.alone(series):
+            series, timestamps = [series], None if timestamps is None else [timestamps]
+        encodings = self._ingest.encode(series, timestamps=timestamps)
+        gather = getattr(self._loop, "whole", self._loop.gather)
+        numbers = gather(self.engine, self._ingest, self._head, self._settings, encodings)
+        found = self._head.answers(numbers, encodings, self._settings, **options)
+        return found[0] if alone else found
 
     def _answer(self, method: str, texts: Texts, truncate: bool, **options: Any) -> Any:
         self._serves(method)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from edgekit.model import Model
 
 STDIN = "-"
+HINT = "give texts as arguments, or pipe them in, one a line"
 UNSAID = (None, False, ())  # options that were not given
+SERIES = {"rate": "rate"}  # what a model of series takes
 SHOWN = 4  # numbers of a vector that a terminal is shown
 # Model method -> the options of the command that it takes, by the name of its own parameter.
 TAKES = {
@@ -48,6 +50,12 @@ TAKES = {
 }
 
 
+def check_given(inputs: Sequence[str], prompts: Sequence[str], *, asks: bool) -> None:
+    """Before anything is loaded: is there something to run on, or somebody who may be asked? Raises UsageError."""
+    if not inputs and not prompts and (sys.stdin is None or (sys.stdin.isatty() and not asks)):
+        raise UsageError("no input", hint=HINT)
+
+
 def on_terminal(inputs: Sequence[str], prompts: Sequence[str]) -> bool:
     """Whether nothing was given, and somebody sits there who may be asked."""
     return not inputs and not prompts and sys.stdin is not None and sys.stdin.isatty()
@@ -63,7 +71,7 @@ def gather(inputs: Sequence[str], prompts: Sequence[str]) -> list[str | list[str
     found: list[str | list[str]] = [list(_stdin_lines()) if word == STDIN else word for word in inputs]
     given = [text for text in [*found, *prompts] if text != []]
     if not given:
-        raise UsageError("no input", hint="give texts as arguments, or pipe them in, one a line")
+        raise UsageError("no input", hint=HINT)
     for text in given:
         letters = text if isinstance(text, str) else ""
         if not letters.isascii() and any("\ud800" <= letter <= "\udfff" for letter in letters):
@@ -93,8 +101,9 @@ def method_for(task: str, choices: Mapping[str, Any]) -> str:
     Raises UsageError for an option that the method has no use for, and for a ranking without a query.
     """
     method = "rerank" if choices["query"] is not None else tasks.find(task).method
+    takes = SERIES if tasks.find(task).ingest == "series" else TAKES[method]
     for name, value in choices.items():
-        if value not in UNSAID and name not in TAKES[method]:
+        if value not in UNSAID and name not in takes:
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} has no meaning for {method} ({task})", hint=f"leave {option} out")
     if method == "rerank" and choices["query"] is None:

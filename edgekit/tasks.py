@@ -80,6 +80,42 @@ TASKS = (
         description="the likeliest words for the mask in a text",
         aliases=("masked-lm",),
     ),
+    Task(
+        name="time-series-forecasting",
+        ingest="series",
+        loop="stream",
+        head="forecast",
+        method="forecast",
+        description="what comes next in a series of samples, with a range where the model gives one",
+        aliases=("forecasting", "forecast"),
+    ),
+    Task(
+        name="time-series-classification",
+        ingest="series",
+        loop="stream",
+        head="labels",
+        method="classify",
+        description="labels with scores for each sample, or for a series: faults, gestures, activities",
+        aliases=("series-classification",),
+    ),
+    Task(
+        name="anomaly-detection",
+        ingest="series",
+        loop="stream",
+        head="anomaly",
+        method="detect_anomalies",
+        description="how unusual each sample of a series is, and whether that is too much",
+        aliases=("time-series-anomaly-detection",),
+    ),
+    Task(
+        name="time-series-regression",
+        ingest="series",
+        loop="stream",
+        head="values",
+        method="predict",
+        description="numbers for each sample, or for a series: a state that cannot be measured, a control signal",
+        aliases=("series-regression",),
+    ),
 )
 
 

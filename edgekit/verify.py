@@ -25,7 +25,7 @@ def verify(folder: str | Path, *, targets: Sequence[str] = ()) -> list[Check]:
     DeviceError when a target that was asked for is not on this machine, or none of the bundle's is.
     """
     from edgekit import bundle as bundles
-    from edgekit.model import choose, probe
+    from edgekit.choosing import choose, probe
 
     found = bundles.read(Path(folder), verify="always")
     if found.goldens is None:
@@ -76,7 +76,7 @@ def _why(
     """What is out of tolerance, the nearest to the cause first; empty if nothing is."""
     for number, (found, wanted) in enumerate(zip(tokens, expected)):
         if found.tolist() != wanted.tolist():
-            return f"the tokenizer gives other ids for golden {number}"
+            return f"golden {number} is read in another way than when the bundle was made"
     if not difference <= tolerance:
         return f"outputs moved by {difference:.2g}, and {tolerance:.2g} is allowed"
     if not agreement.loss <= allowed:

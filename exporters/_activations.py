@@ -26,7 +26,7 @@ def silu(draft: Draft, value: ir.Value, *, name: str) -> ir.Value:
 def softplus(draft: Draft, value: ir.Value, *, name: str) -> ir.Value:
     """log(1 + exp(x)), to the last digits wherever x is, as max(x, 0) + log(1 + u) with u = exp(-|x|).
 
-    ONNX's own loses all digits of a small result in OpenVINO, and takes ONNX Runtime three times as long. What 1 + u
+    ONNX's own loses all digits of a small result in OpenVINO, and takes ONNX Runtime twice as long. What 1 + u
     rounds off is put back: log(1 + u) is log(w) + (u - (w - 1)) / w for the rounded w.
     """
     one = draft.number("float.one", 1.0)

@@ -3,7 +3,7 @@
 A head has one decay, so that what its state gives for a run of tokens is what attention would, with C for queries, B
 for keys, and instead of a softmax the decay from one token to the other; what came before the run is added from the
 state. Nothing is gone through one by one; a run of T tokens takes T² numbers for each head, so a long text is fed in
-pieces. Exponents are differences of sums, never positive where they count.
+pieces.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from ._run import Run
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+# The exponent below which a decay is not followed: 2e-22 is nothing beside what is added to it, and still a number
+# that processors multiply at full speed. Real models reach numbers that they do not, within a hundred tokens.
+FORGOTTEN = -50.0
 
 
 def dual(run: Run, number: int, part: Dual, hidden: ir.Value) -> tuple[ir.Value, dict[str, ir.Value]]:
@@ -76,6 +80,11 @@ class _Space:
     def wider(self, what: str, value: ir.Value, axis: int) -> ir.Value:
         return self.op("Unsqueeze", what, value, self.draft.ints(f"axis.{axis}", axis))
 
+    def decay(self, what: str, exponent: ir.Value) -> ir.Value:
+        """1 between tokens in the wrong order, whose exponents are above 0: nobody counts them."""
+        bounds = [self.draft.number(f"decay.{name}", end) for name, end in (("least", FORGOTTEN), ("most", 0.0))]
+        return self.op("Exp", what, self.op("Clip", f"{what}_exponent", exponent, *bounds))
+
     def through(self, value: ir.Value, b: ir.Value, c: ir.Value, step: ir.Value) -> tuple[ir.Value, ir.Value]:
         """What comes out for each token, (batch, sequence, channels), and the state behind the last."""
         part, store = self.part, self.run.store
@@ -108,10 +117,9 @@ class _Space:
     def _within(self, sums: ir.Value, driven: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """What the run's own tokens give."""
         across = self.turned("sums_across", sums, 0, 2, 3, 1)
-        exponents = self.op("Sub", "between", self.wider("to", across, -1), self.wider("from", across, -2))
-        decay = self.op("Exp", "decay", self.op("Add", "past", exponents, self.run.order))
-        scores = self.wider("scores_wide", self.op("MatMul", "scores", c, b), 2)
-        scores = self.op("Mul", "decayed", scores, decay)
+        between = self.op("Sub", "between", self.wider("to", across, -1), self.wider("from", across, -2))
+        scores = self.op("Mul", "causal", self.op("MatMul", "scores", c, b), self.run.causal)
+        scores = self.op("Mul", "decayed", self.wider("scores_wide", scores, 2), self.decay("decay", between))
         made = self.op("MatMul", "within", scores, self.turned("driven_heads", driven, 0, 2, 3, 1, 4))
         return self.turned("within_tokens", made, 0, 3, 1, 2, 4)
 
@@ -119,7 +127,7 @@ class _Space:
         """What the state from before the run gives."""
         made = self.op("MatMul", "before", c, self.held)
         made = self.shaped("before_heads", made, 0, 0, 0, self.inner, self.part.head_dim)
-        left = self.wider("left", self.op("Exp", "left_heads", sums), -1)
+        left = self.wider("left", self.decay("left_heads", sums), -1)
         return self.op("Mul", "before_left", self.turned("before_tokens", made, 0, 2, 1, 3, 4), left)
 
     def _state(self, sums: ir.Value, driven: ir.Value, b: ir.Value) -> ir.Value:
@@ -127,12 +135,12 @@ class _Space:
         part, draft = self.part, self.draft
         bounds = [draft.ints(f"slice.{name}", bound) for name, bound in (("last", -1), ("end", 2**62))]
         total = self.op("Slice", "total", sums, *bounds, draft.ints("axis.sequence", 1))
-        to_end = self.op("Exp", "to_end", self.op("Sub", "rest", total, sums))
+        to_end = self.decay("to_end", self.op("Sub", "rest", total, sums))
         driven = self.op("Mul", "driven_to_end", driven, self.wider("to_end_wide", to_end, -1))
         driven = self.shaped("driven_groups", driven, 0, 0, 0, part.channels // part.groups)
         new = self.op("MatMul", "new", b, self.turned("driven_turned", driven, 0, 2, 1, 3))
         # (batch, 1, groups, heads of a group) -> (batch, groups, 1, channels of a group)
-        left = self.turned("total_groups", self.op("Exp", "total_left", total), 0, 2, 1, 3)
+        left = self.turned("total_groups", self.decay("total_left", total), 0, 2, 1, 3)
         left = self.op(
             "Expand",
             "total_wide",

@@ -19,7 +19,6 @@ from ._store import Store
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-NEVER = -1e30  # as an exponent: nothing comes through
 END = 2**62  # of a slice: behind everything
 
 
@@ -52,18 +51,20 @@ class Run:
         return draft.op("Unsqueeze", [real, last], name="run.real")
 
     @cached_property
-    def order(self) -> ir.Value:
-        """What is added to an exponent from one token to another: 0, or NEVER where that would be backwards."""
+    def causal(self) -> ir.Value:
+        """1 from a token to itself and to those before it, else 0: float32 (sequence, sequence)."""
+        import onnx_ir as ir
+
         draft = self.draft
         to = draft.op("Unsqueeze", [self.places, draft.ints("axis.last", -1)], name="run.to")
-        backwards = draft.op("Less", [to, self.places], name="run.backwards")
-        added = [draft.number("float.never", NEVER), draft.number("float.zero", 0.0)]
-        return draft.op("Where", [backwards, *added], name="run.order")
+        seen = draft.op("GreaterOrEqual", [to, self.places], name="run.seen")
+        return draft.op("Cast", [seen], {"to": ir.DataType.FLOAT}, name="run.causal")
 
     def convolved(self, number: int, conv: Convolution, value: ir.Value) -> tuple[ir.Value, ir.Value]:
         """The convolution of (batch, sequence, channels), and the window that the next run begins with.
 
-        One product for each place in the window: half the time of ONNX's Conv, which wants the channels first.
+        One product for each place in the window: for a single token less than half the time of ONNX's Conv, which
+        wants the channels first, and for many no more.
         """
         draft, at, reach = self.draft, f"layers.{number}.mixer.conv", conv.window - 1
         past = draft.op("Transpose", [self.held[f"past_conv.{number}"]], {"perm": [0, 2, 1]}, name=f"{at}.past")

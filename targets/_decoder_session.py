@@ -7,7 +7,8 @@ Nothing of the cache is copied or allocated by a step; it is when a buffer grows
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -138,13 +139,16 @@ class DecoderSession(OnnxRuntimeSession):
             if after.max() > state.capacity:
                 self._resize(state, max(int(after.max()), state.capacity + state.capacity // 2))
             logits = self._logits(state, wanted.shape[1])
-            if self._reader is not None and (read := silent(counts, wanted)).any():
-                self._read(self._reader, state, ids, read)
-                ids, counts, wanted = behind(ids, read), counts - read, wanted - read[:, None]
-            for rows in together(after - counts, counts) if self._caches else [slice(0, len(ids))]:
-                if counts[rows].any():
-                    self._step(state, rows, ids, counts, wanted, logits, after)
-            state.lengths, state.fixed.now = after, 1 - state.fixed.now
+            with kept(state):
+                if self._reader is not None and (read := self._silent(state, counts, wanted)).any():
+                    self._read(self._reader, state, ids, read)
+                    ids, counts, wanted = behind(ids, read), counts - read, wanted - read[:, None]
+                for rows in together(after - counts, counts) if self._caches else [slice(0, len(ids))]:
+                    if counts[rows].any():
+                        self._step(state, rows, ids, counts, wanted, logits, after)
+                    else:
+                        state.fixed.stay(rows)
+                state.lengths, state.fixed.now = after, 1 - state.fixed.now
         return {"logits": logits}, state
 
     def start(self, batch: int, capacity: int) -> Cache:
@@ -161,11 +165,7 @@ class DecoderSession(OnnxRuntimeSession):
         """A copy with these rows only, in this order; a row may come twice. Raises StateError for one not there."""
         check_rows(rows, len(self._own(state).lengths))
         with alone(state.busy):
-            found = self._empty(len(rows), state.capacity)
-            found.lengths, found.fixed = state.lengths[list(rows)], self._cells.rows(state.fixed, rows)
-            for name, buffer in state.buffers.items():
-                self._memory.copy(buffer, rows, int(found.lengths.max()), found.buffers[name])
-        return found
+            return self._picked(state, rows)
 
     def trim(self, state: Cache, lengths: Sequence[int]) -> Cache:
         """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds, and for a
@@ -184,7 +184,7 @@ class DecoderSession(OnnxRuntimeSession):
         """What `load` takes: `lengths`, and each cache cut to the longest row, with zeros behind shorter ones."""
         with alone(self._own(state).busy):
             longest = int(state.lengths.max())
-            saved = {name: self._memory.read(buffer, longest) for name, buffer in state.buffers.items()}
+            saved = self._portable(state, longest)
             for array in saved.values():
                 for row, length in zip(array, state.lengths):
                     row[:, length:] = 0
@@ -208,12 +208,30 @@ class DecoderSession(OnnxRuntimeSession):
         items = (np.dtype(port.dtype).itemsize for _, port in self._caches.values())
         return state.fixed.nbytes + sum(int(np.prod(shape)) * item for shape, item in zip(shapes, items))
 
+    def _picked(self, state: Cache, rows: Sequence[int]) -> Cache:
+        found = self._empty(len(rows), state.capacity)
+        found.lengths, found.fixed = state.lengths[list(rows)], self._cells.rows(state.fixed, rows)
+        for name, buffer in state.buffers.items():
+            self._memory.copy(buffer, rows, int(found.lengths.max()), found.buffers[name])
+        return found
+
+    def _portable(self, state: Cache, longest: int) -> dict[str, Array]:
+        """The first so many tokens of each cache, as every target takes them."""
+        return {name: self._memory.read(buffer, longest) for name, buffer in state.buffers.items()}
+
+    def _silent(self, state: Cache, counts: Integers, wanted: Integers) -> Integers:
+        """How many of each row's new tokens the reader is to read."""
+        return silent(counts, wanted)
+
     def _read(self, reader: PromptReader, state: Cache, ids: Integers, counts: Integers) -> None:
-        """Put the first so many tokens of each row into its cache."""
+        """Put the first so many tokens of each row into its state; what has a fixed size is changed in place."""
+        if len(self._cells):
+            state.fixed, state.whole = self._cells.rows(state.fixed, range(len(ids))), {}
         for row in np.flatnonzero(counts):
             with binding_errors(f"ONNX Runtime failed in {self._graph.path}"):
-                length, bind = int(state.lengths[row]), partial(self._bind, state, slice(row, row + 1))
-                reader.read(ids[row, : counts[row]], length, bind)
+                length, rows = int(state.lengths[row]), slice(row, row + 1)
+                then = partial(state.fixed.take, rows)
+                reader.read(ids[row, : counts[row]], length, partial(self._bind, state, rows), then)
 
     def _step(
         self,
@@ -320,6 +338,17 @@ class DecoderSession(OnnxRuntimeSession):
         if not isinstance(state, Cache) or state.owner is not self:
             raise StateError("this state is not of this session", hint="start, fork or load it here")
         return state
+
+
+@contextmanager
+def kept(state: Cache) -> Iterator[None]:
+    """Puts back what has a fixed size where a run fails: a prompt is read into a copy of it."""
+    fixed = state.fixed
+    try:
+        yield
+    except BaseException:
+        state.fixed, state.whole = fixed, {}
+        raise
 
 
 def _held(port: Port) -> Port:

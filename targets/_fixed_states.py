@@ -137,6 +137,16 @@ class Fixed:
     def writes(self) -> dict[str, Array]:
         return self.arrays[1 - self.now]
 
+    def take(self, rows: slice) -> None:
+        """What was written of these rows counts at once. Of states whose first axis is the rows'."""
+        for name, array in self.writes.items():
+            self.reads[name][rows] = array[rows]
+
+    def stay(self, rows: slice) -> None:
+        """These rows are in the next state what they are in this one."""
+        for name, array in self.reads.items():
+            self.writes[name][rows] = array[rows]
+
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for side in self.arrays for array in side.values())

@@ -50,7 +50,8 @@ class Runs:
         """Run, and let go at once of a long run that is interrupted. Raises RuntimeError, as OpenVINO does."""
         with self._turn:
             if not self._whole:
-                _infer(new_request(self._compiled), other_feeds(self._last))
+                other = other_feeds(self._last)
+                _infer(new_request(self._compiled), {name: other[name] for name in feeds})
             self._whole = False
             _infer(request, feeds)
             self._last, self._whole = shape_of(feeds), True
@@ -74,7 +75,8 @@ def _infer(request: Any, feeds: dict[str, Array]) -> None:
 
 def shape_of(feeds: Mapping[str, Array]) -> Shape:
     batch, tokens = feeds["input_ids"].shape
-    return Shape(batch, tokens, feeds["attention_mask"].shape[1], feeds["logit_positions"].shape[1])
+    places = feeds["attention_mask"].shape[1] if "attention_mask" in feeds else tokens
+    return Shape(batch, tokens, places, feeds["logit_positions"].shape[1])
 
 
 def other_feeds(last: Shape) -> dict[str, Array]:
@@ -83,6 +85,7 @@ def other_feeds(last: Shape) -> dict[str, Array]:
     tokens = next(n for n in count(1) if not {n, batch * n} & last.sizes())
     return {
         "input_ids": np.zeros((batch, tokens), np.int64),
+        "counts": np.full(batch, tokens),
         "position_ids": np.tile(np.arange(tokens), (batch, 1)),
         "attention_mask": np.ones((batch, tokens), np.int64),
         "logit_positions": np.zeros((batch, outputs), np.int64),

@@ -18,7 +18,8 @@ import numpy as np
 from edgekit import graph
 
 from ._blocks import Blocks, blocks_of, stand_in
-from ._decoder_graph import PAST
+from ._decoder_graph import COUNTS, PAST
+from ._kv_int8_graph import float_caches
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 VALUES, SCALES = ".int8", ".int8_scales"  # behind the names of blocks and their scales: the inputs that replace them
 DOMAIN = "com.microsoft"
 ZERO = 128  # the zero of quantized tokens: the fast kernels take unsigned by signed
+PRESENT = "present"  # how the names of states begin, of both kinds
 SINK = 11  # GroupQueryAttention's input
 FLOOR = 1e-12  # a scale for tokens of zeros
 
@@ -33,12 +35,14 @@ FLOOR = 1e-12  # a scale for tokens of zeros
 def reading(model: ir.Model) -> ir.Model | None:
     """A copy of a decoder that `group_queries` made, for prompts; None for all else, or without weights in blocks.
 
-    Its outputs are the caches; its inputs those that these depend on, and the weights.
+    Its outputs are the states, caches in float32; its inputs those that these depend on, and the weights.
     """
-    if not any(node.op_type == "GroupQueryAttention" for node in model.graph):
+    attends = any(node.op_type == "GroupQueryAttention" for node in model.graph)
+    if not attends and not any(value.name == COUNTS for value in model.graph.inputs):
         return None
     found = model.clone()
-    for value in [value for value in found.graph.outputs if not str(value.name).startswith("present.")]:
+    float_caches(found)
+    for value in [value for value in found.graph.outputs if not str(value.name).startswith(PRESENT)]:
         found.graph.outputs.remove(value)
     graph.drop_unused(found)
     for value in [value for value in found.graph.inputs if not value.uses()]:
@@ -104,8 +108,8 @@ def _quantized(model: ir.Model, before: ir.Node, source: ir.Value) -> tuple[ir.V
     made: list[ir.Node] = []
 
     def op(kind: str, inputs: list[ir.Value], what: str, **attributes: int) -> ir.Value:
-        made.append(ir.node(kind, inputs, attributes, name=f"{source.name}.{what}"))
-        made[-1].outputs[0].name = f"{source.name}.{what}"
+        made.append(ir.node(kind, inputs, attributes, name=f"{source.name}.tokens.{what}"))
+        made[-1].outputs[0].name = f"{source.name}.tokens.{what}"
         return made[-1].outputs[0]
 
     def constant(name: str, value: object, dtype: type) -> ir.Value:

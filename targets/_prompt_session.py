@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._decoder_graph import LENGTHS, POSITIONS, TOTAL
+from ._decoder_graph import COUNTS, LENGTHS, POSITIONS, TOTAL
 from ._onnxruntime import OnnxRuntimeSession
 
 if TYPE_CHECKING:
@@ -43,22 +43,33 @@ class PromptReader(OnnxRuntimeSession):
         """As OnnxRuntimeSession; `weights` are the inputs that stand for weights."""
         super().__init__(folder, graph, provider, options, without=without)
         self._weights = weights
-        self._positions = any(port.name == POSITIONS for port in graph.inputs)
+        self._told = {port.name for port in graph.inputs}
 
-    def read(self, ids: Integers, length: int, bind_caches: Callable[[Any], None]) -> None:
-        """Put the tokens (n,) of one row, of which `length` are in its caches already, into its caches."""
+    def read(
+        self,
+        ids: Integers,
+        length: int,
+        bind_states: Callable[[Any], None],
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Put the tokens (n,) of one row, behind the `length` that its state holds, into it; `then` after each run."""
         for chunk in chunks(len(ids)):
             binding = self._engine.io_binding()
-            bind_caches(binding)
+            bind_states(binding)
             for name, array in self._weights.items():
                 binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
             begin, end = length + chunk.start, length + chunk.stop
             binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[None, chunk]))
-            binding.bind_cpu_input(LENGTHS, np.array([end - 1], np.int32))
-            binding.bind_cpu_input(TOTAL, np.array(end, np.int32))
-            if self._positions:
-                binding.bind_cpu_input(POSITIONS, np.arange(begin, end)[None])
+            told = {
+                LENGTHS: np.array([end - 1], np.int32),
+                TOTAL: np.array(end, np.int32),
+                POSITIONS: np.arange(begin, end)[None],
+                COUNTS: np.array([end - begin]),
+            }
+            for name in told.keys() & self._told:
+                binding.bind_cpu_input(name, told[name])
             self._engine.run_with_iobinding(binding)
+            then()
 
 
 def chunks(count: int) -> Iterator[slice]:

@@ -4,8 +4,8 @@ Its RNN, GRU and LSTM take float weights. An LSTM with int8 weights, one scale f
 DynamicQuantizeLSTM, which computes in int8. Anything else is multiplied out once, when the session opens: ONNX Runtime
 folds a Cast and a Mul of constants, but never a DequantizeLinear, which it would compute anew for every step.
 
-    guarded x ─ Concat ─┐                                      x ── counts ─┐
-    int8 ─ DequantizeLinear ─ Concat ─ LSTM       ->           int8 turned ─ DynamicQuantizeLSTM ─ Where ─ c
+    guarded x ─ Concat ─┐                                      x ───────────┐
+    int8 ─ DequantizeLinear ─ Concat ─ LSTM       ->           int8 turned ─ DynamicQuantizeLSTM
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CELLS = ("RNN", "GRU", "LSTM")
 DOMAIN = "com.microsoft"
-FLOAT, INT32 = 1, 6  # of ONNX's data types
+FLOAT = 1  # of ONNX's data types
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,10 @@ def _integer(model: ir.Model, node: ir.Node, inputs: Rows, states: Rows) -> None
     draft, (x, _, _, bias, *rest) = _Draft(model, node), [*node.inputs, None][: max(4, len(node.inputs))]
     direction = node.attributes["direction"].as_string() if "direction" in node.attributes else "forward"
     counts, *into = [*rest, None, None, None][:3]
-    if inputs.guarded:
+    if inputs.guarded:  # which `heed_counts` makes good
         guard = x.producer() if x is not None else None
         assert guard is not None
-        # ONNX Runtime heeds counts, but takes at least one step of each row.
-        one = graph.initializer(model, "count.one", np.array([1]))
-        x, counts = guard.inputs[0], draft.add("Cast", draft.add("Max", _counts(model), one), to=INT32)
+        x = guard.inputs[0]
     weights, scales = zip(*(_turned(model, rows) for rows in (inputs, states)))
     zero = graph.initializer(model, f"{node.name}.zero", np.zeros(states.shape[:2], np.int8))
     made = draft.several(
@@ -120,13 +118,7 @@ def _integer(model: ir.Model, node: ir.Node, inputs: Rows, states: Rows) -> None
         {"hidden_size": states.shape[2], "direction": direction},
         outputs=3,
     )
-    *others, cell = made
-    if inputs.guarded:
-        none = graph.initializer(model, "count.none", np.array([0]))
-        last = graph.initializer(model, "count.axis", np.array([-1]))
-        some = draft.add("Unsqueeze", draft.add("Greater", _counts(model), none), last)
-        cell = draft.add("Where", some, cell, into[1])
-    for old, new in zip(node.outputs, [*others, cell], strict=False):
+    for old, new in zip(node.outputs, made, strict=False):
         draft.replace(old, new)
     model.graph.opset_imports[DOMAIN] = 1
 
@@ -137,10 +129,6 @@ def _turned(model: ir.Model, rows: Rows) -> tuple[ir.Value, ir.Value]:
     turned = np.ascontiguousarray(rows.numbers.const_value.numpy().transpose(0, 2, 1))
     scale = graph.initializer(model, f"{rows.numbers.name}.scale.row", rows.scales[..., 0])
     return graph.initializer(model, f"{rows.numbers.name}.turned", turned), scale
-
-
-def _counts(model: ir.Model) -> ir.Value:
-    return next(value for value in model.graph.inputs if value.name == "counts")
 
 
 class _Draft:

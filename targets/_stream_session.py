@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     # From what is read and what is written, by the ports' names, to what runs the graph once.
     Bind = Callable[[Mapping[str, Array], Mapping[str, Array]], Callable[[], None]]
 
+COUNTS = "counts"  # int64 (batch,): how many steps of each row are real
 SHAPES = 4  # that a state keeps prepared: single steps, chunks, and the rest of one
 
 
@@ -68,6 +69,7 @@ class StreamSession:
         inside = {cell.into for cell in self._cells.cells} | {cell.out for cell in self._cells.cells}
         self._feeds = replace(graph, inputs=tuple(port for port in graph.inputs if port.name not in inside))
         self._names = tuple(port.name for port in self._feeds.inputs)
+        self._counted = COUNTS in self._names
         self._results = tuple(port for port in graph.outputs if port.name not in inside)
         known = {axis for port in self._feeds.inputs for axis in port.shape}
         for port in self._results:
@@ -95,6 +97,8 @@ class StreamSession:
             bound = self._bound(state, feeds)
             for array, name in zip(bound.feeds, self._names):
                 array[...] = feeds[name]
+            if self._counted and np.count_nonzero(feeds[COUNTS]) < state.batch:
+                raise InputError("a row of counts is 0", hint="leave out rows that nothing is new of")
             bound.runs[state.fixed.now]()
             state.fixed.now = 1 - state.fixed.now
             return bound.outputs, state

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import device
 from edgekit.core import Availability, Graph, Recipe, Session, check_options
+from edgekit.errors import UnsupportedError
 
 from ._decoder_graph import MASK
 from ._decoder_session import DecoderSession
+from ._kv_int8_session import Int8DecoderSession, is_quantized
 from ._large_pages import large_pages
 from ._onnxruntime import OnnxRuntimeSession
 from ._plain_decoder import PlainDecoderSession
@@ -35,8 +37,10 @@ PROVIDER = "CPUExecutionProvider"
 INTEGER = {"avx512_vnni", "avx_vnni", "asimddp"}
 # Its CPU kernel adds and normalizes one number at a time; the two nodes that it replaces are vectorized.
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
-# What a bundle may set, with ONNX Runtime's names.
+KV_CACHE = "kv_cache"  # what keys and values are kept in: the graph is made for it
+# What a bundle may set, with ONNX Runtime's names but for the first.
 OPTIONS = {
+    KV_CACHE: ("float32", "int8"),
     "enable_cpu_mem_arena": ("0", "1"),
     "session.disable_prepacking": ("0", "1"),
     "session.force_spinning_stop": ("0", "1"),
@@ -55,9 +59,13 @@ def probe() -> Availability:
     return Availability("cpu", False, "ONNX Runtime", "", "onnxruntime is not installed", "pip install onnxruntime")
 
 
-def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
-    """The portable graph in the form that ONNX Runtime runs fastest; in place."""
+def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None = None) -> ir.Model:
+    """The portable graph in the form that ONNX Runtime runs fastest; in place.
+
+    Raises UnsupportedError where the `options` want caches in 8 bits that cannot be.
+    """
     from ._decoder_graph import group_queries, is_decoder, is_shareable
+    from ._kv_int8_graph import quantize_caches
     from ._nbits import transposed_tables
 
     if is_decoder(model):
@@ -66,12 +74,19 @@ def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
         transposed_tables(model)
     else:
         from ._recurrent import quantized_cells
+        from ._recurrent_lengths import heed_counts
 
         quantized_cells(model)
+        heed_counts(model)
         if recipe.activations == "int8":
             from ._integer import integer_matmuls
 
             integer_matmuls(model)
+    if (options or {}).get(KV_CACHE) == "int8":
+        quantize_caches(model)
+        if prompt(model) is None:
+            hint = "export it in int4 or int8, or without kv_cache=int8"
+            raise UnsupportedError("caches in 8 bits are filled by a form that needs weights in blocks", hint=hint)
     return model
 
 
@@ -99,6 +114,7 @@ def open(
 
     check_options(options or {}, OPTIONS, "cpu")
     entries: dict[str, str] = {"session.force_spinning_stop": "1", **(options or {})}
+    entries.pop(KV_CACHE, None)  # what the graph's ports say
     config = ort.SessionOptions()
     config.intra_op_num_threads = threads
     config.inter_op_num_threads = 1
@@ -121,6 +137,8 @@ def open(
         if graph.prompt is not None:
             weights = prepare(folder, graph, threads, cache)
             reader = PromptReader(folder, graph.prompt, PROVIDER, config, SLOW_FUSIONS, weights)
+            if is_quantized(graph):
+                return Int8DecoderSession(folder, graph, PROVIDER, config, SLOW_FUSIONS, reader)
         return DecoderSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS, reader=reader)
 
 

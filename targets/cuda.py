@@ -56,7 +56,7 @@ def probe() -> Availability:
     return Availability("cuda", True, engine, installed)
 
 
-def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
+def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None = None) -> ir.Model:
     """An encoder stays as it is: int8 weights are unpacked by the GPU as it runs, and it computes in float32.
 
     A decoder shares its caches, multiplies with blocks of int8 and int4 as they are, and computes in 16 bits; in place.

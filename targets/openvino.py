@@ -52,7 +52,7 @@ def probe() -> Availability:
         return Availability("openvino", False, "OpenVINO", "", why, hint)
 
 
-def compile(model: ir.Model, recipe: Recipe) -> ir.Model:
+def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None = None) -> ir.Model:
     """The portable graph is what OpenVINO reads, but for rotary positions, which its cache would spoil; in place."""
     write_out_rotary(model)
     return model

@@ -119,17 +119,17 @@ def follow(tiny: Opened, state: Any, texts: list[list[int]], more: Sequence[Sequ
     return state
 
 
-def walk(tiny: Opened, seed: int, go: Callable[..., Any] = follow, *, empty: bool = True) -> None:
+def walk(tiny: Opened, seed: int, go: Callable[..., Any] = follow, *, empty: bool = True, cuts: bool = True) -> None:
     """Cut, pick, save, fork and go on in any order; `go` holds what comes out against the text computed anew.
 
-    `empty`: states without any token are cut and picked too.
+    `empty`: states without any token are cut and picked too. `cuts`: anywhere, not only to nothing.
     """
     draw, session = np.random.default_rng(seed), tiny.session
     state, texts = session.start(2, 1), list[list[int]]([[], []])
     for step in range(14):
         match draw.integers(0, 5) if step or empty else 4:
             case 0:
-                kept = [int(draw.integers(0, len(text) + 1)) for text in texts]
+                kept = [int(draw.integers(0, len(text) + 1)) if cuts else 0 for text in texts]
                 state, texts = session.trim(state, kept), [text[:keep] for text, keep in zip(texts, kept)]
             case 1:
                 picked = draw.integers(0, len(texts), draw.integers(1, 4)).tolist()
@@ -145,16 +145,17 @@ def walk(tiny: Opened, seed: int, go: Callable[..., Any] = follow, *, empty: boo
         state = go(tiny, state, texts, drawn(draw, [1] * len(texts)))
 
 
-def interrupt(tiny: Opened) -> None:
+def interrupt(tiny: Opened, go: Callable[..., Any] = follow, *, cuts: bool = True) -> None:
     """A step that makes the caches grow and takes out what was cut off, interrupted wherever Python hears a signal, in
-    turn: the state is what it was, or it holds nothing, or it says that it is lost.
+    turn: the state is what it was, or it holds nothing, or it says that it is lost. `cuts`: there is something cut off.
     """
     long, more = drawn(np.random.default_rng(3), [80, 83])
     for place in itertools.count():
-        state = tiny.session.trim(tiny.session.run(padded([long]))[1], [7])
+        state = tiny.session.run(padded([long if cuts else long[:7]]))[1]
+        tiny.session.trim(state, [7])
         if not interrupted_at(place, "edgekit.targets.", partial(tiny.session.run, padded([more]), state)):
             break
         with suppress(StateError):
             tiny.session.trim(state, [7])
-            follow(tiny, state, [long[:7]], [[5]])
+            go(tiny, state, [long[:7]], [[5]])
     assert place > 20

@@ -337,14 +337,30 @@ def test_a_config_alone_makes_a_bundle_that_says_so(tmp_path: Path, folder: Path
 
 @pytest.mark.parametrize("target", HERE)
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
-def test_the_zoos_speaker_says_numbers_that_it_never_saw(
-    exported: Callable[..., Path], target: str, precision: str
+@pytest.mark.parametrize("name", ["speaker", "teller"])
+def test_the_zoo_says_numbers_that_it_never_saw(
+    exported: Callable[..., Path], name: str, target: str, precision: str
 ) -> None:
-    test = zoo.heldout("speaker", "text-generation")
-    made = exported("zoo:speaker", targets=HERE, precision=("fp32", "int8", "int4"))
+    test = zoo.heldout(name, "text-generation")
+    made = exported(f"zoo:{name}", targets=HERE, precision=("fp32", "int8", "int4"))
     with edgekit.load(made, target=target, precision=precision) as opened:
         said = [answer.text for answer in opened.run(test.inputs[:100])]
     assert METRICS[test.metric](test.expected[:100], said) >= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_the_zoos_speaker_says_the_same_from_caches_in_8_bits(exported: Callable[..., Path], precision: str) -> None:
+    """Token by token, and no number wrong that is right from caches in float32; the gate loses hardly more."""
+    test, said, losses = zoo.heldout("speaker", "text-generation"), [], []
+    for options in ({}, {"cpu": {"kv_cache": "int8"}}):
+        made = exported("zoo:speaker", targets=["cpu"], precision=("int8", "int4"), engine_options=options)
+        with edgekit.load(made, precision=precision) as opened:
+            assert opened.variant.options == options.get("cpu", {})
+            said.append([answer.text for answer in opened.run(test.inputs[:200])])
+            losses.append(opened.variant.measured["loss"])
+    assert METRICS[test.metric](test.expected[:200], said[1]) >= METRICS[test.metric](test.expected[:200], said[0])
+    assert losses[1] <= losses[0] + 2e-3
 
 
 def test_an_option_that_is_refused_leaves_a_session_as_it_was(model: Model) -> None:

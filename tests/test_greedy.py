@@ -71,6 +71,7 @@ def turned(kind: str) -> Case:
 GRANITE = {"embedding_multiplier": 2.0, "attention_multiplier": 0.4, "residual_multiplier": 0.6, "logits_scaling": 0.5}
 CASES = {
     **{arch: Case(arch) for arch in ("gpt2", "llama", "qwen2", "qwen3", "phi3", "olmo2")},
+    **{arch: Case(arch) for arch in ("mamba", "mamba2", "falcon_mamba", "lfm2", "falcon_h1")},
     **{f"llama, {kind}": turned(kind) for kind in ROPES},
     "mistral": Case("mistral", {"sliding_window": WINDOW}, {"sliding_window": None}),
     "gemma3_text": Case(  # five layers with a window, one without, a rotation for each

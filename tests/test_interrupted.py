@@ -32,11 +32,14 @@ HELLO = [{"role": "user", "content": "one two"}]
 MORE = [{"role": "user", "content": "three"}]
 
 
-@pytest.fixture(scope="module", params=HERE)
+@pytest.fixture(scope="module", params=[(name, arch) for name in HERE for arch in ("llama", "lfm2")], ids="-".join)
 def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writer]:
-    """A model without a chat template: a session's turns go on from one another as texts."""
-    folder, target = tmp_path_factory.mktemp("writer"), registry.find("targets", request.param)
-    config = config_of("llama")
+    """A model without a chat template: a session's turns go on from one another as texts. One has nothing but caches,
+    which can be cut; the other also has states of a fixed size, which cannot go back.
+    """
+    name, arch = request.param
+    folder, target = tmp_path_factory.mktemp("writer"), registry.find("targets", name)
+    config = config_of(arch)
     source = folder_of(folder / "source", config)
     # Weights that spread widely make answers that no two texts have in common.
     wide = {name: array * (3 if array.ndim == 2 else 1) for name, array in tensors(source).items()}
@@ -47,7 +50,7 @@ def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     tiny_chat.make_tokenizer().save(str(folder / "tokenizer.json"))
     told = {"context_length": CONTEXT, "vocab_size": 320, "eos_ids": [1]}
     session = target.open(folder, compiled, Recipe(), threads=1)
-    yield Writer(session, chat.open(folder, told), told, f"{request.param} of a test")
+    yield Writer(session, chat.open(folder, told), told, f"{name} of a test")
     session.close()
 
 

@@ -14,9 +14,9 @@ import small_bundles
 
 import edgekit
 from edgekit import bundle as bundles
+from edgekit.choosing import choose
 from edgekit.core import Recipe, Variant
 from edgekit.errors import BundleError, ClosedError, DeviceError, InputError, UnsupportedError, UsageError
-from edgekit.model import choose
 
 TEXTS = ["one", "two and a half", "", "three"]
 
@@ -86,6 +86,8 @@ def test_other_tasks_have_their_methods(tmp_path: Path) -> None:
     with edgekit.load(small_bundles.make(tmp_path / "c.ek", "text-classification")) as model:
         assert [label.label for label in model.classify("x", top_k=1)] != []
         assert len(model.classify(["x", "y"])) == 2
+        with pytest.raises(UsageError, match="texts have no timestamps"):
+            model.classify("x", timestamps=[1])
         with pytest.raises(UnsupportedError, match=r"no embed\(\)") as caught:
             model.embed("x")
         assert "classify" in caught.value.hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import subprocess
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer
 import edgekit
 from edgekit import hfconfig, hub, source, zoo
 from edgekit.errors import BundleError, EdgeKitError, SourceError, UnsupportedError, UsageError
+from edgekit.exporters._config import Config
 
 CONFIG: dict[str, Any] = {"model_type": "tiny-arch", "hidden_size": 4}
 
@@ -268,6 +270,15 @@ HOSTILE = {
     "text_config": {"hidden_size": 2, "attn_implementation": "evil/kernel", "use_kernels": True},
     "parts": [{"auto_map": {}, "depth": 1}],
 }
+
+
+def test_infinity_is_kept_as_transformers_writes_it(tmp_path: Path) -> None:
+    """Both ways: the Mamba-2 configs on the hub hold Python's own."""
+    for limit in ('{"__float__": "Infinity"}', "Infinity"):
+        (tmp_path / "config.json").write_text(f'{{"model_type": "mamba2", "time_step_limit": [0.0, {limit}]}}')
+        config, removed = hfconfig.read(tmp_path / "config.json")
+        assert Config(config).numbers("time_step_limit", 2, most=math.inf) == [0.0, math.inf]
+        assert not removed
 
 
 def test_what_steers_is_struck_out_by_name(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def read(name: str, file: str) -> Any:
 
 
 def test_the_zoo_is_small_and_not_empty() -> None:
-    assert {"motor", "parity", "speaker", "spotter", "tide"} <= set(zoo.names())
+    assert {"motor", "parity", "speaker", "spotter", "teller", "tide"} <= set(zoo.names())
     assert all(size(name) <= 1.5 * MEGABYTE for name in zoo.names())
     assert sum(map(size, zoo.names())) <= 8 * MEGABYTE
 
@@ -152,6 +152,7 @@ def test_using_the_zoo_brings_no_numpy_of_its_own_and_no_torch() -> None:
         "assert zoo.score(held, held.expected) == 1.0;"
         "import edgekit.zoo.motor.recipe, edgekit.zoo.tide.recipe;"
         "import edgekit.zoo.parity.recipe, edgekit.zoo.speaker.recipe, edgekit.zoo.spotter.recipe;"
+        "import edgekit.zoo.teller.recipe;"
         "sys.exit(', '.join({'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules)) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -168,7 +169,9 @@ def test_tokenizer_reads_every_held_out_text(name: str) -> None:
     encodings = tokenizer.encode_batch([*held.inputs, *held.calibration])
     assert tokenizer.encode("☃").tokens.count(names["unk_token"]) == 1
     assert all(names["unk_token"] not in encoding.tokens for encoding in encodings)
-    assert max(len(encoding.ids) for encoding in encodings) <= config["max_position_embeddings"]
+    assert max(len(encoding.ids) for encoding in encodings) <= config.get(
+        "max_position_embeddings", names["model_max_length"]
+    )
     assert tokenizer.get_vocab_size() == config["vocab_size"]
     for text, encoding in zip(held.inputs, encodings):
         letters = "".join(text[start:end] for start, end in encoding.offsets)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from built_decoders import build, config_of, folder_of
 from opened_decoder import drawn, padded
 from tiny_decoder import TABLE, VOCABULARY, Shape, write
 
@@ -38,8 +39,12 @@ class Twins:
 
 
 def packed(folder: Path, shape: Shape) -> Graph:
+    return forms(folder, write(folder, shape))
+
+
+def forms(folder: Path, noun: Graph) -> Graph:
     """The decoder in the cpu's forms, with its weights in a file of their own, as in a bundle."""
-    noun, target = write(folder, shape), registry.find("targets", "cpu")
+    target = registry.find("targets", "cpu")
     model = target.compile(graph.load(folder / noun.path), Recipe())
     prompt = target.prompt(model)
     graph.pack({"model.onnx": model} | ({"prompt.onnx": prompt} if prompt else {}), folder)
@@ -51,10 +56,19 @@ def opened(folder: Path, noun: Graph, cache: Path | None = None) -> Any:
     return registry.find("targets", "cpu").open(folder, noun, Recipe(), threads=2, cache=cache)
 
 
-@pytest.fixture(scope="module", params=["int4", "int8"])
+@pytest.fixture(scope="module", params=["int4", "int8", "mamba", "mamba2", "falcon_h1"])
 def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    """Attention alone, in blocks of both kinds; states of a fixed size alone; and both."""
     folder = tmp_path_factory.mktemp("blocks")
-    noun = packed(folder, replace(BLOCKS, weights=request.param))
+    if request.param in ("int4", "int8"):
+        noun = packed(folder, replace(BLOCKS, weights=request.param))
+    else:
+        changes = {"vocab_size": VOCABULARY, "hidden_size": 128, "max_position_embeddings": TABLE, "mamba_d_ssm": 96}
+        changes |= {"num_heads": 16} if request.param == "mamba2" else {}
+        source = folder_of(folder / "source", config_of(request.param, **changes))
+        noun = build(source, folder, Recipe("int4", group_size=32, method="rtn"))
+        (folder / noun.path).rename(folder / "portable.onnx")
+        noun = forms(folder, replace(noun, path="portable.onnx"))
     found = Twins(folder, noun, opened(folder, noun), opened(folder, replace(noun, prompt=None)))
     yield found
     found.reading.close()
@@ -190,27 +204,27 @@ def test_learned_positions_are_read_too(tmp_path: Path, draw: np.random.Generato
 # ---- the weights
 
 
-def exact(folder: Path, noun: Graph) -> dict[str, Any]:
-    """Every matrix as the portable graph means it, float32, by the name of its input."""
+def exact(folder: Path, noun: Graph) -> dict[tuple[str, str], Any]:
+    """Every matrix as the portable graph means it, float32, by the names of its numbers and its scales."""
     from onnx import load, numpy_helper
 
     model = load(folder / "portable.onnx")
     tensors = {tensor.name: numpy_helper.to_array(tensor).astype(np.float32) for tensor in model.graph.initializer}
     assert noun.prompt is not None
-    names = [port.name.removesuffix(VALUES) for port in noun.prompt.inputs if port.name.endswith(VALUES)]
-    made = {}
-    for name in names:
-        scale = tensors[name.replace(".weight", ".scale")]
-        made[name] = tensors[name] * np.repeat(scale, len(tensors[name]) // len(scale), 0)
-    return made
+    names = {port.name.removesuffix(VALUES) for port in noun.prompt.inputs if port.name.endswith(VALUES)}
+    pairs = {tuple(node.input[:2]) for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return {
+        (name, scale): tensors[name] * np.repeat(tensors[scale], len(tensors[name]) // len(tensors[scale]), 0)
+        for name, scale in pairs
+        if name in names
+    }
 
 
 def test_weights_are_the_blocks_in_steps_of_their_output(twins: Twins) -> None:
     made, truth = prepare(twins.folder, twins.graph, 2, None), exact(twins.folder, twins.graph)
-    assert len(truth) == len(made) // 2 >= 9
-    for name, wanted in truth.items():
-        values = made[f"{name}{VALUES}"]
-        scales = made[f"{name.replace('.weight', '.scale')}{SCALES}"]
+    assert len(truth) == len(made) // 2 >= 3
+    for (name, scale), wanted in truth.items():
+        values, scales = made[f"{name}{VALUES}"], made[f"{scale}{SCALES}"]
         np.testing.assert_allclose(scales, np.abs(wanted).max(0) / 127, rtol=1e-6)
         assert values.dtype == np.int8
         assert np.abs(values * scales - wanted).max() <= 0.5001 * scales.max()

@@ -130,6 +130,8 @@ def test_rows_of_different_length(tmp_path: Path) -> None:
     outputs, _ = session.run({"x": more, "counts": np.ones(3, np.int64)}, state)
     for row, one, count, last in zip(outputs["y"], series, counts, more):
         np.testing.assert_allclose(row[0], whole(np.concatenate([one[:count], last]))[-1], atol=CLOSE)
+    with pytest.raises(InputError, match="a row of counts is 0"):
+        session.run({"x": more, "counts": np.array([1, 0, 1])}, state)
     with pytest.raises(InputError, match="2 of 'batch', and another input 3"):
         session.run({"x": series, "counts": np.ones(2, np.int64)}, state)
     session.close()

@@ -1,0 +1,1 @@
+"""zoo:teller: says numbers in words, as zoo:speaker does, without attention. Loads nothing."""

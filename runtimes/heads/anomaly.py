@@ -1,0 +1,69 @@
+"""Scores of a recurrent model, and which of them are too high.
+
+Settings read from the bundle, besides those of `_series`:
+    threshold  a score above it is flagged; None: the model does not say, and nothing is flagged unless the caller does
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import BundleError, InputError
+
+from ._series import check, last_or_all, names, restored
+from ._series import compare as compare
+from ._series import numbers as numbers
+
+if TYPE_CHECKING:
+    from edgekit.core import Floats
+
+METHODS = ("detect_anomalies",)
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """How unusual a sample is, and whether that is too much."""
+
+    score: float
+    flagged: bool
+
+
+def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, checked. Raises BundleError."""
+    if len(names(settings)) != 1:
+        raise BundleError(f"{len(settings['outputs'])} anomaly scores a sample, not one", hint="export the model again")
+    threshold = settings.get("threshold")
+    if threshold is not None and not _is_threshold(threshold):
+        raise BundleError(f"threshold is {threshold!r}, not a score", hint="export the model again")
+    return check(settings, 1)
+
+
+def results(y: Floats, settings: Mapping[str, Any], *, threshold: float | None = None) -> list[Anomaly]:
+    """Scores (n, 1) of n steps as Anomaly. `threshold` takes the place of the model's own.
+
+    Raises InputError, VerificationError.
+    """
+    if threshold is not None and not _is_threshold(threshold):
+        raise InputError(f"threshold is {threshold!r}", hint="give the score above which a sample is flagged")
+    limit = settings.get("threshold") if threshold is None else threshold
+    limit = math.inf if limit is None else limit
+    return [Anomaly(score, score > limit) for score in restored(y, settings)[:, 0].tolist()]
+
+
+def answers(
+    numbers: Sequence[Floats],
+    encodings: Sequence[object],
+    settings: Mapping[str, Any],
+    *,
+    threshold: float | None = None,
+) -> list[Any]:
+    """For each series an Anomaly a sample, or one where it has one result. Raises InputError, VerificationError."""
+    return [last_or_all(results(y, settings, threshold=threshold), settings) for y in numbers]
+
+
+def _is_threshold(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

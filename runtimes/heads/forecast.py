@@ -1,0 +1,86 @@
+"""Results of a recurrent model as what comes next, in the user's units, with the range that it expects.
+
+Settings read from the bundle, besides those of `_series`:
+    horizon    how many steps ahead a result reaches; default 1
+    quantiles  the levels that the graph gives, rising; None: one number each, and no range
+A result of the graph has horizon x outputs x quantiles numbers, the quantiles next to each other. `denormalize` has one
+mean and deviation an output, or one for each of these numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.errors import BundleError
+
+from ._series import check, names, restored
+from ._series import compare as compare
+from ._series import numbers as numbers
+
+if TYPE_CHECKING:
+    from edgekit.core import Floats
+
+METHODS = ("forecast",)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forecast:
+    """What comes next: each float32 (horizon, outputs). `values` are the median where there are quantiles.
+
+    `low` and `high` are the lowest and the highest quantile, None where there is no range; `quantiles` are all, by
+    level.
+    """
+
+    values: Floats
+    low: Floats | None = None
+    high: Floats | None = None
+    quantiles: Mapping[float, Floats] = field(default_factory=dict)
+
+
+def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, checked. Raises BundleError."""
+    horizon, levels = settings.get("horizon", 1), settings.get("quantiles") or []
+    if type(horizon) is not int or horizon < 1:
+        raise BundleError(f"horizon is {horizon!r}, not a number of steps", hint="export the model again")
+    rising = isinstance(levels, list) and all(type(level) is float and 0 < level < 1 for level in levels)
+    if not rising or levels != sorted(set(levels)):
+        raise BundleError(f"quantiles are {levels!r}, not levels from 0 to 1, rising", hint="export the model again")
+    each, outputs = max(1, len(levels)), len(names(settings))
+    known = {**settings, "horizon": horizon, "quantiles": levels}
+    known["denormalize"] = _repeated(settings.get("denormalize"), outputs, each, horizon)
+    return check(known, horizon * outputs * each)
+
+
+def results(y: Floats, settings: Mapping[str, Any]) -> list[Forecast]:
+    """A Forecast for each of n steps, from results (n, horizon x outputs x quantiles). Raises VerificationError."""
+    levels, shape = settings["quantiles"], (len(y), settings["horizon"], len(settings["outputs"]), -1)
+    return [_forecast(row, levels) for row in restored(y, settings).reshape(shape)]
+
+
+def answers(numbers: Sequence[Floats], encodings: Sequence[object], settings: Mapping[str, Any]) -> list[Forecast]:
+    """For each series what comes after its end. Raises VerificationError."""
+    return [results(y[-1:], settings)[0] for y in numbers]
+
+
+def _forecast(row: Floats, levels: Sequence[float]) -> Forecast:
+    """From (horizon, outputs, quantiles)."""
+    if not levels:
+        return Forecast(row[..., 0])
+    median = min(range(len(levels)), key=lambda place: abs(levels[place] - 0.5))
+    low, high = (row[..., 0], row[..., -1]) if len(levels) > 1 else (None, None)
+    return Forecast(row[..., median], low, high, {level: row[..., place] for place, level in enumerate(levels)})
+
+
+def _repeated(told: Any, outputs: int, each: int, horizon: int) -> Any:
+    """What is said of each output, said of each result; anything else as it is."""
+    try:
+        if any(len(told[part]) != outputs for part in ("mean", "std")):
+            return told
+        return {part: np.tile(np.repeat(told[part], each), horizon).tolist() for part in ("mean", "std")}
+    except (TypeError, KeyError):
+        return told

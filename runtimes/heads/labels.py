@@ -1,0 +1,52 @@
+"""Logits of a recurrent model to labels with scores, a step or a series at a time.
+
+Settings read from the bundle: `per` as in `_series`; `labels` and `problem` as in `classes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.core import Measure
+
+from . import classes
+from ._series import check, last_or_all, restored
+from ._series import numbers as numbers
+from .classes import Label as Label
+
+if TYPE_CHECKING:
+    from edgekit.core import Floats
+
+METHODS = ("classify",)
+
+
+def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, checked. Raises BundleError."""
+    found = classes.open(folder, {"output": "y", **settings})
+    return check({**found, "denormalize": None}, len(found["labels"]))
+
+
+def results(y: Floats, settings: Mapping[str, Any], *, top_k: int | None = None) -> list[list[Label]]:
+    """For each of n steps, logits (n, labels), all labels or the `top_k` best, best first.
+
+    Raises InputError if `top_k` is below one, VerificationError for a logit that is not finite.
+    """
+    return classes.answers(restored(y, settings), (), settings, top_k=top_k)
+
+
+def answers(
+    numbers: Sequence[Floats], encodings: Sequence[object], settings: Mapping[str, Any], *, top_k: int | None = None
+) -> list[Any]:
+    """For each series a list of Label, best first; where each step has one, a list of these. Raises as `results`."""
+    return [last_or_all(results(y, settings, top_k=top_k), settings) for y in numbers]
+
+
+def compare(
+    reference: Sequence[Floats], candidate: Sequence[Floats], settings: Mapping[str, Any] | None = None
+) -> Measure:
+    """The share of results with the same answer, as `classes.compare` has it, over all steps of all series."""
+    return classes.compare(np.concatenate(list(reference)), np.concatenate(list(candidate)), settings)
