@@ -46,7 +46,7 @@ class Given:
         model, settled = _load(source)
         if recipe.weights in QUANTIZED:
             say("quantizing")
-            quantize(model, recipe)
+            quantize(model, recipe, say)
         ir.save(model, path, external_data=path.with_suffix(".bin").name)
         if (source.folder / PROOF).is_file():
             shutil.copyfile(source.folder / PROOF, path.with_name(PROOF))

@@ -41,7 +41,7 @@ def build(source: Source, plan: Plan, recipe: Recipe, path: Path, say: Callable[
     """
     weights, biased = _open(source, plan)
     with Draft(path) as draft:
-        states = _Body(draft, plan, Tensors(draft, plan, weights, recipe, biased), say).write()
+        states = _Body(draft, plan, Tensors(draft, plan, weights, recipe, biased, say), say).write()
         draft.write(source.arch)
     return Graph("model", path.name, tuple(draft.inputs), tuple(draft.outputs), states)
 

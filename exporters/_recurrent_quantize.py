@@ -6,6 +6,7 @@ an RNN, a GRU, an LSTM or a MatMul multiplies by.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,8 @@ SMALLEST = 1024  # numbers: a smaller matrix costs more to quantize than it save
 OPSET = 21  # the first with blocks
 
 
-def quantize(model: ir.Model, recipe: Recipe) -> None:
-    """Every weight as `recipe` says, in place; rows that its blocks do not divide have one scale, in int8.
+def quantize(model: ir.Model, recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Every weight as `recipe` says, in place; rows that blocks do not divide have one scale, in int8, which is said.
 
     Raises UnsupportedError for a graph that is too old to hold such weights.
     """
@@ -39,11 +40,11 @@ def quantize(model: ir.Model, recipe: Recipe) -> None:
         )
     for node in list(model.graph):
         for place in (1, 2) if node.op_type in CELLS else (1,) if node.op_type == "MatMul" else ():
-            _weight(model, node, place, recipe)
+            _weight(model, node, place, recipe, say)
     RemoveUnusedNodesPass()(model)
 
 
-def _weight(model: ir.Model, node: ir.Node, place: int, recipe: Recipe) -> None:
+def _weight(model: ir.Model, node: ir.Node, place: int, recipe: Recipe, say: Callable[[str], None]) -> None:
     import onnx_ir as ir
 
     weight = node.inputs[place]
@@ -59,6 +60,8 @@ def _weight(model: ir.Model, node: ir.Node, place: int, recipe: Recipe) -> None:
     said, inputs = recipe.overrides.get(str(weight.name), recipe.weights), rows.shape[1]
     block = recipe.group_size or inputs
     if inputs % block or block % 2:
+        if said == "int4":
+            say(f"{weight.name}: rows of {inputs} are not made of blocks of {block}, so they are held in int8")
         said, block = "int8", inputs
     name = f"{weight.name}.{said}"
     values, scale = blocks.quantize(np.ascontiguousarray(rows), blocks.BITS[said], block, 1)

@@ -6,6 +6,7 @@ a row. Knows nothing of the graph's shape.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,11 +34,14 @@ class Tensors:
     """Reads each tensor once and writes it to the draft.
 
     A recipe's `skip` and `overrides` go by the names of the weights in their files. Where blocks do not divide a row,
-    it has one scale, in int8. `biased`: the head has a bias.
+    it has one scale, in int8, which is said. `biased`: the head has a bias.
     """
 
-    def __init__(self, draft: Draft, plan: Plan, weights: Weights, recipe: Recipe, biased: bool) -> None:
+    def __init__(
+        self, draft: Draft, plan: Plan, weights: Weights, recipe: Recipe, biased: bool, say: Callable[[str], None]
+    ) -> None:
         self.draft, self.plan, self.weights, self.recipe, self.biased = draft, plan, weights, recipe, biased
+        self.say = say
         self._shapes = plan.shapes()
 
     def inputs(self, layer: Layer, *, guarded: bool) -> ir.Value:
@@ -126,4 +130,6 @@ class Tensors:
         said, block = recipe.overrides.get(name, recipe.weights), recipe.group_size or inputs
         if inputs % block == 0 and block % 2 == 0:
             return said, block
+        if said == "int4":
+            self.say(f"{name}: rows of {inputs} are not made of blocks of {block}, so they are held in int8")
         return ("int8" if said in QUANTIZED else said), inputs

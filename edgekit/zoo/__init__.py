@@ -31,15 +31,16 @@ _HOME = Path(__file__).parent
 class HeldOut:
     """One task of one model: inputs that its training never saw, and what is right.
 
-    One answer per input, as `edgekit.zoo.metrics` says for each metric: its label, its spans, its vector, or its text.
+    One answer per input, as `edgekit.zoo.metrics` says for each metric: its label, its spans, its vector, its text, its
+    steps' labels, or its numbers. An input is a text, or a series: a row of features for each step.
     """
 
     model: str
-    task: str  # "feature-extraction", "text-classification", "text-generation", "token-classification"
-    metric: str  # "recall@1", "accuracy", "exact_match", "span_f1"; always 0 to 1, higher is better
-    inputs: tuple[str, ...]
+    task: str  # "feature-extraction", "text-classification", "time-series-forecasting", …
+    metric: str  # one of `edgekit.zoo.metrics.METRICS`; always 0 to 1, higher is better
+    inputs: tuple[Any, ...]
     expected: tuple[Any, ...]
-    calibration: tuple[str, ...]  # training texts, for quantizers: neither in `inputs` nor made from held-out numbers
+    calibration: tuple[Any, ...]  # training inputs, for quantizers: neither in `inputs` nor made from held-out numbers
     trained: float  # the metric of the float32 weights under torch, as the recipe measured it
 
 
@@ -75,9 +76,9 @@ def heldout(name: str, task: str = "") -> HeldOut:
         model=name,
         task=task,
         metric=chosen["metric"],
-        inputs=tuple(data["inputs"]),
+        inputs=_frozen(data["inputs"]),
         expected=tuple(_frozen(row) for row in chosen["expected"]),
-        calibration=tuple(data["calibration"]),
+        calibration=_frozen(data["calibration"]),
         trained=_read(name, "card.json")["measured"][task],
     )
 

@@ -97,6 +97,45 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def recurrent(config: dict[str, Any]) -> Any:
+    """A recurrent module with a linear head, as `exporters/_recurrent.py` describes it: series (batch, time, features)
+    to results of every step."""
+    import torch
+
+    class Recurrent(torch.nn.Module):  # type: ignore[misc]  # torch is not looked into
+        def __init__(self) -> None:
+            super().__init__()
+            kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[config["model_type"]]
+            self.rnn = kind(config["input_size"], config["hidden_size"], config["num_layers"], batch_first=True)
+            count = len(config.get("labels") or config["outputs"])
+            count *= config.get("horizon", 1) * len(config.get("quantiles") or [0])
+            self.head = torch.nn.Linear(config["hidden_size"], count)
+            self.config = config
+
+        def forward(self, series: Any) -> Any:
+            return self.head(self.rnn(series)[0])
+
+    return Recurrent()
+
+
+def save_recurrent(model: Any, folder: Path) -> None:
+    """config.json and model.safetensors."""
+    from safetensors.torch import save_file
+
+    write_json(folder / "config.json", model.config)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)
+
+
+def read_recurrent(folder: Path) -> Any:
+    """What `save_recurrent` wrote, ready to be asked."""
+    from safetensors.torch import load_file
+
+    model = recurrent(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval()
+
+
 def write_json(path: Path, content: Any) -> None:
     """Readable JSON: long lists have a line per row, so that a change shows as the rows that changed."""
     path.parent.mkdir(parents=True, exist_ok=True)

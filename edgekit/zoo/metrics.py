@@ -51,9 +51,26 @@ def recall_at_1(expected: Sequence[int], answers: Any) -> float:
     return float(np.mean(best > nearness.max(axis=1)))
 
 
+def step_accuracy(expected: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]) -> float:
+    """How many labels are right, of one label per step of each input."""
+    pairs = [pair for want, got in zip(expected, answers, strict=True) for pair in zip(want, got, strict=True)]
+    return sum(want == got for want, got in pairs) / len(pairs)
+
+
+def r2(expected: Sequence[Sequence[float]], answers: Sequence[Sequence[float]]) -> float:
+    """The coefficient of determination over all numbers: 1 less the squared error by the squared distance from the
+    mean. 1 is right, 0 as good as saying the mean, and what is worse, NaN too, counts as 0."""
+    pairs = [pair for want, got in zip(expected, answers, strict=True) for pair in zip(want, got, strict=True)]
+    mean = sum(want for want, _ in pairs) / len(pairs)
+    error, spread = sum((want - got) ** 2 for want, got in pairs), sum((want - mean) ** 2 for want, _ in pairs)
+    return 1 - error / spread if error < spread else 0.0
+
+
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "accuracy": accuracy,
     "exact_match": exact_match,
     "span_f1": span_f1,
     "recall@1": recall_at_1,
+    "step_accuracy": step_accuracy,
+    "r2": r2,
 }

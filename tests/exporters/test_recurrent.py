@@ -11,6 +11,7 @@ import pytest
 import torch_recurrent as tiny
 
 from edgekit import graph as graphs
+from edgekit import registry
 from edgekit.core import Recipe
 from edgekit.quantize import blocks
 
@@ -197,7 +198,10 @@ def test_a_recipe_names_weights(tmp_path: Path) -> None:
 
 def test_rows_that_blocks_do_not_divide_are_held_in_int8(tmp_path: Path) -> None:
     source, modules = wide(tmp_path, "gru", input_size=27, hidden_size=52)
-    graph = tiny.build(source, Recipe(weights="int4", group_size=32, method="rtn"))
+    said: list[str] = []
+    recipe = Recipe(weights="int4", group_size=32, method="rtn")
+    graph = registry.exporter("gru").build(source, recipe, tmp_path / "model.onnx", said.append)
+    assert "rnn.weight_hh_l0: rows of 52 are not made of blocks of 32, so they are held in int8" in said
     model = graphs.load(tmp_path / graph.path)
     kinds = {name: value.dtype.name for name, value in model.graph.initializers.items() if name.endswith("l0")}
     assert kinds["rnn.weight_ih_l0"] == kinds["rnn.weight_hh_l0"] == "INT8"
