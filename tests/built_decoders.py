@@ -63,6 +63,15 @@ def architectures() -> list[str]:
     return [name for name in registry.names("exporters") if "text-generation" in exporter(name).tasks]
 
 
+def caching() -> list[str]:
+    """Those that hold nothing but keys and values."""
+    return [arch for arch in architectures() if not any(read(exporter(arch), _source(arch)).recurrent())]
+
+
+def _source(arch: str) -> Source:
+    return as_source(Path(), config_of(arch))
+
+
 def config_of(arch: str, **changes: Any) -> dict[str, Any]:
     """A config.json with small sizes, in transformers' common words."""
     return {"model_type": arch, **SIZES, **OWN.get(arch, {}), **changes}

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from built_decoders import architectures, build, config_of, folder_of, generate, prompts
+from built_decoders import build, caching, config_of, folder_of, generate, prompts
 from cuda_forms import CUDA, RECIPES, compiled
 from onnx import TensorProto, helper
 from opened_decoder import SHAPES, Opened, drawn, follow, padded, reference, walk
@@ -68,7 +68,7 @@ def test_every_wiring_is_right_in_prompts_chunks_and_steps(
 
 
 @pytest.mark.parametrize("precision", RECIPES)
-@pytest.mark.parametrize("arch", architectures())
+@pytest.mark.parametrize("arch", caching())
 def test_every_architecture_gives_what_the_portable_graph_gives(arch: str, precision: str, tmp_path: Path) -> None:
     source = folder_of(tmp_path / "source", config_of(arch))
     portable = build(source, tmp_path, RECIPES[precision] if precision in ("int8", "int4") else Recipe())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from built_decoders import architectures, build, config_of, folder_of, generate, prompts
+from built_decoders import build, caching, config_of, folder_of, generate, prompts
 from cuda_forms import CUDA, RECIPES, compiled, on_cpu
 from onnx import TensorProto, helper, numpy_helper
 from opened_decoder import SHAPES, Opened, drawn, follow, reference
@@ -58,7 +58,7 @@ def built(folder: Path, arch: str, precision: str) -> Any:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
-@pytest.mark.parametrize("arch", architectures())
+@pytest.mark.parametrize("arch", caching())
 def test_every_architecture_gives_what_the_portable_graph_gives(arch: str, precision: str, tmp_path: Path) -> None:
     portable = built(tmp_path, arch, precision)
     session = on_cpu(tmp_path, compiled(tmp_path, portable, precision))
@@ -103,7 +103,7 @@ def widened(model: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("arch", architectures())
+@pytest.mark.parametrize("arch", caching())
 def test_weights_in_bfloat16_give_nearly_what_they_gave(arch: str, tmp_path: Path) -> None:
     portable = built(tmp_path, arch, "bf16")
     noun = compiled(tmp_path, portable, "bf16")
@@ -120,7 +120,7 @@ def test_weights_in_bfloat16_give_nearly_what_they_gave(arch: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("precision", RECIPES)
-@pytest.mark.parametrize("arch", architectures())
+@pytest.mark.parametrize("arch", caching())
 def test_a_gpu_has_a_kernel_for_every_node(arch: str, precision: str, tmp_path: Path) -> None:
     noun = compiled(tmp_path, built(tmp_path, arch, precision), precision)
     onnx.checker.check_model(str(tmp_path / noun.path))
