@@ -83,7 +83,7 @@ def plan(
     usual = getattr(exporter, "group_sizes", None)
     recipes = [
         quantize.recipe(name, method=method, group_size=group_size, road=road, usual=usual)
-        for name in _precisions(precision, road)
+        for name in _precisions(precision, wanted.loop)
     ]
     loop = exporter.loop(found) if hasattr(exporter, "loop") else wanted.loop
     choices, left_out = _choices(_targets(targets), recipes, engine_options or {}, loop, given=bool(precision))
@@ -113,8 +113,8 @@ def _memory(traced: bool, size: int, largest: int) -> int:
     return 4 * size + 1_200_000_000
 
 
-def _precisions(asked: Sequence[str], road: str) -> list[str]:
-    usual = "int4" if road == "building" else "int8"
+def _precisions(asked: Sequence[str], loop: str) -> list[str]:
+    usual = "int4" if loop == "decode" else "int8"
     wanted = [usual if name == "auto" else name for name in asked] or [usual]
     return list(dict.fromkeys(wanted))
 

@@ -47,6 +47,13 @@ def test_without_options_every_target_of_this_machine_in_int8() -> None:
     assert made.disk_needed > made.weight_bytes
 
 
+@pytest.mark.parametrize(
+    ("model", "precision"), [("zoo:speaker", "int4"), ("zoo:teller", "int4"), ("zoo:motor", "int8")]
+)
+def test_language_models_are_int4_and_everything_else_int8(model: str, precision: str) -> None:
+    assert all(f"/{precision}-" in name for name in names(plan(model)))
+
+
 def test_the_task_is_the_one_that_the_weights_were_made_for(tmp_path: Path) -> None:
     assert plan("zoo:spotter").task == "token-classification"
     assert plan("zoo:parity", task="text-classification").head == "classes"
