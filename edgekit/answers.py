@@ -1,4 +1,4 @@
-"""What a model of the zoo answers to its held-out texts: as the zoo's metric wants it, and as a person reads it.
+"""What a model of the zoo answers to its held-out inputs: as the zoo's metric wants it, and as a person reads it.
 
 One entry a task in `ANSWER` and in `TELL`. Knows the fields of what the heads give; counts and times nothing.
 """
@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 EXAMPLES, WRONG = 6, 3  # shown, and how many of them may be wrong answers
 
-# What a model answers to each text, in the form that the zoo's metric takes.
-ANSWER: dict[str, Callable[[Model, Sequence[str]], Any]] = {
+# What a model answers to each text, or to each series, in the form that the zoo's metric takes.
+ANSWER: dict[str, Callable[[Model, Sequence[Any]], Any]] = {
     "text-classification": lambda model, texts: [found[0].label for found in model.classify(texts)],
     "feature-extraction": lambda model, texts: model.embed(texts),
     "token-classification": lambda model, texts: [
         [(span.start, span.end, span.label) for span in found] for found in model.tag(texts)
     ],
     "text-generation": lambda model, texts: [found.text for found in model.run(texts)],
+    "time-series-classification": lambda model, series: [
+        [step[0].label for step in found] for found in model.classify(list(series), top_k=1)
+    ],
+    "time-series-forecasting": lambda model, series: [
+        found.values[:, 0].tolist() for found in model.forecast(list(series))
+    ],
 }
 
 

@@ -63,8 +63,9 @@ def wordpiece(pieces: Sequence[str], max_length: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **names)
 
 
-def fit(model: Any, loss_at: Callable[[int], Any], *, steps: int, rate: float) -> None:
-    """Minimize `loss_at(step)` with AdamW; the learning rate warms up to `rate`, then falls along a cosine to zero."""
+def fit(model: Any, loss_at: Callable[[int], Any], *, steps: int, rate: float, decay: float = 0.01) -> None:
+    """Minimize `loss_at(step)` with AdamW and this weight decay; the learning rate warms up to `rate`, then falls along
+    a cosine to zero."""
     import torch
 
     warmup = max(1, steps // 20)
@@ -74,7 +75,7 @@ def fit(model: Any, loss_at: Callable[[int], Any], *, steps: int, rate: float) -
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, betas=(0.9, 0.98))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     model.train()
     for step in range(steps):
@@ -108,7 +109,6 @@ def recurrent(config: dict[str, Any]) -> Any:
             kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[config["model_type"]]
             self.rnn = kind(config["input_size"], config["hidden_size"], config["num_layers"], batch_first=True)
             count = len(config.get("labels") or config["outputs"])
-            count *= config.get("horizon", 1) * len(config.get("quantiles") or [0])
             self.head = torch.nn.Linear(config["hidden_size"], count)
             self.config = config
 

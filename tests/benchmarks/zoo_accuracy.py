@@ -1,14 +1,16 @@
-"""How well the zoo's models do on texts that they never saw, in every precision on every target of this machine.
+"""How well the zoo's models do on what they never saw, in every precision on every target of this machine.
 
     python tests/benchmarks/zoo_accuracy.py [MODEL]...
 
-Exports each model for each of its tasks, asks every variant all held-out texts, and prints the task's own metric.
+Exports each model for each of its tasks, asks every variant all held-out texts or series, and prints the task's own
+metric.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from _harness import table
@@ -21,9 +23,9 @@ from edgekit.answers import ANSWER
 def rows(name: str, task: str, folder: Path) -> list[list[str]]:
     """A row a variant: what the recipe measured in torch, and what the bundle does."""
     test = zoo.heldout(name, task)
-    samples = folder / "samples.txt"
-    samples.write_text("\n".join(test.calibration), encoding="utf-8")
     made_from = source.resolve(f"zoo:{name}")
+    samples = folder / "samples"
+    samples.write_text(calibration(test, made_from.config.get("features")), encoding="utf-8")
     built = hasattr(registry.find("exporters", made_from.arch).EXPORTER, "build")
     precisions = ("fp32", "int8", "int4") if built else ("fp32", "int8")
     bundle = edgekit.export(
@@ -37,6 +39,14 @@ def rows(name: str, task: str, folder: Path) -> list[list[str]]:
     return found
 
 
+def calibration(test: zoo.HeldOut, features: Sequence[str] | None) -> str:
+    """A text a line; or, of these features, series in CSV with an empty line between them."""
+    if features is None:
+        return "\n".join(test.calibration)
+    series = ("\n".join(",".join(map(str, step)) for step in one) for one in test.calibration)
+    return ",".join(features) + "\n" + "\n\n".join(series)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = [
@@ -45,7 +55,7 @@ def main() -> None:
             for task in zoo.tasks(name)
             for row in rows(name, task, Path(folder))
         ]
-    print(table(["model", "task", "variant", "metric", "texts", "held out"], found))
+    print(table(["model", "task", "variant", "metric", "inputs", "held out"], found))
 
 
 if __name__ == "__main__":

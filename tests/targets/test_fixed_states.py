@@ -90,6 +90,7 @@ def test_a_saved_state_that_does_not_fit_is_refused(tiny: Opened, spoil: Any) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("tiny", [(arch, name) for arch in ("mamba", "lfm2") for name in HERE], indirect=True, ids="-".join)
 def test_an_interrupt_anywhere_in_a_step(tiny: Opened) -> None:
     interrupt(tiny, cuts=False)
 

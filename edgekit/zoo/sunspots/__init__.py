@@ -1,0 +1,1 @@
+"""zoo:sunspots, an LSTM that says how many sunspots the next year will bring."""
