@@ -18,6 +18,7 @@ from edgekit.core import Recipe
 from edgekit.errors import StateError, UnsupportedError
 
 ARCHITECTURES = ("mamba", "mamba2", "falcon_mamba", "lfm2", "falcon_h1")
+KINDS = ("mamba", "lfm2")  # a state of a fixed size alone, and beside caches
 HERE = [name for name in ("cpu", "openvino") if registry.find("targets", name).probe().available]
 
 
@@ -90,7 +91,9 @@ def test_a_saved_state_that_does_not_fit_is_refused(tiny: Opened, spoil: Any) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tiny", [(arch, name) for arch in ("mamba", "lfm2") for name in HERE], indirect=True, ids="-".join)
+@pytest.mark.parametrize(
+    "tiny", [(arch, name) for arch in ("mamba", "lfm2") for name in HERE], indirect=True, ids="-".join
+)
 def test_an_interrupt_anywhere_in_a_step(tiny: Opened) -> None:
     interrupt(tiny, cuts=False)
 
