@@ -51,9 +51,8 @@ def test_what_is_in_it(wheel: Path) -> None:
     for part in ("ingest", "loops", "heads"):
         assert {f"edgekit/runtimes/{part}/{name}.py" for name in registry.names(part)} <= names
     for name in zoo.names():
-        home = f"edgekit/zoo/{name}/"
-        wanted = ("config.json", "model.safetensors", "tokenizer.json", "heldout.json", "card.json")
-        assert {home + file for file in wanted} <= names
+        files = [file.relative_to(zoo.folder(name)) for file in zoo.folder(name).rglob("*") if file.is_file()]
+        assert {f"edgekit/zoo/{name}/{file}" for file in files if file.suffix != ".pyc"} <= names
     assert "edgekit/py.typed" in names
     assert f"{info}licenses/LICENSE" in names
     assert not [name for name in names if "test" in name.lower() or name.endswith((".pyc", ".so"))]

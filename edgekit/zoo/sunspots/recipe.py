@@ -4,7 +4,7 @@ sunspots.csv is the yearly mean sunspot number from 1700 to 2008, as NOAA's Nati
 out and as statsmodels has it (`sunspots`); it is in the public domain. An LSTM reads 44 years, four cycles of the sun,
 and says the number of the year behind them. It learns from years before 1940 and is tested on all since, against two
 baselines: the number stays as it is, and it is that of a cycle (11 years) before. How much its weights decay is chosen
-on the last 40 of the years that it learns from; then it learns from all of them.
+here on the last 40 of the years that it learns from, as its steps and its noise were before; then it learns from all.
 """
 
 from __future__ import annotations
