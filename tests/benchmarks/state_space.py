@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 8192], help="tokens of the prompts")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without", default="none", help="leave out contenders with this in their name")
     parser.add_argument("-o", "--output", type=Path, help="write all figures to this JSON file")
     args, before, draw = parser.parse_args(), machine(), np.random.default_rng(0)
     tokens = json.loads(args.config.read_text())["vocab_size"]
@@ -100,6 +101,7 @@ def main() -> None:
             for precision in precisions:
                 opened = edgekit.load(folder / "made.ek", target=target, precision=precision, threads=2)
                 contenders[f"edgekit {target} {precision}"] = ours(stack.enter_context(opened))
+        contenders = {name: answer for name, answer in contenders.items() if args.without not in name}
         found: dict[int, dict[str, list[dict[str, float]]]] = {}
         for length in args.lengths:
             took = found.setdefault(length, {name: [] for name in contenders})
