@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgekit.errors import BundleError, ClosedError, EdgeKitError, ForkedSessionError, InputError
+from edgekit.errors import BundleError, ClosedError, EdgeKitError, ForkedSessionError, InputError, SessionBusyError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -295,6 +296,17 @@ class DecoderSession(StatefulSession, Protocol):
 
     def trim(self, state: Any, lengths: Sequence[int]) -> Any:
         """Each row cut to its first so many tokens. Raises StateError if it has fewer, or cannot be cut there."""
+
+
+def free(lock: threading.Lock, what: str, hint: str) -> threading.Lock:
+    """The lock, for a `with`; raises SessionBusyError where another thread holds it.
+
+    One that comes in the same instant waits: between an `acquire` and its `try` a signal could leave a lock taken for
+    ever, and between a `with` and its block none is heard.
+    """
+    if lock.locked():
+        raise SessionBusyError(what, hint=hint)
+    return lock
 
 
 class Life:

@@ -7,14 +7,13 @@ feature in each, None where one is missing, as JSON has it. Knows nothing of any
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.errors import UsageError
+from edgekit import registry
+from edgekit.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.core import Array
@@ -44,19 +43,23 @@ def waves(settings: Mapping[str, Any]) -> list[Rows]:
 
 
 def read(file: Path, features: Sequence[str]) -> list[Rows]:
-    """The user's own: a row a step, a column a feature; columns are found by a first row of names, or are these. An
-    empty line ends a series, an empty cell is a missing number. A series that is shorter than STEPS is repeated.
+    """The user's own, as `edgekit run` reads them; besides, an empty line ends a series. One that is shorter than STEPS
+    is repeated.
 
     Raises UsageError for what is no such file, naming the line.
     """
-    lines = _cells(file)
-    named = bool(lines) and any(_number(cell) is None and cell.strip() for cell in lines[0])
-    columns = _columns(file, lines[0], features) if named else list(range(len(features)))
-    series = [
-        [_row(file, number, cells, columns, len(lines[0])) for number, cells in group]
-        for real, group in groupby(enumerate(lines[named:], 1 + named), lambda line: any(line[1]))
-        if real
-    ]
+    series, end = list[Rows](), -1
+    try:
+        table = registry.find("ingest", "series").Table(iter(_lines(file)), features)
+        for _, row in table:
+            if table.line != end + 1:
+                series.append([])
+            end = table.line
+            if any(map(math.isinf, row)):
+                raise UsageError(f"{file.name}, line {end}: a number is infinite", hint="leave what is missing empty")
+            series[-1].append([None if math.isnan(value) else value for value in row])
+    except InputError as error:
+        raise UsageError(f"{file.name}, {error}", hint=error.hint) from error
     if not series:
         raise UsageError(f"{file.name} holds no samples", hint=f"write a row a step: {','.join(features)}")
     return [*_short(series), *_long(series)]
@@ -69,43 +72,13 @@ def late(items: Sequence[Any], answers: Sequence[Array]) -> list[Array]:
     return found or list(answers)
 
 
-def _cells(file: Path) -> list[list[str]]:
+def _lines(file: Path) -> list[str]:
     try:
-        return list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines(), strict=True))
+        return file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", hint="give a CSV file to --calibration") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise UsageError(f"{file.name} is no CSV file: {error}", hint="a row a step, a column a feature") from error
-
-
-def _columns(file: Path, names: Sequence[str], features: Sequence[str]) -> list[int]:
-    known = [name.strip() for name in names]
-    missing = [name for name in features if name not in known]
-    if missing:
-        hint = f"its columns are {', '.join(known)}; the model's features {', '.join(features)}"
-        raise UsageError(f"{file.name} has no column {missing[0]!r}", hint=hint)
-    return [known.index(name) for name in features]
-
-
-def _row(file: Path, line: int, cells: Sequence[str], columns: Sequence[int], wide: int) -> list[float | None]:
-    if len(cells) != wide or wide <= max(columns):
-        raise UsageError(
-            f"{file.name}, line {line}: {len(cells)} cells", hint=f"{max(wide, len(columns))} are expected in each line"
-        )
-    chosen = [cells[column] for column in columns]
-    for cell in chosen:
-        if cell.strip() and _number(cell) is None:
-            raise UsageError(f"{file.name}, line {line}: {cell!r:.40} is no number", hint="leave what is missing empty")
-    found = [_number(cell) for cell in chosen]
-    return [None if value is None or math.isnan(value) else value for value in found]
-
-
-def _number(cell: str) -> float | None:
-    try:
-        found = float(cell)
-    except ValueError:
-        return None
-    return None if math.isinf(found) else found
 
 
 def _short(series: Sequence[Rows]) -> Iterable[Rows]:

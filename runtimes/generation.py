@@ -5,8 +5,6 @@ Joins ingest, loop and head; knows no architecture and no engine.
 
 from __future__ import annotations
 
-import io
-import json
 import threading
 import time
 import weakref
@@ -18,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from edgekit import files
-from edgekit.core import Piece, Result
-from edgekit.errors import ResourceError, SessionBusyError, StateError
+from edgekit.core import Piece, Result, free
+from edgekit.errors import StateError
 
+from . import state
 from .heads import tokens
 from .heads.tokens import Answer
 from .loops.decode import decode
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from .ingest.chat import Chat, Prompt
 
 Turn = Generator[Piece | Result, None, None]
+WHAT = "chat"  # that a file holds
 TOGETHER = 8  # prompts of a list that are answered in one batch
 
 
@@ -162,34 +161,24 @@ class Conversation:
         """The chat and its state, whole or not at all. Raises ResourceError where it cannot be written."""
         with self._alone():
             told = {"made_for": self._writer.name, "messages": self.messages, "ids": self._ids, "held": self._held}
-            arrays = {} if self._state is None else self._writer.session.save(self._state)
-            buffer = io.BytesIO()
-            np.savez(buffer, chat=np.frombuffer(json.dumps(told).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
-            try:
-                files.replace_file(Path(path), buffer.getvalue())
-            except OSError as error:
-                raise ResourceError(f"cannot write {path}: {error.strerror}", hint="choose another place") from error
+            state.write(path, told, {} if self._state is None else self._writer.session.save(self._state))
 
     def load(self, path: str | Path) -> None:
         """Go on where a saved chat stopped, in this process or another. Raises StateError for another model's."""
         with self._alone():
+            told, arrays = state.read(path, WHAT, self._writer.name)
             try:
-                with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as kept:
-                    arrays = {name: kept[name] for name in kept.files}
-                told = json.loads(arrays.pop("chat").tobytes())
-                made_for, messages = told["made_for"], [dict(message) for message in told["messages"]]
+                messages = [dict(message) for message in told["messages"]]
                 ids, held = [int(id) for id in told["ids"]], int(told["held"])
-            except Exception as error:  # what a torn file makes numpy, zipfile and json raise has no end
-                raise StateError(f"{path} holds no saved chat", hint="save it again", cause=str(error)) from error
-            if made_for != self._writer.name:
-                raise StateError(f"{path} was saved by {made_for}", hint=f"this is {self._writer.name}")
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise state.broken(path, WHAT, error) from error
             ingest = self._writer.ingest
             if len(ids) > ingest.context + 1 or any(not 0 <= id < ingest.vocabulary for id in ids):
                 raise StateError(f"{path} holds tokens that the model has not", hint="save it again")
-            state = self._writer.session.load(arrays) if arrays else None
-            if held > len(ids) or [held] != ([0] if state is None else state.lengths.tolist()):
+            found = self._writer.session.load(arrays) if arrays else None
+            if held > len(ids) or [held] != ([0] if found is None else found.lengths.tolist()):
                 raise StateError(f"{path} holds another number of tokens than it says", hint="save it again")
-            self.messages, self._ids, self._held, self._state = messages, ids, held, state
+            self.messages, self._ids, self._held, self._state = messages, ids, held, found
 
     def __enter__(self) -> Conversation:
         return self
@@ -258,18 +247,12 @@ class Conversation:
         try:
             yield
         except BaseException:
-            state, held = self._state, self._held
+            before, held = self._state, self._held
             self._state, self._held = None, 0
             with suppress(StateError):
-                if state is not None:
-                    self._state, self._held = self._writer.session.trim(state, [held]), held
+                if before is not None:
+                    self._state, self._held = self._writer.session.trim(before, [held]), held
             raise
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        if not self._busy.acquire(blocking=False):
-            raise SessionBusyError("this session is answering already", hint="wait, or fork() it for another thread")
-        try:
-            yield
-        finally:
-            self._busy.release()
+    def _alone(self) -> threading.Lock:
+        return free(self._busy, "this session is answering already", hint="wait, or fork() it for another thread")

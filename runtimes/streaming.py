@@ -5,11 +5,9 @@ Joins ingest, loop and head; knows no architecture and no engine. Many streams a
 
 from __future__ import annotations
 
-import io
-import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit import files
-from edgekit.errors import ClosedError, EdgeKitError, ResourceError, SessionBusyError, StateError
+from edgekit.core import free
+from edgekit.errors import ClosedError, EdgeKitError, StateError
 
+from . import state
 from .loops.stream import stream
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     Doubles = NDArray[np.float64]
 
-TOLD, STATE = "stream", "state/"  # in a saved stream: what is said of it; what a state's name is behind
+WHAT = "stream"  # that a file holds
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,8 @@ class Stream:
 
         Raises InputError, and what the session raises.
         """
-        if self._busy.locked():  # as `alone` does, in a tenth of its time
-            raise busy_error()
-        with self._busy:
-            if self._state is None:
-                self._check()
+        with alone(self._busy):
+            self._check()
             model = self._model
             batch, held = model.ingest.sample(x, self._past.held)
             return model.head.results(self._single(batch, held), model.settings)[-1]
@@ -193,47 +189,25 @@ class Stream:
             raise ClosedError("this stream is closed", hint="session() opens another")
 
 
-def busy_error() -> SessionBusyError:
-    return SessionBusyError("another thread is at this stream", hint="wait, or fork() it for another thread")
+def alone(busy: threading.Lock) -> threading.Lock:
+    """What a `with` holds while it uses a stream. Raises SessionBusyError if another thread is at it."""
+    return free(busy, "another thread is at this stream", hint="wait, or fork() it for another thread")
 
 
-@contextmanager
-def alone(busy: threading.Lock) -> Iterator[None]:
-    """Raises SessionBusyError where another thread holds the lock.
-
-    One that comes in the same instant waits: between `acquire` and `try` a signal could leave the lock taken for ever.
-    """
-    if busy.locked():
-        raise busy_error()
-    with busy:
-        yield
-
-
-def write(model: Recurrent, path: Path, past: Past, state: Any) -> None:
+def write(model: Recurrent, path: str | Path, past: Past, engine_state: Any) -> None:
     """A stream as a file. Raises ResourceError."""
     told = {"made_for": model.name, "steps": past.steps, "held": past.held.tolist()}
-    arrays: dict[str, Any] = {STATE + name: array for name, array in model.session.save(state).items()}
-    arrays[TOLD] = np.frombuffer(json.dumps(told).encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    try:
-        files.replace_file(path, buffer.getvalue())
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}", hint="choose another place") from error
+    state.write(path, told, model.session.save(engine_state))
 
 
-def read(model: Recurrent, path: Path) -> tuple[Past, Any]:
+def read(model: Recurrent, path: str | Path) -> tuple[Past, Any]:
     """A stream that `write` wrote. Raises StateError for a file that holds none, or another model's."""
+    told, arrays = state.read(path, WHAT, model.name)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in kept.files}
-        told = json.loads(arrays.pop(TOLD).tobytes())
-        made_for, steps, held = told["made_for"], int(told["steps"]), np.array(told["held"], np.float64)
-    except Exception as error:  # what a torn file makes numpy, zipfile and json raise has no end
-        raise StateError(f"{path} holds no saved stream", hint="save it again", cause=str(error)) from error
-    if made_for != model.name:
-        raise StateError(f"{path} was saved by {made_for}", hint=f"this is {model.name}")
-    state = model.session.load({name.removeprefix(STATE): array for name, array in arrays.items()})
-    if state.batch != 1 or held.shape != model.ingest.mean.shape or not np.isfinite(held).all() or steps < 0:
+        steps, held = int(told["steps"]), np.array(told["held"], np.float64)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise state.broken(path, WHAT, error) from error
+    found = model.session.load(arrays)
+    if found.batch != 1 or held.shape != model.ingest.mean.shape or not np.isfinite(held).all() or steps < 0:
         raise StateError(f"{path} does not hold one stream of this model", hint="save it again")
-    return Past(held, steps), state
+    return Past(held, steps), found

@@ -117,7 +117,7 @@ class DecoderSession(OnnxRuntimeSession):
         growing = [state for state in graph.states if state.axis is not None]
         self._caches = {state.into: (state.out, _held(ports[state.into])) for state in growing}
         self._elements = {state.into: _element(ports[state.into]) for state in growing}
-        self._cells, self._ports = Cells(graph), ports
+        self._cells, self._positions, self._counted = Cells(graph), POSITIONS in ports, COUNTS in ports
         self._vocabulary = next(port for port in graph.outputs if port.name == "logits")
 
     def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
@@ -249,14 +249,15 @@ class DecoderSession(OnnxRuntimeSession):
         binding = self._binding(state, rows)
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[rows, :most]))
         binding.bind_cpu_input("logit_positions", np.ascontiguousarray(wanted[rows]))
-        # No row goes further than its text, padding or not: some rotations depend on the furthest position.
-        places = np.minimum((after - counts[rows])[:, None] + np.arange(most), after[:, None] - 1)
         if self._caches:
             binding.bind_cpu_input(LENGTHS, (after - 1).astype(np.int32))
             binding.bind_cpu_input(TOTAL, np.array(after.max(), np.int32))
-        for name, array in ((POSITIONS, places), (COUNTS, np.ascontiguousarray(counts[rows]))):
-            if name in self._ports:
-                binding.bind_cpu_input(name, array)
+        if self._counted:
+            binding.bind_cpu_input(COUNTS, np.ascontiguousarray(counts[rows]))
+        if self._positions:
+            # No row goes further than its text, padding or not: some rotations depend on the furthest position.
+            places = np.minimum((after - counts[rows])[:, None] + np.arange(most), after[:, None] - 1)
+            binding.bind_cpu_input(POSITIONS, places)
         out = logits[rows]
         binding.bind_output("logits", "cpu", 0, out.dtype.type, out.shape, out.ctypes.data)
         with binding_errors(f"ONNX Runtime failed in {self._graph.path}"):
@@ -302,12 +303,8 @@ class DecoderSession(OnnxRuntimeSession):
 
         Until all are, the state is an empty one: that is what an interrupt leaves.
         """
-        larger, held, smaller, fixed = (
-            self._empty(len(state.lengths), capacity),
-            state.lengths,
-            state.buffers,
-            state.fixed,
-        )
+        larger = self._empty(len(state.lengths), capacity)
+        held, fixed, smaller = state.lengths, state.fixed, state.buffers
         state.lengths, state.fixed, state.whole = larger.lengths, larger.fixed, {}
         state.buffers, state.capacity = larger.buffers, larger.capacity
         for name, buffer in larger.buffers.items():

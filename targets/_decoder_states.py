@@ -6,13 +6,13 @@ Knows no engine.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.errors import SessionBusyError, StateError
+from edgekit.core import free
+from edgekit.errors import StateError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,16 +22,9 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
 
 
-@contextmanager
-def alone(busy: threading.Lock) -> Iterator[None]:
-    """Raises SessionBusyError if another thread is at the state that this lock is of.
-
-    One that comes in the same instant waits: between `acquire` and `try` a signal could leave the lock taken for ever.
-    """
-    if busy.locked():
-        raise SessionBusyError("two threads use one state", hint="fork the state, or take turns")
-    with busy:
-        yield
+def alone(busy: threading.Lock) -> threading.Lock:
+    """What a `with` holds while it uses a state. Raises SessionBusyError if another thread is at it."""
+    return free(busy, "two threads use one state", hint="fork the state, or take turns")
 
 
 def check_start(batch: int, capacity: int) -> None:

@@ -65,8 +65,8 @@ class DecoderSession:
         self._graph, self._compiled, self._runs = graph, compiled, Runs(compiled)
         self._life = Life("this session")
         self._variables = variables(graph)
-        self._inputs = {port.name: port for port in graph.inputs}
-        self._ports = {state.into: self._inputs[state.into] for state in graph.states if state.axis is not None}
+        growing = {state.into for state in graph.states if state.axis is not None}
+        self._ports = {port.name: port for port in graph.inputs if port.name in growing}
         self._cells = Cells(graph)
         self.vocabulary = next(int(port.shape[-1]) for port in graph.outputs if port.name == "logits")
         self._positions = positions(compiled)
@@ -93,13 +93,14 @@ class DecoderSession:
             there = np.concatenate([state.there, new < counts[:, None]], axis=1)
             engine: dict[str, Any] = {
                 "input_ids": ids,
-                "position_ids": state.lengths[:, None] + np.minimum(new, counts[:, None] - 1),
-                "attention_mask": there.astype(np.int64),
                 "logit_positions": wanted,
                 ORDER: state.order if state.there.shape[1] else np.arange(len(ids), dtype=np.int32),
             }
-            engine["counts"] = counts
-            engine = {name: array for name, array in engine.items() if name in self._inputs or name == ORDER}
+            if self._ports:  # caches: their length is that of the mask
+                engine["position_ids"] = state.lengths[:, None] + np.minimum(new, counts[:, None] - 1)
+                engine["attention_mask"] = there.astype(np.int64)
+            if len(self._cells):
+                engine["counts"] = counts
             with engine_errors(f"OpenVINO failed in {self._graph.path}"), changing(state) as request:
                 self._runs.infer(request, engine)
                 state.there, state.order = there, np.arange(len(ids), dtype=np.int32)

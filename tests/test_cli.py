@@ -8,21 +8,18 @@ import os
 import shlex
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import pytest
 import small_bundles
+from cli_calls import Call, bundles, call, vectors
 
 from edgekit import registry, tasks
 from edgekit.cli import cli, main
 from edgekit.core import Availability
 from edgekit.errors import UsageError
 
-if TYPE_CHECKING:
-    from cli_calls import Call
-
-pytest_plugins = ["cli_calls"]
+__all__ = ["bundles", "call", "vectors"]
 
 
 # Help

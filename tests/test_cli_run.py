@@ -6,18 +6,16 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 import small_bundles
+from cli_calls import Call, bundles, call, vectors
 
 from edgekit.model import load
 
-if TYPE_CHECKING:
-    from cli_calls import Call
-
-pytest_plugins = ["cli_calls"]
+__all__ = ["bundles", "call", "vectors"]
 
 
 def embedded(folder: Path, *texts: str, **options: Any) -> np.ndarray[Any, Any]:

@@ -11,18 +11,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 import series_bundles
+from cli_calls import Call, bundles, call, vectors
 
 import edgekit
 
-if TYPE_CHECKING:
-    from cli_calls import Call
-
-pytest_plugins = ["cli_calls"]
+__all__ = ["bundles", "call", "vectors"]
 ROWS = [[1.0, 2.0], [None, 2.5], [3.0, 1.0]]
 PLAIN = b"1,2\n,2.5\n3,1\n"
 

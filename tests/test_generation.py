@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_chat
+from chat_bundles import HELLO, HERE, bundle, folder, model
 from cli_calls import Call, call
 
 import edgekit
-from edgekit import registry, zoo
+from edgekit import zoo
 from edgekit.core import Result
 from edgekit.errors import (
     InputError,
-    ResourceError,
-    SessionBusyError,
-    StateError,
     UnsupportedError,
     UsageError,
     VerificationError,
@@ -29,30 +27,9 @@ from edgekit.errors import (
 from edgekit.model import Model
 from edgekit.zoo.metrics import METRICS
 
-__all__ = ["call"]
-HERE = [name for name in ("cpu", "openvino") if registry.find("targets", name).probe().available]
+__all__ = ["bundle", "call", "folder", "model"]
 PROMPTS = ["the quick", "one two three four five six seven", "你好 🙂"]
-HELLO = [{"role": "user", "content": "one two"}]
-MORE = [{"role": "user", "content": "three"}]
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_chat.save(tmp_path_factory.mktemp("chat"))
-
-
-@pytest.fixture(scope="module")
-def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("bundle") / "chat.ek"
-    edgekit.export(str(folder), made, targets=HERE, precision=("fp32", "int8"))
-    return made
-
-
-@pytest.fixture(scope="module", params=HERE)
-def model(request: pytest.FixtureRequest, bundle: Path) -> Iterator[Model]:
-    with edgekit.load(bundle, target=request.param, precision="fp32", threads=1) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -185,79 +162,6 @@ def test_a_cancelled_prompt_is_read_no_further(model: Model, times: int, monkeyp
     assert runs == [4]
 
 
-def test_a_session_computes_only_what_is_new(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    with model.session() as chat:
-        first = chat.generate(HELLO, max_new_tokens=5)
-        seen: list[Any] = []
-        run = model.engine.run
-        monkeypatch.setattr(model.engine, "run", lambda feeds, state: seen.append(feeds["counts"]) or run(feeds, state))
-        second = chat.generate(MORE, max_new_tokens=5)
-        # What a random model says is no text, and reads as other tokens; the question before it reads alike.
-        assert int(seen[0][0]) <= second.usage["prompt_tokens"] - first.usage["prompt_tokens"]
-        said = [*HELLO, {"role": "assistant", "content": first.text}, *MORE]
-    assert second.ids == model.generate(said, max_new_tokens=5).ids
-
-
-def test_a_session_forks_and_travels(model: Model, tmp_path: Path) -> None:
-    chat = model.session()
-    chat.generate(HELLO, max_new_tokens=5)
-    chat.save(tmp_path / "chat.state")
-    fork, loaded = chat.fork(), model.session()
-    loaded.load(tmp_path / "chat.state")
-    answers = [each.generate(MORE, max_new_tokens=6).ids for each in (chat, fork, loaded)]
-    assert answers[0] == answers[1] == answers[2]
-    chat.reset()
-    assert (chat.tokens, chat.messages) == (0, [])
-
-
-def test_a_cancelled_turn_leaves_a_session_that_goes_on(model: Model) -> None:
-    chat = model.session()
-    turn = chat.generate(HELLO, max_new_tokens=9, stream=True)
-    next(turn)
-    next(turn)
-    turn.close()
-    assert chat.messages == []
-    assert chat.generate(HELLO, max_new_tokens=5).ids == model.generate(HELLO, max_new_tokens=5).ids
-
-
-def test_a_saved_chat_belongs_to_its_model(model: Model, bundle: Path, tmp_path: Path) -> None:
-    chat = model.session()
-    chat.generate(HELLO, max_new_tokens=2)
-    chat.save(tmp_path / "chat.state")
-    other = edgekit.load(bundle, target=model.variant.target, precision="int8")
-    with other, pytest.raises(StateError, match="was saved by"):
-        other.session().load(tmp_path / "chat.state")
-    (tmp_path / "torn").write_bytes((tmp_path / "chat.state").read_bytes()[:-40])
-    with pytest.raises(StateError, match="holds no saved chat"):
-        chat.load(tmp_path / "torn")
-    with np.load(tmp_path / "chat.state") as file:
-        kept = {name: file[name] for name in file.files if name == "chat"}
-    np.savez(tmp_path / "less.npz", **kept)
-    with pytest.raises(StateError, match="another number of tokens"):
-        chat.load(tmp_path / "less.npz")
-    with pytest.raises(ResourceError, match="cannot write"):
-        chat.save(tmp_path / "no-such-folder" / "chat.state")
-
-
-def test_a_session_has_one_caller(model: Model) -> None:
-    chat = model.session()
-    turn = chat.generate(HELLO, max_new_tokens=5, stream=True)
-    next(turn)
-    found: list[BaseException] = []
-
-    def other() -> None:
-        try:
-            chat.generate(HELLO)
-        except SessionBusyError as error:
-            found.append(error)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    thread.join()
-    assert len(found) == 1
-    turn.close()
-
-
 def test_options_that_make_no_sense(model: Model) -> None:
     with pytest.raises(UsageError, match="no option 'temprature'"):
         model.generate("a", temprature=1)
@@ -361,41 +265,6 @@ def test_the_zoos_speaker_says_the_same_from_caches_in_8_bits(exported: Callable
             losses.append(opened.variant.measured["loss"])
     assert METRICS[test.metric](test.expected[:200], said[1]) >= METRICS[test.metric](test.expected[:200], said[0])
     assert losses[1] <= losses[0] + 2e-3
-
-
-def test_an_option_that_is_refused_leaves_a_session_as_it_was(model: Model) -> None:
-    chat = model.session()
-    first = chat.generate(HELLO, max_new_tokens=5)
-    with pytest.raises(UsageError, match="top_p is 9"):
-        chat.generate("something else", top_p=9)
-    second = chat.generate(MORE, max_new_tokens=5)
-    said = [*HELLO, {"role": "assistant", "content": first.text}, *MORE]
-    assert second.ids == model.generate(said, max_new_tokens=5).ids
-
-
-def test_ids_go_on_from_all_that_was_said(model: Model) -> None:
-    chat = model.session()
-    first = chat.generate([5, 6, 7], max_new_tokens=4)
-    second = chat.generate([8, 9], max_new_tokens=4)
-    assert second.ids == model.generate([5, 6, 7, *first.ids, 8, 9], max_new_tokens=4).ids
-
-
-def test_a_text_goes_on_without_another_beginning(exported: Callable[..., Path]) -> None:
-    made = exported("zoo:speaker", targets=HERE, precision=("fp32", "int8", "int4"))
-    with edgekit.load(made, target="cpu", precision="fp32") as opened, opened.session() as chat:
-        said = [chat.generate(f"{number} =").text for number in (347, 15, 900_001)]
-    assert said == ["three hundred forty-seven", "fifteen", "nine hundred thousand one"]
-
-
-def test_a_saved_chat_is_not_for_another_bundle_of_the_same_name(model: Model, folder: Path, tmp_path: Path) -> None:
-    chat = model.session()
-    chat.generate(HELLO, max_new_tokens=2)
-    chat.save(tmp_path / "chat.state")
-    made = tmp_path / "other.ek"
-    edgekit.export(str(folder), made, targets=[model.variant.target], precision="fp32", max_accuracy_loss=0.5)
-    with edgekit.load(made, threads=1) as other, pytest.raises(StateError, match="was saved by"):
-        other.session().load(tmp_path / "chat.state")
-    assert str(folder).encode() not in (tmp_path / "chat.state").read_bytes()
 
 
 def test_room_for_the_answer_is_there_from_the_start(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from cli_calls import Call, call
 
 from edgekit import given, registry, source
 from edgekit import graph as graphs
 from edgekit.core import Graph, Recipe, Source
 from edgekit.errors import BundleError, EdgeKitError, UnsupportedError, UsageError, VerificationError
 
-if TYPE_CHECKING:
-    from cli_calls import Call
-
-pytest_plugins = ["cli_calls"]
+__all__ = ["call"]
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
 STATES = {"h0": "hn"}
 Shapes = dict[str, list[Any]]

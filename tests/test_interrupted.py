@@ -146,7 +146,7 @@ def test_ctrl_c_at_any_time(chatty: Writer, delay: float, tmp_path: Path) -> Non
 
     try:
         for options in ({}, {"temperature": 1.0, "top_p": 0.9}):  # the second works longer outside of the engine
-            signal.setitimer(signal.ITIMER_REAL, delay, 2.0)
+            signal.setitimer(signal.ITIMER_REAL, delay, 8.0)
             with pytest.raises(KeyboardInterrupt):
                 endless(**options)
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -281,11 +281,11 @@ def changed(saved: bytes, **told: Any) -> bytes:
     """The saved chat, which says something else of itself."""
     with np.load(io.BytesIO(saved)) as file:
         arrays = {name: file[name] for name in file.files}
-    found = json.loads(arrays.pop("chat").tobytes()) | told
+    found = json.loads(arrays.pop("told").tobytes()) | told
     rows = told.pop("rows", 1)
     arrays = {name: np.repeat(array, rows, 0) for name, array in arrays.items()}
     buffer = io.BytesIO()
-    np.savez(buffer, chat=np.frombuffer(json.dumps(found).encode(), np.uint8), **arrays)
+    np.savez(buffer, told=np.frombuffer(json.dumps(found).encode(), np.uint8), **arrays)
     return buffer.getvalue()
 
 
@@ -317,7 +317,7 @@ def test_a_saved_chat_that_says_what_cannot_be(saved: bytes, chatty: Writer, tol
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[" * 100_000, b"5"], ids=["empty", "object", "deep", "number"])
 def test_a_file_that_holds_no_chat(data: bytes, chatty: Writer, tmp_path: Path) -> None:
-    np.savez(tmp_path / "one.npz", chat=np.frombuffer(data, np.uint8))
+    np.savez(tmp_path / "one.npz", told=np.frombuffer(data, np.uint8))
     np.save(tmp_path / "two.npy", np.frombuffer(data, np.uint8))
     (tmp_path / "three").write_bytes(data)
     for file in ("one.npz", "two.npy", "three", "no-such-file"):

@@ -70,14 +70,14 @@ def test_a_long_file_is_cut_into_pieces_and_not_taken_whole(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("load,wind\n1,2\n", "no column 'sun'"),
-        ("1,2\n3\n", "line 2: 1 cells"),
-        ("1\n2\n", "line 1: 1 cells"),
-        ("load,sun\n1,2\n3,much\n", "line 3: 'much' is no number"),
-        ("load,sun\n1,inf\n", "line 2: 'inf' is no number"),
+        ("load,wind\n1,2\n", "the column 'sun' is not there"),
+        ("1,2\n3\n", "line 2 has 1 cells"),
+        ("1\n2\n", "line 1 has 1 cells"),
+        ("load,sun\n1,2\n3,much\n", "line 3: 'much' in column 'sun' is no number"),
+        ("load,sun\n1,inf\n", "line 2: a number is infinite"),
         ("", "holds no samples"),
         ("load,sun\n", "holds no samples"),
-        ('1,"2\n', "is no CSV file"),
+        ('1,"2\n', "line 1 is no CSV"),
     ],
 )
 def test_what_is_no_such_file(tmp_path: Path, text: str, why: str) -> None:

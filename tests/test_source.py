@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,45 +11,12 @@ from typing import Any
 
 import pytest
 from loopback_hub import COMMIT, Hub, pointed_at
-from tokenizers import Tokenizer
+from tiny_source import CONFIG, model, refusal, tensor_file, tiny_arch
 
-import edgekit
 from edgekit import hfconfig, hub, source, zoo
-from edgekit.errors import BundleError, EdgeKitError, SourceError, UnsupportedError, UsageError
-from edgekit.exporters._config import Config
+from edgekit.errors import BundleError, SourceError, UnsupportedError, UsageError
 
-CONFIG: dict[str, Any] = {"model_type": "tiny-arch", "hidden_size": 4}
-
-
-@pytest.fixture(autouse=True)
-def tiny_arch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more exporter, so that these tests need no real architecture; only its file's name is ever looked at."""
-    home = tmp_path_factory.mktemp("more")
-    (home / "exporters").mkdir()
-    (home / "exporters" / "tiny_arch.py").write_text("raise AssertionError('imported')")
-    monkeypatch.setattr(edgekit, "__path__", [*edgekit.__path__, str(home)])
-
-
-def tensor_file(data: bytes = bytes(8)) -> bytes:
-    header = json.dumps({"w": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
-    return struct.pack("<Q", len(header)) + header + data
-
-
-def model(folder: Path, config: dict[str, Any] | None = None, code: str = "") -> Path:
-    """A folder that an export can take; `code` becomes the two Python files that a repository may bring along."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG if config is None else config))
-    (folder / "model.safetensors").write_bytes(tensor_file())
-    for name in ("modeling_evil.py", "configuration_evil.py") if code else ():
-        (folder / name).write_text(code)
-    return folder
-
-
-def refusal(kind: type[EdgeKitError], name: str, **options: Any) -> EdgeKitError:
-    with pytest.raises(kind) as caught:
-        source.resolve(name, **options)
-    assert caught.value.hint
-    return caught.value
+__all__ = ["tiny_arch"]
 
 
 # ---- paths, zoo, random
@@ -209,112 +173,6 @@ def test_open_models_are_not_called_closed(name: str, tmp_path: Path, monkeypatc
     assert "local cache" in refusal(SourceError, name, offline=True).message
 
 
-# ---- config.json
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        (b"[]", "not an object"),
-        (b"{", "not proper JSON"),
-        (b'{"a": 1, "a": 2}', "appears twice"),
-        (b'\xef\xbb\xbf{"a": 1}', "not proper JSON"),
-        (b'{"a":' * 40 + b"1" + b"}" * 40, "deeper"),
-        (b'{"a":' * 100_000, "not proper JSON"),
-        (b'{"model_type": 3}', "no name"),
-        (b'{"model_type": "../bert"}', "no name"),
-        (b" " * (hfconfig.MAX_BYTES + 1), "longer than"),
-    ],
-)
-def test_bad_configs(tmp_path: Path, text: bytes, why: str) -> None:
-    (tmp_path / "config.json").write_bytes(text)
-    assert why in refusal(BundleError, f"random:{tmp_path}").message
-
-
-def test_config_that_is_no_readable_file(tmp_path: Path) -> None:
-    folder = model(tmp_path / "tiny")
-    (folder / "config.json").unlink()
-    os.mkfifo(folder / "config.json")
-    assert "no regular file" in refusal(BundleError, str(folder)).message
-    (folder / "config.json").unlink()
-    (folder / "config.json").symlink_to("/proc/self/mem")  # reading its first page is an I/O error
-    assert "cannot be read" in refusal(BundleError, str(folder)).message
-
-
-def test_infinity_in_a_config(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "tiny-arch", "time_step_limit": [0.0, Infinity]}')
-    assert source.resolve(f"random:{tmp_path}").config["time_step_limit"] == [0.0, float("inf")]
-
-
-def test_no_model_type(tmp_path: Path) -> None:
-    assert "save_pretrained" in refusal(UnsupportedError, str(model(tmp_path / "tiny", {"hidden_size": 4}))).hint
-
-
-def test_architecture() -> None:
-    assert source.architecture({"model_type": "tiny-arch"}) == "tiny_arch"
-    with pytest.raises(UnsupportedError, match="'tiny-arhc'") as caught:
-        source.architecture({"model_type": "tiny-arhc"})
-    assert "'tiny_arch'" in caught.value.hint
-    with pytest.raises(UnsupportedError) as caught:
-        source.architecture({"model_type": "zzzzzz"})
-    assert "edgekit list" in caught.value.hint
-
-
-HOSTILE = {
-    **CONFIG,
-    "auto_map": {"AutoModel": "evil/repo--modeling_evil.Evil"},
-    "trust_remote_code": True,
-    "_attn_implementation_internal": "evil/kernel",
-    "_name_or_path": "/home/evil",
-    "__class__": "x",
-    "text_config": {"hidden_size": 2, "attn_implementation": "evil/kernel", "use_kernels": True},
-    "parts": [{"auto_map": {}, "depth": 1}],
-}
-
-
-def test_infinity_is_kept_as_transformers_writes_it(tmp_path: Path) -> None:
-    """Both ways: the Mamba-2 configs on the hub hold Python's own."""
-    for limit in ('{"__float__": "Infinity"}', "Infinity"):
-        (tmp_path / "config.json").write_text(f'{{"model_type": "mamba2", "time_step_limit": [0.0, {limit}]}}')
-        config, removed = hfconfig.read(tmp_path / "config.json")
-        assert Config(config).numbers("time_step_limit", 2, most=math.inf) == [0.0, math.inf]
-        assert not removed
-
-
-def test_what_steers_is_struck_out_by_name(tmp_path: Path) -> None:
-    config, removed = hfconfig.read(model(tmp_path / "tiny", HOSTILE) / "config.json")
-    assert config == {**CONFIG, "text_config": {"hidden_size": 2}, "parts": [{"depth": 1}]}
-    assert set(removed) == {
-        *("auto_map", "trust_remote_code", "_attn_implementation_internal", "_name_or_path", "__class__"),
-        *("text_config.attn_implementation", "text_config.use_kernels", "parts.0.auto_map"),
-    }
-    assert source.resolve(str(tmp_path / "tiny")).config == config
-
-
-def test_what_steers_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="edgekit"):
-        source.resolve(str(model(tmp_path / "tiny", HOSTILE)))
-    assert "_attn_implementation_internal" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "value", [{"dataset": "evil/repo"}, {"a": [{"path": "..\\x"}]}, {"modules": "evil.py"}, "https://evil/x"]
-)
-@pytest.mark.parametrize("nested", [False, True])
-def test_quantization_that_points_away(tmp_path: Path, value: Any, nested: bool) -> None:
-    bad = {"quantization_config": value}
-    folder = model(tmp_path / "tiny", {**CONFIG, **({"text_config": bad} if nested else bad)})
-    error = refusal(UnsupportedError, str(folder))
-    assert error.exit_code == 4
-    assert "quantization_config" in error.message
-
-
-def test_quantization_that_stays_is_kept(tmp_path: Path) -> None:
-    own = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.0.self_attn", "lm_head"]}
-    folder = model(tmp_path / "tiny", {**CONFIG, "quantization_config": own})
-    assert source.resolve(str(folder)).config["quantization_config"] == own
-
-
 # ---- remote code
 
 
@@ -437,57 +295,6 @@ def test_remote_code_of_a_hub_model(server: Hub, tmp_path: Path) -> None:
     assert source.resolve("org/native", trust_remote_code=True, revision=COMMIT).config == {"model_type": "tiny-arch"}
     assert server.asked(".py") == 0
     assert not (tmp_path / "canary").exists()
-
-
-# ---- the stand-in tokenizer
-
-TEXTS = ["Hello, world!", "naïve café 北京 🙂", " two  spaces\n\ttab ", "\0\x7f", ""]
-
-
-@pytest.mark.parametrize(
-    ("size", "pad"), [(261, 0), (30522, 0), (50265, 1), (32000, None), (300, -1), (300, 300), (512, 511)]
-)
-def test_stand_in_tokenizer_takes_any_text_and_gives_it_back(size: int, pad: int | None) -> None:
-    made = source.stand_in_tokenizer(size, pad)
-    tokenizer = Tokenizer.from_str(json.dumps(made))
-    vocab = tokenizer.get_vocab()
-    assert len(set(vocab.values())) == len(vocab) == 261
-    assert all(0 <= number < size for number in vocab.values())
-    if pad in range(size):
-        assert tokenizer.token_to_id("[PAD]") == pad
-    for text in TEXTS:
-        encoded = tokenizer.encode(text)
-        assert tokenizer.decode(encoded.ids) == text
-        assert encoded.tokens[0] == "[CLS]"
-        assert encoded.tokens[-1] == "[SEP]"
-        assert len(encoded.ids) == len(text.encode()) + 2
-
-
-def test_stand_in_tokenizer_keeps_the_ids_of_a_config() -> None:
-    made = source.stand_in_tokenizer(50265, 1, unk_token_id=3, cls_token_id=0, sep_token_id=2, mask_token_id=50264)
-    tokenizer = Tokenizer.from_str(json.dumps(made))
-    names = {"[PAD]": 1, "[UNK]": 3, "[CLS]": 0, "[SEP]": 2, "[MASK]": 50264}
-    assert {name: tokenizer.token_to_id(name) for name in names} == names
-    assert tokenizer.encode("[MASK]").ids == [0, 50264, 2]
-    pair = tokenizer.encode("a", "b")
-    assert pair.type_ids == [0, 0, 0, 1, 1]
-
-
-def test_stand_in_tokenizer_for_a_decoder_whose_special_tokens_are_one() -> None:
-    made = source.stand_in_tokenizer(50257, None, cls_token_id=50256, sep_token_id=50256, wrap=False)
-    tokenizer = Tokenizer.from_str(json.dumps(made))
-    assert tokenizer.token_to_id("[CLS]") == 50256
-    assert tokenizer.token_to_id("[SEP]") not in (None, 50256)
-    assert len(tokenizer.encode("abc").ids) == 3
-
-
-def test_stand_in_tokenizer_for_a_small_vocabulary() -> None:
-    tokenizer = Tokenizer.from_str(json.dumps(source.stand_in_tokenizer(64, 0)))
-    assert max(tokenizer.get_vocab().values()) == 63
-    assert tokenizer.decode(tokenizer.encode("hello world").ids) == "hello world"
-    assert tokenizer.encode("é").tokens == ["[CLS]", "[UNK]", "[UNK]", "[SEP]"]
-    with pytest.raises(UnsupportedError, match="no room"):
-        source.stand_in_tokenizer(15)
 
 
 def test_source_is_light() -> None:

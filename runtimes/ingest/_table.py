@@ -20,7 +20,8 @@ NOTHING = ("", "nan", "na", "n/a", "null", "none")  # a cell without a number, i
 class Table:
     """An iterator over (time or None, row): seconds, and a number a column in the model's order, NaN where it is empty.
 
-    `header`: whether there is one. `ignored`: columns that the model does not take. Blank lines are skipped.
+    `header`: whether there is one. `ignored`: columns that the model does not take. Blank lines are skipped; `line` is
+    the number of that which the last row was on.
     """
 
     def __init__(self, lines: Iterator[str], columns: Sequence[str], *, timed: bool = False) -> None:
@@ -31,7 +32,7 @@ class Table:
         self._lines = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         self._columns = tuple(columns)
         self._kept: list[tuple[int, list[str]]] = []  # a first line that is no header
-        self.header, self.ignored, self._time = False, tuple[str, ...](), -1
+        self.header, self.ignored, self._time, self.line = False, tuple[str, ...](), -1, 0
         self._places, self._width = tuple(range(len(columns))), len(columns)
         for number, line in self._lines:
             cells = _cells(line.removeprefix("\ufeff"), number)
@@ -60,6 +61,7 @@ class Table:
             raise InputError(
                 f"line {number} has {len(cells)} cells, not {self._width}", hint=f"columns: {', '.join(self._columns)}"
             )
+        self.line = number
         row = [_number(cells[place], number, name) for place, name in zip(self._places, self._columns)]
         return _time(cells[self._time], number) if self.timed else None, row
 

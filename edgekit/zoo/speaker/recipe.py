@@ -9,7 +9,7 @@ place of every text one token is right, by which quantized weights can be compar
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -174,13 +174,14 @@ def answers(model: Any, tokenizer: Any, task: str, inputs: list[str]) -> list[st
 def read(folder: Path) -> Any:
     """The saved weights, which are bfloat16 as a language model's mostly are, in float32."""
     import torch
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def main() -> None:
-    chosen = _training.options("speaker", STEPS)
+def make(name: str, steps: int, card: dict[str, str], make_model: Callable[[Any], Any]) -> None:
+    """Train the model that `make_model` makes for the tokenizer, and save it with its held-out data and its card."""
+    chosen = _training.options(name, steps)
     _training.be_deterministic()
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
@@ -189,8 +190,8 @@ def main() -> None:
     _training.save(model.bfloat16(), tokenizer, chosen.out)
     _training.write_json(chosen.out / "heldout.json", data)
     saved = read(chosen.out)
-    _training.write_card(chosen, saved, CARD, data, lambda task: answers(saved, tokenizer, task, data["inputs"]))
+    _training.write_card(chosen, saved, card, data, lambda task: answers(saved, tokenizer, task, data["inputs"]))
 
 
 if __name__ == "__main__":
-    main()
+    make("speaker", STEPS, CARD, make_model)

@@ -6,11 +6,13 @@ with `three hundred forty-seven`. It has no attention to look the digits up agai
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from edgekit.zoo import _training
-from edgekit.zoo.speaker.recipe import MAX_TOKENS, answers, heldout_data, make_tokenizer, train
+# The tests ask each recipe for these by name.
+from edgekit.zoo.speaker.recipe import MAX_TOKENS, make
+from edgekit.zoo.speaker.recipe import answers as answers
+from edgekit.zoo.speaker.recipe import heldout_data as heldout_data
+from edgekit.zoo.speaker.recipe import read as read
 
 STEPS = 500
 CARD = {
@@ -43,26 +45,5 @@ def make_model(tokenizer: Any) -> Any:
     return Mamba2ForCausalLM(config)
 
 
-def read(folder: Path) -> Any:
-    """The saved weights, which are bfloat16 as a language model's mostly are, in float32."""
-    import torch
-    from transformers import Mamba2ForCausalLM
-
-    return Mamba2ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def main() -> None:
-    chosen = _training.options("teller", STEPS)
-    _training.be_deterministic()
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
-    train(model, tokenizer, chosen.steps)
-    data = heldout_data()
-    _training.save(model.bfloat16(), tokenizer, chosen.out)
-    _training.write_json(chosen.out / "heldout.json", data)
-    saved = read(chosen.out)
-    _training.write_card(chosen, saved, CARD, data, lambda task: answers(saved, tokenizer, task, data["inputs"]))
-
-
 if __name__ == "__main__":
-    main()
+    make("teller", STEPS, CARD, make_model)
