@@ -2,8 +2,8 @@
 
 `forward(x, h, …)` gives the results and the new states. Which axes are free is found by trying: the module is run with
 another batch and another number of steps, and what it takes is what the graph will take. Where torch writes out each
-step (a loop in Python), the graph takes one step at a time. Traces through `_trace`; whoever
-runs the graph holds it against `proof.npz`: calls in order, from states of zeros, the module's own answers beside them.
+step (a loop in Python), the graph takes one step at a time. Traces through `_trace`; whoever runs the graph holds it
+against `proof.npz`: calls in order, from states of zeros, the module's own answers beside them.
 """
 
 from __future__ import annotations
@@ -160,26 +160,27 @@ def _export(
     module: torch.nn.Module, ways: Sequence[Axes], states: Mapping[str, str], path: Path, say: Callable[[str], None]
 ) -> Axes:
     """The file, in the first of the `ways` that can be traced, which is returned."""
-    for axes in ways:
-        names = list(axes.inputs)
-        tracing = _trace.Tracing(
-            _by_position(module, names),
-            axes.inputs,
-            {"y": (), **{out: axes.inputs[into] for into, out in states.items()}},
-            lambda sizes, seed, axes=axes: _random(axes, sizes["batch"], sizes["time"], seed),  # type: ignore[misc]
-            (),
-        )
+    *others, last = ways
+    for axes in others:
         try:
-            program = _trace.export(tracing)
-            _trace.check(program.model, tracing)
+            return _export_as(module, axes, states, path)
         except (UnsupportedError, VerificationError) as error:
-            if axes is ways[-1]:
-                raise
             say(f"it cannot be traced for any number of steps, so for one at a time: {error.cause or error.message}")
-            continue
-        program.save(str(path), external_data=True)
-        return axes
-    raise AssertionError("there is a way")
+    return _export_as(module, last, states, path)
+
+
+def _export_as(module: torch.nn.Module, axes: Axes, states: Mapping[str, str], path: Path) -> Axes:
+    tracing = _trace.Tracing(
+        _by_position(module, list(axes.inputs)),
+        axes.inputs,
+        {"y": (), **{out: axes.inputs[into] for into, out in states.items()}},
+        lambda sizes, seed: _random(axes, sizes["batch"], sizes["time"], seed),
+        (),
+    )
+    program = _trace.export(tracing)
+    _trace.check(program.model, tracing)
+    program.save(str(path), external_data=True)
+    return axes
 
 
 def _by_position(module: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
