@@ -25,7 +25,7 @@ from tiny_decoder import HEAD, TABLE, Shape
 
 from edgekit import registry
 from edgekit.core import Recipe
-from edgekit.errors import InputError, StateError, UnsupportedError
+from edgekit.errors import InputError, UnsupportedError
 from edgekit.targets import _openvino_runs
 
 __all__ = ["opened", "tiny"]
@@ -156,22 +156,6 @@ def test_nothing_in_part_is_kept_on_a_full_disk(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     follow(replace(tiny, session=session), session.start(1, 8), [[]], [[1, 2, 3, 4]])
     assert list((tmp_path / "compiled").iterdir()) == []
-
-
-def test_a_state_whose_rows_were_taken_is_used_up(tiny: Opened) -> None:
-    state = tiny.session.run(padded([[1, 2, 3], [4, 5]]))[1]
-    taken = tiny.session.rows(state, [1])
-    uses: list[Callable[[], Any]] = [
-        lambda: tiny.session.run(padded([[1], [2]]), state),
-        lambda: tiny.session.fork(state),
-        lambda: tiny.session.rows(state, [0]),
-        lambda: tiny.session.trim(state, [1, 1]),
-        lambda: tiny.session.save(state),
-    ]
-    for use in uses:
-        with pytest.raises(StateError, match="used up"):
-            use()
-    follow(tiny, taken, [[4, 5]], [[6]])
 
 
 @pytest.mark.parametrize(("axis", "why"), [(1, "grows, and not along axis 2"), (None, "its size is not known")])
