@@ -59,7 +59,7 @@ class DecoderSession(DecoderStates[Cache]):
     chunk_tokens = 4096
 
     def __init__(self, graph: Graph, compiled: Any) -> None:
-        self._graph, self._compiled, self._runs = graph, compiled, Runs(compiled)
+        self._graph, self._compiled, self._runs = graph, compiled, Runs()
         self._life = Life("this session")
         self._variables = variables(graph)
         growing = {state.into for state in graph.states if state.axis is not None}
@@ -137,6 +137,7 @@ class DecoderSession(DecoderStates[Cache]):
 
     def close(self) -> None:
         if self._life.end():
+            self._runs.close()
             del self._compiled, self._runs
 
     def _check_range(self, ids: Integers, lengths: Integers) -> None:
