@@ -26,8 +26,8 @@ MORE = [{"role": "user", "content": "three"}]
 def endless(talk: Conversation) -> None:
     until = time.monotonic() + 20
     while time.monotonic() < until:
+        talk.messages = talk.messages[:2]  # an interrupt may have come right behind an answer
         list(talk.generate([{"role": "user", "content": "x"}], max_new_tokens=60, stream=True))
-        talk.messages = talk.messages[:2]
 
 
 def main(target: str, folder: Path) -> None:
