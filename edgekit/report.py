@@ -20,7 +20,7 @@ from edgekit import files
 from edgekit.errors import ResourceError, UsageError, VerificationError
 from edgekit.record import Record
 from edgekit.reporting import bounds as bounding
-from edgekit.reporting import comparison, tables
+from edgekit.reporting import comparison, tables, words
 from edgekit.reporting.comparison import Comparison
 from edgekit.reporting.files import encode
 from edgekit.reporting.files import read as read
@@ -93,7 +93,7 @@ def tell(
     records, names = [read(path) for path in paths], _names(paths)
     found = comparison.compare(records, names)
     held = compare or (bool(asked) and len(paths) > 1)
-    failures = tuple(str(failure) for bound in asked for failure in bounding.judge(bound, found))
+    failures = tuple(words.cut(failure, 400) for bound in asked for failure in bounding.judge(bound, found))
     if output:
         _write(output, _page(records, names, found if held else None, failures))
     return Told(
@@ -124,9 +124,9 @@ def _check_asked(
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """What to call the files: by their names, or, where two have one name, with their folders."""
-    names = [path.stem for path in paths]
+    names = [words.cut(path.stem, 40) for path in paths]
     if len(set(names)) < len(names):
-        names = [f"{path.resolve().parent.name}/{path.stem}" for path in paths]
+        names = [words.cut(f"{path.resolve().parent.name}/{path.stem}", 60) for path in paths]
     if len(set(names)) < len(names):
         names = [f"{number} {name}" for number, name in enumerate(names, start=1)]
     return names

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 
-from edgekit.reporting.svg import LEFT, RIGHT, WIDTH, Scale, clip, colour, drawing, from_zero, x_axis
+from edgekit.reporting.svg import LEFT, RIGHT, WIDTH, Scale, clip, colour, drawing, from_zero, written, x_axis
 
 NAME = 34  # letters of a name that has a line for itself and a note
 PHASE_LEFT = 74  # where the bars of phases begin: the longest phase's name stands before them
@@ -87,7 +86,7 @@ def phases(key: str, title: str, about: str, blocks: Sequence[Block], x_name: st
         parts += _named(block.name, block.note, y + 13)
         for number, (name, own, whole) in enumerate(block.phases):
             at = y + 20 + line * number
-            parts.append(f'<text class="t end" x="{PHASE_LEFT - 5}" y="{at + 8}">{escape(name)}</text>')
+            parts.append(f'<text class="t end" x="{PHASE_LEFT - 5}" y="{at + 8}">{written(name)}</text>')
             for style, value in (("pale", whole), ("bar", own)):
                 width = max(xs.at(value) - PHASE_LEFT, 0.0)
                 box = f'x="{PHASE_LEFT}" y="{at}" width="{width:.1f}" height="9"'
@@ -106,7 +105,7 @@ def courses(key: str, title: str, about: str, found: Sequence[Course], x_name: s
     longest = max(course.step * len(course.values) for course in found)
     xs = Scale(0, longest, LEFT, WIDTH - RIGHT)
     ys = from_zero([value for course in found for value in course.values], bottom, top)
-    parts = [f'<text class="t" x="4" y="{top - 6}">{escape(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
+    parts = [f'<text class="t" x="4" y="{top - 6}">{written(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
     for tick in ys.ticks():
         parts.append(f'<path class="grid" d="M{LEFT} {ys.at(tick):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="t end" x="{LEFT - 6}" y="{ys.at(tick) + 4:.1f}">{tick:g}</text>')
@@ -122,8 +121,8 @@ def courses(key: str, title: str, about: str, found: Sequence[Course], x_name: s
 
 
 def _named(name: str, note: str, y: float, left: float = 10) -> Iterator[str]:
-    yield f'<text class="name" x="{left:g}" y="{y:g}">{escape(clip(name, NAME))}</text>'
-    yield f'<text class="t end" x="{WIDTH - 10}" y="{y:g}">{escape(clip(note, NAME))}</text>'
+    yield f'<text class="name" x="{left:g}" y="{y:g}">{written(clip(name, NAME))}</text>'
+    yield f'<text class="t end" x="{WIDTH - 10}" y="{y:g}">{written(clip(note, NAME))}</text>'
 
 
 def drawable(value: float | None) -> bool:

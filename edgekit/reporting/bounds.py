@@ -190,7 +190,7 @@ def _metric(text: str, name: str) -> tuple[str, str]:
 def _value(text: str, start: int, unit: str) -> tuple[float, bool]:
     """The number and whether it is relative."""
     start += len(text[start:]) - len(text[start:].lstrip())
-    matched = re.fullmatch(r"([+-]?)(\d{1,15}(?:\.\d{1,15})?)\s*(\S*)", text[start:].rstrip(), re.ASCII)
+    matched = re.fullmatch(r"([+-]?)(\d{1,15}(?:\.\d{1,15})?)\s*((?:[^\d.\s]\S*)?)", text[start:].rstrip(), re.ASCII)
     if matched is None:
         raise _wrong(text, start, f"{text[start:]!r} is no number with a unit")
     sign, number, said = matched.groups()

@@ -187,15 +187,17 @@ def table(found: Comparison) -> str:
     heads = ("row", "file", "", found.names[0], "", "change", "p", "")
     rows = (
         (
-            *(change.key.name, found.names[change.file], change.name),
+            *(words.cut(change.key.name, 80), found.names[change.file], change.name),
             *(change.shown(change.before), change.shown(change.after)),
             *(words.change(change.ratio), chance(change.p), change.verdict),
         )
         for change in found.changes
     )
     listed = [f"{name}: {' / '.join(value or words.DASH for value in values)}" for name, values in found.differences]
-    differing = "\n".join(map(show.one_line, ["the environments differ:", *listed])) if listed else ""
-    said = "\n".join(map(show.one_line, (*summary(found), *found.notes)))
+    differing = (
+        "\n".join(show.one_line(words.cut(line)) for line in ["the environments differ:", *listed]) if listed else ""
+    )
+    said = "\n".join(show.one_line(words.cut(line, words.PROSE)) for line in (*summary(found), *found.notes))
     return "\n\n".join(filter(None, (show.table(heads, rows), differing, said)))
 
 

@@ -5,6 +5,7 @@ Knows the form; whether the figures in it can be true is `edgekit.reporting.soun
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from edgekit import limits, strict
 from edgekit.errors import BundleError, RecordError
 from edgekit.record import SCHEMA, Record, Row
 from edgekit.reporting.soundness import faults, mixed
+from edgekit.terminal import plain
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 AGAIN = "make it again with `edgekit bench -o FILE.json`"
@@ -29,7 +31,8 @@ _UNKNOWN = {("difference",): math.inf, ("agreement", "loss"): math.inf, ("agreem
 def encode(record: Record) -> bytes:
     """The JSON of a record, a row a line, so that two of them can be compared line by line."""
     rows = ",\n".join(_text(row) for row in record.rows)
-    return _text(replace(record, rows=())).replace('"rows":[]', f'"rows":[\n{rows}\n]', 1).encode() + b"\n"
+    head, tail = _text(replace(record, rows=())).split('"rows":[]', 1)
+    return f'{head}"rows":[\n{rows}\n]{tail}\n'.encode(errors="replace")  # a folder's name need not be Unicode
 
 
 def read(path: Path) -> Record:
@@ -58,8 +61,8 @@ def schema() -> bytes:
 
 
 def _text(value: Any) -> str:
-    """msgspec writes a number that is not finite as null."""
-    return msgspec.json.encode(value).decode()
+    """As `--json` has it: a number that is not finite is null."""
+    return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _record(found: dict[str, Any]) -> Record:

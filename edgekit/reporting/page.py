@@ -22,6 +22,7 @@ from edgekit.reporting.markup import Cell, Head, Line, cell, prose, text
 from edgekit.reporting.sections import section
 
 BUNDLES, FACTS = 12, 20  # what a page shows at most
+BYTES = 1_900_000  # that its parts may have together
 SEVERITY = {"invalid": 0, "worse": 1, "better": 2}  # what comes first
 GENERATOR = '<meta name="generator" content="edgekit">'
 
@@ -39,17 +40,30 @@ def html(
     labels = list(names) if len(records) > 1 else [""]
     groups = grouped(records, labels)
     title = "EdgeKit comparison" if compared else records[0].title
-    body = [
-        f"<header><h1>{text(title)}</h1>",
-        *(f'<p class="soft">{text(_line(record, name))}</p>' for record, name in zip(records, labels)),
-        "</header>",
-        *_summary(records, labels, groups, compared, failures),
-        *(_compared(compared) if compared else ()),
-        *(part for number, group in enumerate(groups[:BUNDLES]) for part in section(f"m{number}", group)),
-        markup.more(len(groups) - BUNDLES, "bundle"),
-        *_about(records, labels, compared),
+    head = "\n".join(f'<p class="soft">{text(_line(record, name))}</p>' for record, name in zip(records, labels))
+    parts = [
+        _summary(records, labels, groups, compared, failures),
+        _about(records, labels, compared),
+        _compared(compared) if compared else (),
+        *(section(f"m{number}", group) for number, group in enumerate(groups[:BUNDLES])),
     ]
+    summary, about, *sections = _fitting(["\n".join(filter(None, part)) for part in parts])
+    body = (
+        *(f"<header><h1>{text(title)}</h1>{head}</header>", summary, *sections),
+        *(markup.more(len(groups) - BUNDLES, "bundle"), about),
+    )
     return _document(text(title), "\n".join(filter(None, body)))
+
+
+def _fitting(parts: Sequence[str]) -> list[str]:
+    """Of these, as far as they go in `BYTES`, whole: only names that somebody made to be long are longer."""
+    left, found = BYTES, []
+    for part in parts:
+        size = len(part.encode(errors="replace"))
+        fits = size <= left
+        found.append(part if fits else '<p class="warning">A part of this page is too long to be shown.</p>')
+        left -= size if fits else 0
+    return found
 
 
 def _document(title: str, body: str) -> str:

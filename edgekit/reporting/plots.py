@@ -53,8 +53,8 @@ def _accuracy(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]
             *(group.label(entry), words.size(entry.row.bytes), cost * factor, met.value * 100, entry.row.bytes or 0),
             *(entry.series, entry.hollow),
         )
-        for entry, met, cost in known
-    ][:PLOTTED]
+        for entry, met, cost in known[:PLOTTED]
+    ]
     about = "; ".join(f"{dot.name}: {words.figure(dot.x)} {unit}, {dot.y:.1f} %, {dot.note}" for dot in dots)
     metric = svg.clip(words.cut(known[0][1].metric.replace("_", " ")), 40)
     what = {"llm": "an answer", "stream": "a step", "offline": "an item"}.get(group.scenarios[0], "an input")
@@ -109,19 +109,30 @@ def _bars(key: str, group: Group, entries: Sequence[Entry], quantity: str, title
 def _roofline(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
     """Of what is read from the machine's own memory; a device's has another bandwidth."""
     here = [entry for entry in entries if entry.bandwidth and not (entry.row.memory and entry.row.memory.device)]
-    dots = []
-    for entry in here:
-        rate, read = entry.median("decode"), entry.row.bytes_per_token
-        if rate is not None and read and drawable(rate):
-            share = rate * read / (entry.bandwidth or 1)
-            note = f"{words.share(share)} of the bandwidth"
-            dots.append(svg.Dot(group.label(entry), note, read / 1e6, rate, 1, entry.series, entry.hollow))
-    if not dots:
+    known = [
+        (entry, rate, read)
+        for entry in here
+        if (rate := entry.median("decode")) is not None and drawable(rate)
+        if (read := entry.row.bytes_per_token) and drawable(read)
+    ]
+    if not known:
         return
+    dots = [
+        svg.Dot(
+            name=group.label(entry),
+            note=f"{words.share(rate * read / (entry.bandwidth or 1))} of the bandwidth",
+            x=read / 1e6,
+            y=rate,
+            size=1,
+            series=entry.series,
+            hollow=entry.hollow,
+        )
+        for entry, rate, read in known[:PLOTTED]
+    ]
     roofs = sorted({entry.bandwidth / 1e6 for entry in here if entry.bandwidth})
     about = "; ".join(f"{dot.name}: {words.figure(dot.y)} tokens/s at {words.figure(dot.x)} MB" for dot in dots)
     picture = svg.scatter(
-        *(key, _title("Roofline", group), about[:ABOUT], dots[:PLOTTED]),
+        *(key, _title("Roofline", group), about[:ABOUT], dots),
         *("MB read for a token, by powers of ten", "tokens a second"),
         roofs=roofs,
     )
@@ -130,12 +141,12 @@ def _roofline(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]
         f"The dashed line is what memory read at {measured}, as measured here, allows: the nearer a dot, the less is "
         "left to gain but by reading less. What fits into a cache may lie above it."
     )
-    yield markup.figure("Against the memory's bandwidth (roofline)", picture, text, len(dots) - PLOTTED)
+    yield markup.figure("Against the memory's bandwidth (roofline)", picture, text, len(known) - PLOTTED)
 
 
 def _memory(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
     blocks = []
-    for entry in entries:
+    for entry in entries[:BLOCKS]:
         memory = entry.row.memory
         phases = [
             (phase.name, (phase.uss or 0) / 1e6, max(phase.rss or 0, phase.uss or 0) / 1e6)
@@ -152,19 +163,19 @@ def _memory(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
     if not blocks:
         return
     about = "; ".join(f"{block.name}: {block.note}" for block in blocks)
-    picture = bars.phases(key, _title("Memory by phase", group), about[:ABOUT], blocks[:BLOCKS], "MB")
+    picture = bars.phases(key, _title("Memory by phase", group), about[:ABOUT], blocks, "MB")
     text = (
         "Full: what the process has alone (USS). Pale: all that it maps (RSS), files that others may share included. "
         "The tick is its peak, the dashed line the forecast made before it ran."
     )
-    yield markup.figure("Memory by phase", picture, text, len(blocks) - BLOCKS)
+    yield markup.figure("Memory by phase", picture, text, len(entries) - BLOCKS)
 
 
 def _sustained(key: str, group: Group) -> Iterator[str]:
     courses = []
-    for entry in group.entries:
+    for entry in [entry for entry in group.entries if entry.row.sustained][: 2 * PLOTTED]:
         found = entry.row.sustained
-        rates = [rate for rate in found.rates if rate < 1e18] if found else []
+        rates = [rate for rate in found.rates if rate == 0 or drawable(rate)] if found else []
         if found and rates and max(rates) > 0 and drawable(found.seconds):
             first, last = rates[0], rates[-1]
             told = f" ({words.change(last / first)})" if first else ""

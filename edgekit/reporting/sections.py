@@ -58,8 +58,10 @@ def _table(group: Group, scenario: str, entries: Sequence[Entry]) -> Iterator[st
     """What a reader compares, and, folded away, the rest of what was measured."""
     title = f"{TITLES[scenario]}: {group.bundle}"
     telling = list(_telling(group, entries))
-    yield from markup.table(title, *_lines([*telling, _metric(group), *MIDDLE[scenario], *MAIN], entries))
-    rest = _lines([*telling, *REST], entries)
+    shown = entries[: markup.MOST_ROWS]
+    yield from markup.table(title, *_lines([*telling, _metric(group), *MIDDLE[scenario], *MAIN], shown))
+    yield markup.more(len(entries) - len(shown), "row")
+    rest = _lines([*telling, *REST], shown)
     if any(not found.empty for line in rest[1] for found in line.cells[1 + len(telling) :]):
         yield f"<details><summary>Memory, start and checks, {TITLES[scenario].lower()}</summary>"
         yield from markup.table(f"{title}, the rest", *rest)
@@ -77,9 +79,13 @@ def _lines(columns: Sequence[Column], entries: Sequence[Entry]) -> tuple[list[He
 def _telling(group: Group, entries: Sequence[Entry]) -> Iterator[Column]:
     """What tells rows apart, where it does."""
     if len({entry.device for entry in group.entries}) > 1:
-        yield Head("Device", "file", number=False), lambda entry: cell(entry.device, entry.device)
+        yield Head("Device", "file", number=False), lambda entry: _named(entry.device)
     if len({words.setting(entry.row) for entry in entries}) > 1:
-        yield Head("Test", number=False), lambda entry: cell(words.setting(entry.row), words.setting(entry.row))
+        yield Head("Test", number=False), lambda entry: _named(words.setting(entry.row))
+
+
+def _named(name: str) -> Cell:
+    return cell(svg.clip(name, 40), svg.clip(name, 40))
 
 
 def _metric(group: Group) -> Column:

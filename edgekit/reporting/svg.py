@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Protocol
 
+from edgekit.reporting.words import visible
+
 WIDTH = 380
 LEFT, RIGHT = 46, 12  # of the frame
 LETTER = 7.2  # how wide a letter of a label is, on average, in the widest of the usual fonts
@@ -111,7 +113,7 @@ def scatter(
         xs = from_zero(x_values, LEFT, WIDTH - RIGHT)
         ys = _around(y_values, bottom, top)
     parts = [_roof(roof, xs, ys) for roof in roofs]
-    parts += [f'<text class="t" x="4" y="12">{escape(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
+    parts += [f'<text class="t" x="4" y="12">{written(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
     for tick in (tick for tick in ys.ticks() if tick <= y_most):
         y = ys.at(tick)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
@@ -121,7 +123,7 @@ def scatter(
     placed = [(xs.at(d.x), ys.at(d.y), max(4.0, most * math.sqrt(d.size / largest)), d) for d in dots]
     taken: list[Box] = [(x - r - 3, y - r - 3, x + r + 3, y + r + 3) for x, y, r, _ in placed]
     for x, y, radius, dot in placed:
-        tip = f"<title>{escape(clip(dot.name, 80))}: {escape(clip(dot.note))}</title>"
+        tip = f"<title>{written(clip(dot.name, 80))}: {written(clip(dot.note))}</title>"
         parts.append(f'<circle class="{colour(dot)}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">{tip}</circle>')
     for x, y, radius, dot in placed:
         name, note = clip(dot.name), clip(dot.note)
@@ -140,8 +142,8 @@ def strips(key: str, title: str, about: str, rows: Sequence[Strip], x_name: str)
     parts = list(x_axis(xs, top, bottom, x_name))
     for number, row in enumerate(rows):
         y = top + step * number
-        parts.append(f'<text class="name" x="10" y="{y + 13}">{escape(clip(row.name, 34))}</text>')
-        parts.append(f'<text class="t end" x="{WIDTH - 10}" y="{y + 13}">{escape(row.note)}</text>')
+        parts.append(f'<text class="name" x="10" y="{y + 13}">{written(clip(row.name, 34))}</text>')
+        parts.append(f'<text class="t end" x="{WIDTH - 10}" y="{y + 13}">{written(row.note)}</text>')
         parts.append(_dots(row, xs, y + 31))
         if row.middle:
             low, high = map(xs.at, row.middle)
@@ -160,6 +162,11 @@ def clip(text: str, most: int = LONGEST) -> str:
     return f"{text[:head]}…{text[len(text) - (most - head - 1) :]}"
 
 
+def written(text: str) -> str:
+    """Text as a drawing may hold it."""
+    return escape(visible(text))
+
+
 def swatch(series: int, hollow: bool) -> str:
     """The dot of a series, to stand beside its name in a table."""
     style = f"s{series % SERIES}{' hollow' if hollow else ''}"
@@ -168,10 +175,10 @@ def swatch(series: int, hollow: bool) -> str:
 
 
 def drawing(key: str, title: str, about: str, height: float, parts: Sequence[str]) -> str:
-    key = escape(key)
+    key = written(key)
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-labelledby="{key}-t {key}-d">'
-        f'<title id="{key}-t">{escape(title)}</title><desc id="{key}-d">{escape(about)}</desc>{"".join(parts)}</svg>'
+        f'<title id="{key}-t">{written(title)}</title><desc id="{key}-d">{written(about)}</desc>{"".join(parts)}</svg>'
     )
 
 
@@ -182,7 +189,7 @@ def x_axis(scale: Scale, top: float, bottom: float, name: str) -> Iterator[str]:
         half = len(f"{tick:g}") * LETTER / 2
         yield f'<text class="t mid" x="{min(x, WIDTH - half):.1f}" y="{bottom + 15}">{tick:g}</text>'
     yield f'<path class="axis" d="M{scale.start} {bottom}H{scale.end}"/>'
-    yield f'<text class="t mid" x="{(scale.start + scale.end) / 2:g}" y="{bottom + 31}">{escape(name)}</text>'
+    yield f'<text class="t mid" x="{(scale.start + scale.end) / 2:g}" y="{bottom + 31}">{written(name)}</text>'
 
 
 def _roof(roof: float, xs: Scale, ys: Scale) -> str:
@@ -206,8 +213,8 @@ def _label(box: Box, at: tuple[float, float], radius: float, name: str, note: st
     side, anchor = (" end", right) if x > right else ("", left)
     if left <= x <= right:
         side, anchor = " mid", (left + right) / 2
-    yield f'<text class="name{side}" x="{anchor:.1f}" y="{top + 10:.1f}">{escape(name)}</text>'
-    yield f'<text class="t{side}" x="{anchor:.1f}" y="{top + 10 + LINE:.1f}">{escape(note)}</text>'
+    yield f'<text class="name{side}" x="{anchor:.1f}" y="{top + 10:.1f}">{written(name)}</text>'
+    yield f'<text class="t{side}" x="{anchor:.1f}" y="{top + 10 + LINE:.1f}">{written(note)}</text>'
 
 
 def _free_place(x: float, y: float, radius: float, width: float, taken: Sequence[Box], frame: Box) -> Box:

@@ -112,8 +112,8 @@ def table(record: Record) -> str:
                 )
             )
         parts.append(f"{scenario.upper()}\n{show.table(heads, lines)}")
-    notes = [f"{_short(row.name)}: {note}" for row in record.rows for note in notes_of(row)]
-    said = [f"{bundle}: {text}" for bundle, text in in_short(record)]
+    notes = [f"{_short(row.name)}: {words.cut(note)}" for row in record.rows for note in notes_of(row)]
+    said = [f"{_short(bundle)}: {words.cut(text, words.PROSE)}" for bundle, text in in_short(record)]
     return "\n\n".join(filter(None, (*parts, "\n".join(map(show.one_line, [*notes, *said])))))
 
 
@@ -172,7 +172,7 @@ def _cell(value: Cell) -> str:
     if isinstance(value, int):
         return str(value)
     text = words.cut(value, words.PROSE)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return f"'{text}" if text[:1] in tuple("=+-@\t\r＝＋－＠") else text
 
 
 def _row(row: Row) -> dict[str, Cell]:

@@ -45,6 +45,7 @@ def figure(value: float | None) -> str:
         return DASH
     if value and not 1e-6 <= abs(value) < 1e12:
         return f"{value:.2e}"
+    value = float(f"{value:.3g}") if abs(value) < 1000 else value  # else 0.9996 would be 1.000
     digits = 2 - math.floor(math.log10(abs(value))) if value else 0
     return f"{value:,.{min(max(digits, 0), 8)}f}"
 
@@ -126,8 +127,12 @@ def joined(words: list[str]) -> str:
 def cut(text: object, most: int = LETTERS) -> str:
     """Of bearable length, and without what cannot be seen; a dash for None."""
     found = DASH if text is None else str(text)
-    shown = found if len(found) <= most else f"{found[:most]}…"
-    return _UNSEEN.sub("\ufffd", shown)
+    return visible(found if len(found) <= most else f"{found[:most]}…")
+
+
+def visible(text: str) -> str:
+    """Without what cannot be seen, or turns round what can."""
+    return _UNSEEN.sub("\ufffd", text)
 
 
 def plain(found: Figure | None) -> str:
