@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from made_records import check, record, row
 
 from edgekit import answers, registry, report, zoo
@@ -153,7 +152,7 @@ def test_environment_tells_the_machine_but_not_whose_it_is() -> None:
     assert found.cpu
     assert found.cores >= found.affinity >= 1
     assert found.load_before == 0.25
-    assert "onnxruntime" in found.engines["cpu"]
+    assert "ONNX Runtime" in found.engines["cpu"]
     assert {"edgekit", "python", "torch"} <= set(found.software)
     everything = str(found)
     assert platform.node() not in everything

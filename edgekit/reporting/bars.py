@@ -6,12 +6,11 @@ Like `edgekit.reporting.svg`, from which the axes come: numbers and names, not w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekit.reporting.svg import LEFT, RIGHT, WIDTH, Scale, clip, colour, drawing, from_zero, written, x_axis
+from edgekit.reporting.svg import LEFT, RIGHT, WIDTH, Scale, colour, drawing, from_zero, titled, written, x_axis
 
-NAME = 34  # letters of a name that has a line for itself and a note
 PHASE_LEFT = 74  # where the bars of phases begin: the longest phase's name stands before them
 
 
@@ -61,7 +60,7 @@ def bars(key: str, title: str, about: str, rows: Sequence[Bar], x_name: str) -> 
     for number, row in enumerate(rows):
         y = top + step * number
         end = xs.at(row.value)
-        parts += _named(row.name, row.note, y + 13)
+        parts += titled(row.name, row.note, y + 13)
         parts.append(
             f'<rect class="{colour(row)} bar" x="10" y="{y + 19}" width="{max(end - 10, 0.5):.1f}" height="11"/>'
         )
@@ -83,7 +82,7 @@ def phases(key: str, title: str, about: str, blocks: Sequence[Block], x_name: st
     parts = list(x_axis(xs, 4, bottom, x_name))
     y = 4
     for block, height in zip(blocks, heights):
-        parts += _named(block.name, block.note, y + 13)
+        parts += titled(block.name, block.note, y + 13)
         for number, (name, own, whole) in enumerate(block.phases):
             at = y + 20 + line * number
             parts.append(f'<text class="t end" x="{PHASE_LEFT - 5}" y="{at + 8}">{written(name)}</text>')
@@ -100,12 +99,12 @@ def phases(key: str, title: str, about: str, blocks: Sequence[Block], x_name: st
 
 def courses(key: str, title: str, about: str, found: Sequence[Course], x_name: str, y_name: str) -> str:
     """Lines over time, their names above; from zero upwards, so that a fall is seen at its size."""
-    top = 12 + 15 * len(found) + 14
+    top = 12 + 15 * len(found) + 20
     bottom = top + 170
     longest = max(course.step * len(course.values) for course in found)
     xs = Scale(0, longest, LEFT, WIDTH - RIGHT)
     ys = from_zero([value for course in found for value in course.values], bottom, top)
-    parts = [f'<text class="t" x="4" y="{top - 6}">{written(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
+    parts = [f'<text class="t" x="4" y="{top - 11}">{written(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
     for tick in ys.ticks():
         parts.append(f'<path class="grid" d="M{LEFT} {ys.at(tick):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="t end" x="{LEFT - 6}" y="{ys.at(tick) + 4:.1f}">{tick:g}</text>')
@@ -115,14 +114,9 @@ def courses(key: str, title: str, about: str, found: Sequence[Course], x_name: s
         path = "L".join(f"{x:.1f} {at:.1f}" for x, at in points)
         style = f"{colour(course)} course"
         parts.append(f'<path class="{style}" d="M10 {y - 4}h16"/>')
-        parts += _named(course.name, course.note, y, left=32)
+        parts += titled(course.name, course.note, y, left=32)
         parts.append(f'<path class="{style}" d="M{path}"/>')
     return drawing(key, title, about, bottom + 36, parts)
-
-
-def _named(name: str, note: str, y: float, left: float = 10) -> Iterator[str]:
-    yield f'<text class="name" x="{left:g}" y="{y:g}">{written(clip(name, NAME))}</text>'
-    yield f'<text class="t end" x="{WIDTH - 10}" y="{y:g}">{written(clip(note, NAME))}</text>'
 
 
 def drawable(value: float | None) -> bool:

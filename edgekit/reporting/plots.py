@@ -156,7 +156,7 @@ def _memory(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
         if memory is None or not phases:
             continue
         peak, forecast = memory.peak_rss, memory.forecast
-        note = f"peak {words.size(peak)}" + (f", forecast {words.size(forecast.total)}" if forecast else "")
+        note = words.size(peak) + (f", forecast {words.size(forecast.total)}" if forecast else "")
         expected = forecast.total / 1e6 if forecast and drawable(forecast.total) else None
         most = peak / 1e6 if peak and drawable(peak) else None
         blocks.append(bars.Block(group.label(entry), note, phases, most, expected, entry.series, entry.hollow))

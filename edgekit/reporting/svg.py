@@ -18,6 +18,7 @@ from edgekit.reporting.words import visible
 WIDTH = 380
 LEFT, RIGHT = 46, 12  # of the frame
 LETTER = 7.2  # how wide a letter of a label is, on average, in the widest of the usual fonts
+SMALL = 6.5  # the same of a note, which is not bold
 LINE = 12
 LONGEST = 24  # letters of a label
 SHOWN = 240  # dots of a strip
@@ -142,8 +143,7 @@ def strips(key: str, title: str, about: str, rows: Sequence[Strip], x_name: str)
     parts = list(x_axis(xs, top, bottom, x_name))
     for number, row in enumerate(rows):
         y = top + step * number
-        parts.append(f'<text class="name" x="10" y="{y + 13}">{written(clip(row.name, 34))}</text>')
-        parts.append(f'<text class="t end" x="{WIDTH - 10}" y="{y + 13}">{written(row.note)}</text>')
+        parts += titled(row.name, row.note, y + 13)
         parts.append(_dots(row, xs, y + 31))
         if row.middle:
             low, high = map(xs.at, row.middle)
@@ -160,6 +160,13 @@ def clip(text: str, most: int = LONGEST) -> str:
         return text
     head = most // 2
     return f"{text[:head]}…{text[len(text) - (most - head - 1) :]}"
+
+
+def titled(name: str, note: str, y: float, left: float = 10) -> Iterator[str]:
+    """A line above what it names: the name at its left, as much of it as the note at its right leaves room for."""
+    room = WIDTH - 10 - left - (len(note) + 1) * SMALL
+    yield f'<text class="name" x="{left:g}" y="{y:g}">{written(clip(name, max(int(room / LETTER), 3)))}</text>'
+    yield f'<text class="t end" x="{WIDTH - 10}" y="{y:g}">{written(note)}</text>'
 
 
 def written(text: str) -> str:
