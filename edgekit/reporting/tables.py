@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 
-from edgekit.record import PHASES, QUANTITIES, SCENARIOS, Environment, Record, Row
+from edgekit.record import PHASES, QUANTITIES, SCENARIOS, Accuracy, Environment, Record, Row
 from edgekit.reporting import words
 from edgekit.reporting.advice import judge
 
@@ -92,29 +92,29 @@ def table(record: Record) -> str:
     """A table for each scenario, and what is to be said of rows."""
     from edgekit import show
 
+    accuracies = {(row.bundle, row.variant): row.accuracy for row in record.rows if row.accuracy}
     parts = []
     for scenario in SCENARIOS:
+        heads = ("bundle", "variant", "test", *map(_head, TOLD[scenario]), "peak", "size", "accuracy", "right?")
         rows = [row for row in record.rows if row.scenario == scenario]
-        if not rows:
-            continue
-        accuracies = {(row.bundle, row.variant): row.accuracy for row in record.rows if row.accuracy}
-        heads = ("bundle", "variant", "test", *(_head(name) for name in TOLD[scenario]), "peak", "size", "", "right?")
-        lines = []
-        for row in rows:
-            accuracy = accuracies.get((row.bundle, row.variant))
-            values = (words.plain(row.figures.get(name)) for name in TOLD[scenario])
-            peak = row.memory.peak_rss if row.memory else None
-            met = words.share(accuracy.value) if accuracy else ""
-            lines.append(
-                (
-                    *(_short(row.bundle), _short(row.variant), _short(words.setting(row)), *values),
-                    *(words.size(peak), words.size(row.bytes), met, right(row)),
-                )
-            )
-        parts.append(f"{scenario.upper()}\n{show.table(heads, lines)}")
+        lines = [_line(row, accuracies.get((row.bundle, row.variant))) for row in rows]
+        kept = [at for at in range(len(heads)) if any(line[at] != words.DASH for line in lines)]
+        if lines:
+            shown = show.table([heads[at] for at in kept], [[line[at] for at in kept] for line in lines])
+            parts.append(f"{scenario.upper()}\n{shown}")
     notes = [f"{_short(row.name)}: {words.cut(note)}" for row in record.rows for note in notes_of(row)]
     said = [f"{_short(bundle)}: {words.cut(text, words.PROSE)}" for bundle, text in in_short(record)]
     return "\n\n".join(filter(None, (*parts, "\n".join(map(show.one_line, [*notes, *said])))))
+
+
+def _line(row: Row, accuracy: Accuracy | None) -> list[str]:
+    """A row of the terminal's table."""
+    return [
+        *(_short(row.bundle), _short(row.variant), _short(words.setting(row))),
+        *(words.plain(row.figures.get(name)) for name in TOLD[row.scenario]),
+        *(words.size(row.memory.peak_rss if row.memory else None), words.size(row.bytes)),
+        *(words.share(accuracy.value if accuracy else None), right(row)),
+    ]
 
 
 def in_short(record: Record) -> Iterator[tuple[str, str]]:
