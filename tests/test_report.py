@@ -54,7 +54,7 @@ def test_bounds_fail_by_name_after_the_page_is_written(files: list[Path]) -> Non
     assert told.error is not None
     assert told.error.exit_code == 5
     assert "and 4 more" in told.error.message
-    assert "5 bounds broken" in page.read_text(encoding="utf-8")
+    assert "5 rows broke a bound" in page.read_text(encoding="utf-8")
     assert report.tell(files, bounds=["tpot_p50>+50%"]).error is None
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from edgekit.record import QUANTITIES, Record, Row
 from edgekit.reporting import advice, words
@@ -32,6 +33,7 @@ METHOD = (
     "at 5 %. Runs of one process resemble each other more than runs of two do, so a change below 5 % is called small, "
     "however certain it is: measure with --replicate to be sure of those."
 )
+ALIKE = 1.1  # bandwidths that are so near are one: they are measured, too
 NOT_COMPARED = ("load_before", "load_after", "frequencies")  # of the environment: they are never twice the same
 
 
@@ -269,25 +271,34 @@ def _changes(match: Match, file: int) -> Iterator[Change]:
             yield Change(match.key, file, name, unit, less, first, now, None, valid, sampled=False)
 
 
-def _differences(records: Sequence[Record]) -> list[tuple[str, tuple[str, ...]]]:
-    found = []
+def _differences(records: Sequence[Record]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """By field; of the engines and the software each by itself."""
     for each in fields(records[0].environment):
-        if each.name in NOT_COMPARED:
-            continue
         values = [getattr(record.environment, each.name) for record in records]
+        if each.name in NOT_COMPARED or len({str(value) for value in values}) == 1:
+            continue
         if isinstance(values[0], dict):
             for name in dict.fromkeys(name for value in values for name in value):
                 said = tuple(str(value.get(name, "")) for value in values)
-                found.append((f"{each.name} {name}", said))
-        else:
-            found.append((each.name.replace("_", " "), tuple(map(_said, values))))
-    return [(name, said) for name, said in found if len(set(said)) > 1]
+                if len(set(said)) > 1:
+                    yield f"{each.name} {name}", said
+        elif each.name != "bandwidth" or _apart(*_ends(values)) > ALIKE:
+            yield each.name.replace("_", " "), tuple(_said(each.name, value) for value in values)
 
 
-def _said(value: object) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return "" if value is None else f"{value:,.0f}" if isinstance(value, float) and value > 1e6 else str(value)
+def _ends(values: Sequence[float | None]) -> tuple[float, float]:
+    known = [value or 0.0 for value in values]
+    return min(known), max(known)
+
+
+def _said(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name in ("memory", "memory_limit"):
+        return words.size(value)
+    if name == "bandwidth":
+        return f"{words.size(value)}/s"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _notes(match: Match) -> list[str]:

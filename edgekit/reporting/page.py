@@ -106,7 +106,8 @@ def _summary(
 ) -> Iterator[str]:
     yield '<section class="summary"><h2>In short</h2>'
     if failures:
-        yield f'<p class="warning"><strong class="bad">{text(words.count(len(failures), "bound"))} broken.</strong></p>'
+        broke = text(f"{words.count(len(failures), 'row')} broke a bound.")
+        yield f'<p class="warning"><strong class="bad">{broke}</strong></p>'
         yield f"<ul>{''.join(f'<li>{prose(failure)}</li>' for failure in failures[:FACTS])}</ul>"
         yield markup.more(len(failures) - FACTS, "broken bound")
     if compared:

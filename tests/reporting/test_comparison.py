@@ -106,6 +106,13 @@ def test_environments_that_differ_are_listed_by_field() -> None:
     assert found["software extra"] == ("", "1")
     assert "load before" not in found
     assert "kernel" not in found
+    assert "bandwidth" not in found
+    far = record(row(), environment=environment(bandwidth=44e9, memory=None))
+    found = dict(
+        compare([one, record(row(), environment=environment(bandwidth=22e9)), far], ["a", "b", "c"]).differences
+    )
+    assert found == {"memory": ("16.7 GB", "16.7 GB", ""), "bandwidth": ("21.5 GB/s", "22.0 GB/s", "44.0 GB/s")}
+    assert dict(compare([one, record(row(), environment=environment(bandwidth=22e9))], ["a", "b"]).differences) == {}
 
 
 # What changed

@@ -190,7 +190,7 @@ def test_several_files_are_one_report_with_a_device_column() -> None:
 def test_broken_bounds_come_first() -> None:
     records = [typical(), typical(1.2)]
     found = Balanced(page.html(records, ["a", "b"], compare(records, ["a", "b"]), ["row x in b: slow", "row y"]))
-    assert "2 bounds broken.row x in b: slow" in found.text.replace("\n", "")
+    assert "2 rows broke a bound.row x in b: slow" in found.text.replace("\n", "")
 
 
 # What it lets through
