@@ -41,6 +41,7 @@ NOT_COMPARED = ("load_before", "load_after", "frequencies")  # of the environmen
 class Key:
     bundle: str
     variant: str
+    scenario: str
     test: str
 
     @property
@@ -54,10 +55,6 @@ class Match:
 
     key: Key
     rows: tuple[tuple[Row, ...], ...]
-
-    @property
-    def scenario(self) -> str:
-        return next(row.scenario for rows in self.rows for row in rows)
 
     def invalid(self, file: int) -> str:
         return next((row.invalid for row in self.rows[file] if row.invalid), "")
@@ -250,7 +247,7 @@ def _matches(records: Sequence[Record]) -> list[Match]:
     for file, record in enumerate(records):
         for row in record.rows:
             bundle = row.bundle if row.bundle in known else called.get(row.digest, row.bundle)
-            key = Key(bundle, row.variant, row.test)
+            key = Key(bundle, row.variant, row.scenario, row.test)
             found.setdefault(key, [[] for _ in records])[file].append(row)
     return [Match(key, tuple(map(tuple, rows))) for key, rows in found.items()]
 
@@ -259,7 +256,7 @@ def _changes(match: Match, file: int) -> Iterator[Change]:
     if not match.rows[0] or not match.rows[file]:
         return
     valid = not match.invalid(0) and not match.invalid(file)
-    for quantity in COMPARED[match.scenario]:
+    for quantity in COMPARED[match.key.scenario]:
         before, after = match.median(0, quantity), match.median(file, quantity)
         if before is not None and after is not None:
             p = differ(match.sample(0, quantity), match.sample(file, quantity)) if valid else None

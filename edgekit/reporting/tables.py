@@ -66,7 +66,7 @@ def as_csv(record: Record) -> str:
     about: dict[str, Cell] = {"schema": record.schema, "made": record.made}
     device = _environment(record.environment)
     lines = [about | _row(row) | device for row in record.rows]
-    columns = list(lines[0]) if lines else [*about, *WHAT, *device]
+    columns = [*about, *_row(None), *device]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
@@ -175,15 +175,16 @@ def _cell(value: Cell) -> str:
     return f"'{text}" if text[:1] in tuple("=+-@\t\r＝＋－＠") else text
 
 
-def _row(row: Row) -> dict[str, Cell]:
-    rates = row.sustained.rates if row.sustained else ()
+def _row(row: Row | None) -> dict[str, Cell]:
+    """The cells of a row; of none, they are empty."""
+    rates = row.sustained.rates if row and row.sustained else ()
     found = {name: _at(row, path) for name, path in WHAT.items()}
-    found |= {"parameters": _listed(row.parameters), "options": _listed(row.options)}
+    found |= {name: _listed(getattr(row, name, {})) for name in ("parameters", "options")}
     for name, (unit, _) in QUANTITIES.items():
-        figure, named = row.figures.get(name), NAMED[unit]
+        figure, named = row.figures.get(name) if row else None, NAMED[unit]
         found |= {f"{name}_{each}{named}": _at(figure, each) for each in STATISTICS}
         found |= {f"{name}_runs": _at(figure, "n"), f"{name}_outliers": _at(figure, "outliers")}
-    phases = {phase.name: phase for phase in row.memory.phases} if row.memory else {}
+    phases = {phase.name: phase for phase in row.memory.phases} if row and row.memory else {}
     found |= {
         f"{kind}_{name.replace(' ', '_')}_bytes": _at(phases.get(name), kind)
         for name in PHASES
@@ -191,7 +192,7 @@ def _row(row: Row) -> dict[str, Cell]:
     }
     found |= {name: _at(row, path) for name, path in MORE.items()}
     found |= {"sustained_first": rates[0] if rates else None, "sustained_last": rates[-1] if rates else None}
-    return found | {"sustained_least": min(rates, default=None), "disturbed": "; ".join(row.disturbed)}
+    return found | {"sustained_least": min(rates, default=None), "disturbed": "; ".join(row.disturbed) if row else ""}
 
 
 def _at(found: object, path: str) -> Cell:

@@ -67,7 +67,7 @@ def test_csv_of_hostile_names_has_its_columns() -> None:
 
 
 def test_a_record_without_rows_is_a_head_alone() -> None:
-    assert tables.as_csv(record()).startswith("schema,made,bundle,")
+    assert tables.as_csv(record()) == tables.as_csv(record(row())).splitlines()[0] + "\n"
     assert tables.table(record()) == ""
     assert "| model | size |" in tables.markdown(record())
 
