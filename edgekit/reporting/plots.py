@@ -102,7 +102,8 @@ def _bars(key: str, group: Group, entries: Sequence[Entry], quantity: str, title
         rows.append(bars.Bar(group.label(entry), note, figure.median * factor, whisker, entry.series, entry.hollow))
     about = "; ".join(f"{row.name}: {row.note}" for row in rows)
     picture = bars.bars(key, _title(title, group), about[:ABOUT], rows, f"{unit}, median")
-    caption = f"{text} The line at a bar's end is the 95 % interval of the median."
+    whiskers = " The line at a bar's end is the 95 % interval of the median."
+    caption = text + (whiskers if any(row.interval for row in rows) else "")
     yield markup.figure(title, picture, caption, len(found) - PLOTTED)
 
 
@@ -166,7 +167,8 @@ def _memory(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
     picture = bars.phases(key, _title("Memory by phase", group), about[:ABOUT], blocks, "MB")
     text = (
         "Full: what the process has alone (USS). Pale: all that it maps (RSS), files that others may share included. "
-        "The tick is its peak, the dashed line the forecast made before it ran."
+        "The tick is its peak, the dashed line the forecast made before it ran. A bar that is all pale is known as a "
+        "whole only."
     )
     yield markup.figure("Memory by phase", picture, text, len(entries) - BLOCKS)
 

@@ -259,7 +259,8 @@ def _notes(entries: Sequence[Entry]) -> Iterator[str]:
     found = []
     for entry in entries:
         where = " ".join(filter(None, (entry.device, entry.row.variant, words.setting(entry.row))))
-        found += [f"<li>{text(where)}: {prose(note)}</li>" for note in tables.notes_of(entry.row)]
+        if notes := list(tables.notes_of(entry.row)):
+            found.append(f"<li>{text(where)}: {prose('; '.join(notes))}</li>")
     if found:
         yield f'<ul class="remarks">{"".join(found[:NOTES])}</ul>'
         yield markup.more(len(found) - NOTES, "remark")

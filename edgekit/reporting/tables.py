@@ -14,6 +14,7 @@ from edgekit.record import PHASES, QUANTITIES, SCENARIOS, Accuracy, Environment,
 from edgekit.reporting import words
 from edgekit.reporting.advice import judge
 
+NOTES = 12  # rows of which something is said below the terminal's table
 STATISTICS = ("median", "low", "high", "mean", "min", "max", "stdev", "p90", "p95", "p99")
 # What a person compares rows of a scenario by.
 TOLD = {
@@ -102,7 +103,9 @@ def table(record: Record) -> str:
         if lines:
             shown = show.table([heads[at] for at in kept], [[line[at] for at in kept] for line in lines])
             parts.append(f"{scenario.upper()}\n{shown}")
-    notes = [f"{_short(row.name)}: {words.cut(note)}" for row in record.rows for note in notes_of(row)]
+    noted = [(row.name, "; ".join(notes)) for row in record.rows if (notes := list(notes_of(row)))]
+    notes = [f"{_short(name)}: {words.cut(text)}" for name, text in noted[:NOTES]]
+    notes += [f"and {words.count(len(noted) - NOTES, 'more row')} like these"] if len(noted) > NOTES else []
     said = [f"{_short(bundle)}: {words.cut(text, words.PROSE)}" for bundle, text in in_short(record)]
     return "\n\n".join(filter(None, (*parts, "\n".join(map(show.one_line, [*notes, *said])))))
 

@@ -111,6 +111,13 @@ def test_the_terminal_has_a_table_for_each_scenario() -> None:
     assert "disturbed: others used 0.8 cores of 2 meanwhile" in text
 
 
+def test_what_is_said_of_rows_does_not_push_the_table_away() -> None:
+    rows = [row(replicate=number, disturbed=("x",), invalid="y") for number in range(tables.NOTES + 3)]
+    text = tables.table(record(*rows))
+    assert text.count("invalid: y; disturbed: x") == tables.NOTES
+    assert "and 3 more rows like these" in text
+
+
 def test_an_unsettled_warm_up_is_said() -> None:
     one = row()
     assert one.warmup is not None
