@@ -267,10 +267,19 @@ def figure(quantity: str, values: Sequence[float]) -> Figure:
         min=ordered[0],
         max=ordered[-1],
         stdev=statistics.stdev(ordered) if len(ordered) > 1 else None,
-        outliers=0,
+        outliers=_outliers(ordered),
         values=tuple(values),
         **ranked,
     )
+
+
+def _outliers(values: Sequence[float]) -> int:
+    """How many lie three interquartile ranges or more beyond the quartiles (Tukey's outer fences)."""
+    if len(values) < 8:
+        return 0
+    low, _, high = statistics.quantiles(values, n=4)
+    reach = 3 * (high - low)
+    return sum(not low - reach <= value <= high + reach for value in values)
 
 
 def take_turns(

@@ -165,6 +165,8 @@ def test_figures_are_sound(count: int) -> None:
     assert list(faults(row(figures={"latency": found}))) == []
     assert (found.p90 is None) == (count < 64)
     assert (found.p99 is None) == (count < 662)
+    assert found.outliers == 0
+    assert demos.figure("latency", [*found.values, 99.0]).outliers == (count + 1 >= 8)
 
 
 def test_no_screen_no_browser(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
