@@ -21,6 +21,7 @@ from edgekit.commandline import Verbs, complaint, engine_options, loss, one_of, 
 from edgekit.core import PRECISIONS
 from edgekit.errors import DeviceError, VerificationError
 from edgekit.terminal import Console
+from edgekit.verbs.report import report
 
 if TYPE_CHECKING:
     from edgekit.bundle import Verify
@@ -277,6 +278,9 @@ def verify(console: Console, /, bundle: Path, targets: tuple[str, ...]) -> None:
         hint = "run another variant (--target, --precision), or export the model again on this machine"
         failed = VerificationError(message, hint=hint, variants=[check.variant for check in wrong])
     console.answer({"ok": not wrong, "checks": checks}, show.checks(checks), failed)
+
+
+cli.add_command(report)
 
 
 @cli.command("list")

@@ -1,6 +1,6 @@
 """How a command line is read: help that begins with examples, names with suggestions, sizes, common switches.
 
-With `edgekit.cli` the only place that knows click; knows no verb.
+With `edgekit.cli` and `edgekit.verbs` the only place that knows click; knows no verb.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ def test_what_is_in_it(wheel: Path) -> None:
         files = [file.relative_to(zoo.folder(name)) for file in zoo.folder(name).rglob("*") if file.is_file()]
         assert {f"edgekit/zoo/{name}/{file}" for file in files if file.suffix != ".pyc"} <= names
     assert "edgekit/py.typed" in names
+    assert {f"edgekit/reporting/{name}" for name in ("page.css", "page.js", "schema.json")} <= names
     assert f"{info}licenses/LICENSE" in names
     assert not [name for name in names if "test" in name.lower() or name.endswith((".pyc", ".so"))]
     assert wheel.name.endswith("-py3-none-any.whl")
