@@ -43,7 +43,8 @@ def load(
     threads: int | None = None,
     verify: Literal["always", "once", "never"] = "once",
 ) -> Model:
-    """The bundle in `folder`, ready to run. `precision`: "int8", …; None takes the fastest that was measured.
+    """The bundle in `folder`, ready to run. `precision`: "int8", …; None takes the fastest, by what was measured on
+    this machine where that says it (`chosen_by` of the Model).
 
     `threads`: how many the engine may use; None is as many as this process has cores and quota for. `verify`: when
     the digests of the files are checked: "always", "once" or "never".
@@ -52,15 +53,16 @@ def load(
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}", hint="give 1 or more")
     found = bundles.read(Path(folder), verify=verify)
-    variant = choose(found, target, precision)
-    return Model(found, variant, threads or device.threads())
+    variant, why = choose(found, target, precision)
+    return Model(found, variant, threads or device.threads(), why)
 
 
 class Model:
     """A bundle that is open on a device. Threads may share it; it is a context manager, as it owns memory."""
 
-    def __init__(self, bundle: Bundle, variant: Variant, threads: int) -> None:
-        self.bundle, self.variant, self.threads = bundle, variant, threads
+    def __init__(self, bundle: Bundle, variant: Variant, threads: int, chosen_by: str = "") -> None:
+        """`chosen_by`: why this variant and no other, for a person; empty where its caller named it."""
+        self.bundle, self.variant, self.threads, self.chosen_by = bundle, variant, threads, chosen_by
         self._head: ModuleType = registry.find("heads", bundle.head)
         self._settings = self._head.open(bundle.folder, bundle.settings)
         self._loop: ModuleType = registry.find("loops", bundle.loop)
