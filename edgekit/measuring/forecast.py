@@ -10,7 +10,7 @@ Adds up what an engine makes of weights, states and activations; how much that i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgekit import device, onnxfile, registry
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from edgekit.core import Bundle, Graph, Port, Variant
 
-LOGITS, TOKENIZER = "logits", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
+CONTEXT, LENGTH = "context_length", "max_length"  # settings: the most tokens of a decoder's row, of a text
 BATCH = "batch"  # the axis of rows, by its name
 # Measured by tests/benchmarks/forecast_fit.py, as the targets' figures are.
 TEXT = 7_000_000  # the package tokenizers
@@ -73,12 +74,29 @@ def states(graph: Graph, batch: int, tokens: int, state: float = 1.0, fixed: flo
 
 
 def fit(bundle: Bundle, variant: Variant, limit: int, *, batch: int, tokens: int) -> Fit:
-    """What was asked for, if it fits into `limit` bytes. Raises ResourceError that says what would; and as `forecast`."""
+    """What was asked for, if it fits into `limit` bytes. Raises ResourceError with what would; and as `forecast`."""
+    return _fit(_Costs(bundle, variant, device.threads()), limit, batch, tokens)
+
+
+def bounded(bundle: Bundle, variant: Variant, limit: int) -> Bundle:
+    """The bundle with no longer context than one row may have within `limit` bytes: its ingest refuses what is longer.
+
+    A bundle that sets none, and whose rows may have any length, is only checked. Raises as `fit` for one token.
+    """
     costs = _Costs(bundle, variant, device.threads())
+    _fit(costs, limit, 1, 1)
+    name = CONTEXT if bundle.loop == "decode" else LENGTH
+    if not isinstance(bundle.settings.get(name), int):
+        return bundle
+    longest = _most(bundle.settings[name], lambda tokens: costs.of(1, tokens).total <= limit)
+    return replace(bundle, settings={**bundle.settings, name: longest})
+
+
+def _fit(costs: _Costs, limit: int, batch: int, tokens: int) -> Fit:
     told = costs.of(batch, tokens)
     if told.total <= limit:
         return Fit(batch, tokens, told)
-    name = f"{bundle.name} {variant.name}"
+    name = f"{costs.bundle.name} {costs.variant.name}"
     asked = f"{name} needs {size_text(told.total)} for {_rows(batch, tokens)} and {size_text(limit)} are allowed"
     best = _best(costs, limit, batch, tokens)
     if best is None:
@@ -88,23 +106,17 @@ def fit(bundle: Bundle, variant: Variant, limit: int, *, batch: int, tokens: int
         raise ResourceError(message, hint=hint, needed=told.total, allowed=limit, least=least)
     raise ResourceError(
         f"{asked}; {_rows(best.batch, best.tokens)} fit",
-        hint=f"{_options(bundle, best)}, or allow more memory",
+        hint=f"{_options(costs.bundle, best)}, or allow more memory",
         needed=told.total, allowed=limit, batch=best.batch, tokens=best.tokens,
     )  # fmt: skip
-
-
-def longest(bundle: Bundle, variant: Variant, limit: int, tokens: int) -> int:
-    """How many tokens, up to `tokens`, one row may have within `limit` bytes. Raises ResourceError if not even one."""
-    fit(bundle, variant, limit, batch=1, tokens=1)
-    costs = _Costs(bundle, variant, device.threads())
-    return _most(tokens, lambda size: costs.of(1, size).total <= limit)
 
 
 class _Costs:
     """One variant's files, read once for any number of forecasts."""
 
     def __init__(self, bundle: Bundle, variant: Variant, threads: int) -> None:
-        self.bundle, (self.graph,), self.threads = bundle, variant.graphs, threads
+        self.bundle, self.variant, self.threads = bundle, variant, threads
+        (self.graph,) = variant.graphs
         self.held = _footprint(variant)
         facts = onnxfile.read(bundle.folder, self.graph.path)
         self.nodes = facts.nodes

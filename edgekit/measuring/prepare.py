@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgekit.bundle import MANIFEST
 from edgekit.core import Progress, mangle
 from edgekit.errors import UsageError
-from edgekit.bundle import MANIFEST
 
 SUFFIX = ".ek"
 MADE_UP, ZOO = "random:", "zoo:"
