@@ -105,7 +105,7 @@ def _fit(costs: _Costs, limit: int, batch: int, tokens: int) -> Fit:
         message = f"{asked}; one row of 1 token already needs {size_text(least)}"
         raise ResourceError(message, hint=hint, needed=told.total, allowed=limit, least=least)
     raise ResourceError(
-        f"{asked}; {_rows(best.batch, best.tokens)} fit",
+        f"{asked}; {_rows(best.batch, best.tokens)} {'fit' if best.batch > 1 else 'fits'}",
         hint=f"{_options(costs.bundle, best)}, or allow more memory",
         needed=told.total, allowed=limit, batch=best.batch, tokens=best.tokens,
     )  # fmt: skip

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgekit.errors import InputError
 
@@ -45,16 +45,15 @@ def joules_of(file: Path, run: Interval) -> tuple[float | None, str]:
     if not samples or samples[-1].time < run.begin or samples[0].time > run.end:
         return None, f"{file.name} has no sample of the time in which it ran"
     times = [sample.time for sample in samples]
-    first, last = max(0, bisect_left(times, run.begin) - 1), bisect_left(times, run.end)
+    first, last = max(0, bisect_right(times, run.begin) - 1), bisect_left(times, run.end)
     inside = samples[first : last + 1]
-    edges = [run.begin, *(sample.time for sample in inside if run.begin < sample.time < run.end), run.end]
     gap = max(later.time - earlier.time for earlier, later in pairwise(inside)) if len(inside) > 1 else 0.0
     gap = max(gap, inside[0].time - run.begin, run.end - inside[-1].time)
     if gap > GAP:
         return None, f"{file.name} has a gap of {gap:.0f} seconds in the time in which it ran"
-    powers = [_at(inside, time) for time in edges]
-    steps = zip(pairwise(edges), pairwise(powers))
-    return math.fsum((end - begin) * (a + b) / 2 for (begin, end), (a, b) in steps), ""
+    within = [sample for sample in inside if run.begin < sample.time < run.end]
+    points = [Sample(run.begin, _at(inside, run.begin)), *within, Sample(run.end, _at(inside, run.end))]
+    return math.fsum((b.time - a.time) * (a.watts + b.watts) / 2 for a, b in pairwise(points)), ""
 
 
 def read(file: Path) -> list[Sample]:
@@ -66,11 +65,14 @@ def read(file: Path) -> list[Sample]:
         raise InputError(f"{file.name} cannot be read as text", hint="give a CSV in UTF-8", cause=str(error)) from error
     if len(text) > MOST_BYTES:
         raise InputError(f"{file.name} has more than {MOST_BYTES >> 20} MiB", hint="give the log of this run only")
-    return list(_samples(file.name, text[: text.rfind("\n") + 1].splitlines()))
+    rows = csv.reader(text[: text.rfind("\n") + 1].splitlines())
+    try:
+        return list(_samples(file.name, rows))
+    except csv.Error as error:
+        raise _wrong(file.name, rows.line_num, str(error)) from error
 
 
-def _samples(name: str, lines: Sequence[str]) -> Iterator[Sample]:
-    rows = csv.reader(lines)
+def _samples(name: str, rows: Any) -> Iterator[Sample]:
     header = [word.strip().lower() for word in next(rows, [])]
     if TIME not in header or WATTS not in header:
         raise InputError(f"{name} has no columns {TIME!r} and {WATTS!r}", hint="name them in its first line")
