@@ -23,6 +23,7 @@ class Footprint:
     prompt: float = 0.0  # of the bytes of the weights that the form for prompts is given
     state: float = 1.0  # of the bytes of a state that grows
     fixed: float = 2.0  # of one that does not: a step reads one copy and writes the other
+    copied: float = 0.0  # of all states' bytes, while a step runs
     item: int = 4  # of an activation's number
     live: float  # activations of the widest kind that are there at the same time
     scores: float  # copies of a layer's attention scores

@@ -171,7 +171,7 @@ def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footp
     if is_stream(graph):
         return replace(held, live=4.0)
     if any(port.name == MASK for port in graph.inputs):  # a step copies caches
-        return replace(held, tied=1.0, state=2.0, chunk=CHUNK, together=CHUNK)
+        return replace(held, tied=1.0, copied=1.0, chunk=CHUNK, together=CHUNK)
     if graph.prompt is None:
         return replace(held, tied=1.0, scores=2.0, chunk=CHUNK, together=CHUNK)
     weights, tied = {"int8": (1.6, 0.4), "int4": (2.0, 0.2)}.get(recipe.weights, (1.0, 1.0))

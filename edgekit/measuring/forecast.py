@@ -123,7 +123,7 @@ class _Costs:
         if self.graph.prompt is not None:
             self.nodes += onnxfile.read(bundle.folder, self.graph.prompt.path).nodes
         series = bundle.ingest == "series"
-        self.chunk = int(bundle.settings.get("chunk_steps", SERIES_CHUNK)) if series else ANY
+        self.chunk = bundle.settings.get("chunk_steps") or SERIES_CHUNK if series else ANY
         self.weights = {(tensor.location, tensor.offset): tensor for tensor in facts.external}
         config = bundle.source.config
         self.heads = next((int(config[name]) for name in HEADS if isinstance(config.get(name), int)), 0)
@@ -132,7 +132,8 @@ class _Costs:
         held = self.held
         kept = tokens - 1 if self.bundle.loop == "decode" else tokens  # nobody computes the last one
         states_ = states(self.graph, batch, max(kept, 1), held.state, held.fixed)
-        base, weights, arena = self._base(), self._weights(tokens), self._arena(batch, tokens)
+        base, weights = self._base(), self._weights(tokens)
+        arena = self._arena(batch, tokens) + round(held.copied * states_)
         return Forecast(
             base=base,
             weights=weights,
