@@ -255,11 +255,11 @@ class StatefulSession(Session, Protocol):
     A run that fails leaves its state as it was, or of no use (StateError).
     """
 
-    def fork(self, state: Any) -> Any:
-        """An independent copy."""
+    def fork(self, state: Any, rows: Sequence[int] | None = None) -> Any:
+        """An independent copy, of these rows only if any are named."""
 
     def rows(self, state: Any, rows: Sequence[int]) -> Any:
-        """These rows, in this order, any of them more than once."""
+        """These rows, in this order, any of them more than once. The given state is used up."""
 
     def save(self, state: Any) -> dict[str, Array]:
         """The state as arrays that `load` takes, in this process or another, on this target or another."""

@@ -170,7 +170,7 @@ class Streams:
         """A copy of that stream's."""
         group = self._groups.get(key)
         session = self._model.session
-        return session.start(1) if group is None else session.rows(group.state, [group.places[key]])
+        return session.start(1) if group is None else session.fork(group.state, [group.places[key]])
 
     def _run(self, pieces: Sequence[Mapping[int, Floats]], held: Mapping[int, Doubles]) -> list[Floats]:
         """The model's numbers for each stream of `held`, given its piece of each round, if it has one."""
@@ -224,12 +224,12 @@ class Streams:
             return old[0]
         for group, of in alike:
             places = [] if group is None else [group.places[key] for key in of]
-            parts.append(session.start(len(of)) if group is None else session.rows(group.state, places))
+            parts.append(session.start(len(of)) if group is None else session.fork(group.state, places))
         made = [Group(keys, session.join(parts) if len(parts) > 1 else parts[0])]
         for group in old:
             stay = [key for key in group.keys if self._groups.get(key) is group and key not in chosen]
             if stay:
-                made.append(Group(stay, session.rows(group.state, [group.places[key] for key in stay])))
+                made.append(Group(stay, session.fork(group.state, [group.places[key] for key in stay])))
         for group in made:
             self._groups.update(dict.fromkeys(group.keys, group))
         return made[0]

@@ -6,7 +6,6 @@ Nothing of the cache is copied or allocated by a step; it is when a buffer grows
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgekit.core import Graph, Port
-from edgekit.errors import InputError, ResourceError, StateError
+from edgekit.errors import InputError, ResourceError
 
 from ._decoder_feeds import CHUNK, behind, step_of, together
 from ._decoder_graph import COUNTS, LENGTHS, POSITIONS, TOTAL
-from ._decoder_states import alone, check_rows, check_saved, check_start, check_trim
 from ._fixed_states import Cells, Fixed
 from ._onnxruntime import OnnxRuntimeSession, binding_errors
 from ._prompt_session import PromptReader, silent
+from ._stateful import DecoderStates, Tokens, alone, check_usable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,20 +77,18 @@ class HostMemory:
 
 
 @dataclass(eq=False)
-class Cache:
-    """The state of some rows of text. Only the session looks inside, but for `lengths`."""
+class Cache(Tokens):
+    """The state of some rows of text."""
 
-    owner: DecoderSession
     buffers: dict[str, Any]  # by the State's `into`
     capacity: int  # tokens that a row has room for
-    lengths: Integers  # (batch,) tokens that each row holds
+    lengths: Integers
     fixed: Fixed  # what does not grow
     logits: Array | None = None  # written anew by every step
     whole: dict[int, Any] = field(default_factory=dict)  # bindings of all rows, as long as the buffers stay
-    busy: threading.Lock = field(default_factory=threading.Lock)
 
 
-class DecoderSession(OnnxRuntimeSession):
+class DecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
     """One decoder, of a graph that `group_queries` made. Threads may share it, each with its own states.
 
     A long prompt is best fed in pieces of `chunk_tokens`, all but the last without logits.
@@ -116,6 +113,7 @@ class DecoderSession(OnnxRuntimeSession):
         ports = {port.name: port for port in graph.inputs}
         growing = [state for state in graph.states if state.axis is not None]
         self._caches = {state.into: (state.out, _held(ports[state.into])) for state in growing}
+        self._growing = {into: port for into, (_, port) in self._caches.items()}
         self._elements = {state.into: _element(ports[state.into]) for state in growing}
         self._cells, self._positions, self._counted = Cells(graph), POSITIONS in ports, COUNTS in ports
         self._vocabulary = next(port for port in graph.outputs if port.name == "logits")
@@ -135,6 +133,7 @@ class DecoderSession(OnnxRuntimeSession):
         if len(ids) != len(state.lengths):
             raise InputError(f"input_ids has {len(ids)} rows, and the state holds {len(state.lengths)}")
         with alone(state.busy):
+            check_usable(state)
             after = state.lengths + counts
             if after.max() > state.capacity:
                 self._resize(state, max(int(after.max()), state.capacity + state.capacity // 2))
@@ -151,73 +150,36 @@ class DecoderSession(OnnxRuntimeSession):
                 state.lengths, state.fixed.now = after, 1 - state.fixed.now
         return {"logits": logits}, state
 
-    def start(self, batch: int, capacity: int) -> Cache:
-        """An empty state with room for `capacity` tokens in each of `batch` rows. Raises ResourceError, StateError."""
-        self._life.check()
-        check_start(batch, capacity)
-        return self._empty(batch, capacity)
-
-    def fork(self, state: Cache) -> Cache:
-        """A copy that goes its own way."""
-        return self.rows(state, range(len(self._own(state).lengths)))
-
-    def rows(self, state: Cache, rows: Sequence[int]) -> Cache:
-        """A copy with these rows only, in this order; a row may come twice. Raises StateError for one not there."""
-        check_rows(rows, len(self._own(state).lengths))
-        with alone(state.busy):
-            return self._picked(state, rows)
-
-    def trim(self, state: Cache, lengths: Sequence[int]) -> Cache:
-        """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds, and for a
-        state of fixed size that would have to go back.
-        """
-        with alone(self._own(state).busy):
-            wanted = check_trim(lengths, state.lengths, fixed=len(self._cells) > 0)
-            if wanted.any() or not len(self._cells):
-                state.lengths = wanted
-            else:
-                self._cells.clear(state.fixed)
-                state.lengths, state.fixed.now = wanted, 1 - state.fixed.now
-        return state
-
-    def save(self, state: Cache) -> dict[str, Array]:
-        """What `load` takes: `lengths`, and each cache cut to the longest row, with zeros behind shorter ones."""
-        with alone(self._own(state).busy):
-            longest = int(state.lengths.max())
-            saved = self._portable(state, longest)
-            for array in saved.values():
-                for row, length in zip(array, state.lengths):
-                    row[:, length:] = 0
-            return {"lengths": state.lengths.copy(), **saved, **self._cells.save(state.fixed)}
-
-    def load(self, arrays: Arrays) -> Cache:
-        """A state that `save` wrote. Raises StateError if it is not one of this graph, ResourceError."""
-        growing, fixed = self._cells.split(arrays)
-        lengths = check_saved(growing, {name: port for name, (_, port) in self._caches.items()})
-        self._life.check()
-        state = self._empty(len(lengths), int(lengths.max()))
-        state.fixed = self._cells.load(fixed, len(lengths))
-        for name, buffer in state.buffers.items():
-            self._memory.write(arrays[name], buffer)
-        state.lengths = lengths.copy()
-        return state
-
-    def nbytes(self, state: Cache) -> int:
-        """Bytes that the caches take, room to grow included."""
-        shapes = (self._shape(port, len(state.lengths), state.capacity) for _, port in self._caches.values())
-        items = (np.dtype(port.dtype).itemsize for _, port in self._caches.values())
+    def _size(self, state: Cache) -> int:
+        shapes = (self._shape(port, state.batch, state.capacity) for port in self._growing.values())
+        items = (np.dtype(port.dtype).itemsize for port in self._growing.values())
         return state.fixed.nbytes + sum(int(np.prod(shape)) * item for shape, item in zip(shapes, items))
 
-    def _picked(self, state: Cache, rows: Sequence[int]) -> Cache:
-        found = self._empty(len(rows), state.capacity)
-        found.lengths, found.fixed = state.lengths[list(rows)], self._cells.rows(state.fixed, rows)
-        for name, buffer in state.buffers.items():
-            self._memory.copy(buffer, rows, int(found.lengths.max()), found.buffers[name])
-        return found
+    def _cut(self, state: Cache, lengths: Integers) -> None:
+        if lengths.any() or not len(self._cells):
+            state.lengths = lengths
+        else:
+            self._cells.clear(state.fixed)
+            state.lengths, state.fixed.now = lengths, 1 - state.fixed.now
 
-    def _portable(self, state: Cache, longest: int) -> dict[str, Array]:
-        """The first so many tokens of each cache, as every target takes them."""
-        return {name: self._memory.read(buffer, longest) for name, buffer in state.buffers.items()}
+    def _copied(self, state: Cache, rows: Sequence[int]) -> Cache:
+        made = self._empty(len(rows), state.capacity)
+        made.lengths, made.fixed = state.lengths[list(rows)], self._cells.rows(state.fixed, rows)
+        for name, buffer in state.buffers.items():
+            self._memory.copy(buffer, rows, int(made.lengths.max()), made.buffers[name])
+        return made
+
+    def _arrays(self, state: Cache) -> dict[str, Array]:
+        longest = int(state.lengths.max())
+        caches = {name: self._memory.read(buffer, longest) for name, buffer in state.buffers.items()}
+        return caches | self._cells.save(state.fixed)
+
+    def _filled(self, lengths: Integers, arrays: Arrays) -> Cache:
+        made = self._empty(len(lengths), int(lengths.max()))
+        for name, buffer in made.buffers.items():
+            self._memory.write(arrays[name], buffer)
+        made.lengths, made.fixed = lengths.copy(), self._cells.load(arrays, len(lengths))
+        return made
 
     def _silent(self, state: Cache, counts: Integers, wanted: Integers) -> Integers:
         """How many of each row's new tokens the reader is to read."""
@@ -330,11 +292,6 @@ class DecoderSession(OnnxRuntimeSession):
         if state.logits is None or state.logits.shape != shape:
             state.logits = np.empty(shape, self._vocabulary.dtype)
         return state.logits
-
-    def _own(self, state: Any) -> Cache:
-        if not isinstance(state, Cache) or state.owner is not self:
-            raise StateError("this state is not of this session", hint="start, fork or load it here")
-        return state
 
 
 @contextmanager

@@ -15,8 +15,6 @@ import numpy as np
 from edgekit.core import Graph, Port
 from edgekit.errors import ResourceError, StateError, UnsupportedError
 
-from ._decoder_states import check_rows, check_start, not_ours
-
 if TYPE_CHECKING:
     from edgekit.core import Array, Arrays
 
@@ -98,8 +96,8 @@ class Cells:
     def save(self, fixed: Fixed) -> dict[str, Array]:
         return {name: array.copy() for name, array in fixed.reads.items()}
 
-    def load(self, arrays: Arrays, batch: int | None = None) -> Fixed:
-        """What `save` gave, of `batch` rows or as many as there are. Raises StateError if it is not of this graph."""
+    def check(self, arrays: Arrays, batch: int | None = None) -> int:
+        """How many rows a saved state has: `batch`, if that is known. Raises StateError if it is not of this graph."""
         missing = [cell.into for cell in self.cells if cell.into not in arrays]
         if missing:
             raise not_ours(f"it has no {missing[0]}")
@@ -110,7 +108,11 @@ class Cells:
             if array.shape != shape or array.dtype.name != cell.port.dtype:
                 said = f"{array.dtype.name} {list(array.shape)}"
                 raise not_ours(f"{cell.into} is {said}, not {cell.port.dtype} {list(shape)}")
-        made = self.start(batch)
+        return batch
+
+    def load(self, arrays: Arrays, batch: int | None = None) -> Fixed:
+        """What `save` gave. Raises what `check` raises."""
+        made = self.start(self.check(arrays, batch))
         for cell in self.cells:
             made.reads[cell.into][...] = arrays[cell.into]
         return made
@@ -150,6 +152,22 @@ class Fixed:
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for side in self.arrays for array in side.values())
+
+
+def check_start(batch: int, capacity: int) -> None:
+    """Raises StateError for a state of no rows."""
+    if batch < 1 or capacity < 0:
+        raise StateError(f"a state for {batch} rows of {capacity} tokens", hint="at least one row is needed")
+
+
+def check_rows(rows: Sequence[int], have: int) -> None:
+    """Raises StateError for a row that is not there, and for none."""
+    if not len(rows) or any(not 0 <= row < have for row in rows):
+        raise StateError(f"rows {list(rows)} of a state that has {have}", hint="count from 0; take at least one")
+
+
+def not_ours(why: str) -> StateError:
+    return StateError(f"this is no saved state of this graph: {why}", hint="load it into the model that saved it")
 
 
 def _rows(port: Port) -> int | None:

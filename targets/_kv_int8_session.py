@@ -21,7 +21,6 @@ from edgekit.core import Graph
 from edgekit.errors import ResourceError
 
 from ._decoder_session import Cache, DecoderSession
-from ._decoder_states import check_saved
 from ._kv_int8 import dequantize, doubled, fitting, grown, is_full, lengths, quantize, rescale
 from ._kv_int8_graph import SCALE
 from ._onnxruntime import binding_errors
@@ -64,41 +63,37 @@ class Int8DecoderSession(DecoderSession):
         self._prompts = reader
         self._floats = {into: (out, replace(port, dtype="float32")) for into, (out, port) in self._caches.items()}
         self._scales = {into: tuple(map(int, ports[f"{into}{SCALE}"].shape)) for into in self._caches}
+        self._growing = {into: port for into, (_, port) in self._floats.items()}
 
-    def load(self, arrays: Arrays) -> Cache:
-        """A state that `save` wrote, here or on another target, rounded to 8 bits.
-
-        Raises StateError if it is not one of this graph, ResourceError.
-        """
-        held = check_saved(arrays, {name: port for name, (_, port) in self._floats.items()})
-        self._life.check()
-        state = self._empty(len(held), int(held.max()))
-        if held.any():
+    def _filled(self, lengths: Integers, arrays: Arrays) -> Cache:
+        """Rounded to 8 bits."""
+        state = self._empty(len(lengths), int(lengths.max()))
+        if lengths.any():
             caches = {into: arrays[into] for into in self._caches}
-            self._settle(state, caches, np.arange(held.max()) < held[:, None])
+            self._settle(state, caches, np.arange(lengths.max()) < lengths[:, None])
             for into, array in caches.items():
                 quantize(array, state.scales[into], state.buffers[into][:, :, : array.shape[2]])
-        state.lengths = held.copy()
+        state.lengths = lengths.copy()
         return state
 
-    def nbytes(self, state: Cache) -> int:
-        """Bytes that the caches take, room to grow and scales included."""
-        return super().nbytes(state) + sum(array.nbytes for array in _int8(state).scales.values())
+    def _size(self, state: Cache) -> int:
+        arrays = (*state.buffers.values(), *_int8(state).scales.values())
+        return sum(array.nbytes for array in arrays)
 
     def _empty(self, batch: int, capacity: int) -> Int8Cache:
         made = super()._empty(batch, capacity)
         scales = {into: np.ones(shape, np.float32) for into, shape in self._scales.items()}
         return Int8Cache(self, made.buffers, made.capacity, made.lengths, made.fixed, scales=scales)
 
-    def _picked(self, state: Cache, rows: Sequence[int]) -> Cache:
-        found, source = _int8(super()._picked(state, rows)), _int8(state)
+    def _copied(self, state: Cache, rows: Sequence[int]) -> Cache:
+        found, source = _int8(super()._copied(state, rows)), _int8(state)
         found.scales = {into: array.copy() for into, array in source.scales.items()}
         found.settled = source.settled
         return found
 
-    def _portable(self, state: Cache, longest: int) -> dict[str, Array]:
+    def _arrays(self, state: Cache) -> dict[str, Array]:
         found: dict[str, Array] = {}
-        for into, kept in super()._portable(state, longest).items():
+        for into, kept in super()._arrays(state).items():
             dequantize(kept, _int8(state).scales[into], found.setdefault(into, np.empty(kept.shape, np.float32)))
         return found
 

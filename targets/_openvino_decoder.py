@@ -7,23 +7,22 @@ any more are taken out when they are many. `beam_idx` selects and repeats rows, 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.core import Graph, Life
-from edgekit.errors import InputError, StateError
+from edgekit.errors import InputError
 
 from ._decoder_feeds import step_of
-from ._decoder_states import alone, check_rows, check_saved, check_start, check_trim
 from ._fixed_states import Cells
 from ._openvino_engine import engine_errors, new_request, placement
 from ._openvino_runs import Runs
 from ._openvino_stateful import ORDER, positions, variables
+from ._stateful import DecoderStates, Tokens, alone, check_usable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,14 +36,12 @@ BYTES = {"f32": 4, "f16": 2, "bf16": 2, "u8": 1}
 
 
 @dataclass(eq=False)
-class Cache:
-    """The state of some rows of text. Only the session looks inside, but for `lengths`."""
+class Cache(Tokens):
+    """The state of some rows of text."""
 
-    owner: DecoderSession
-    request: Any  # None once another state has taken it over, or a failed run has spoiled it
+    request: Any
     there: NDArray[np.bool_]  # (batch, places): a token of this row is in this place
     order: NDArray[np.int32]  # (batch,): the engine's row that is this state's row, once the next step has run
-    busy: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def lengths(self) -> Integers:
@@ -52,7 +49,7 @@ class Cache:
         return self.there.sum(1, dtype=np.int64)
 
 
-class DecoderSession:
+class DecoderSession(DecoderStates[Cache]):
     """One compiled stateful model. Threads may share it, each with its own states; their steps take turns."""
 
     length_step = 1
@@ -62,11 +59,11 @@ class DecoderSession:
     chunk_tokens = 4096
 
     def __init__(self, graph: Graph, compiled: Any) -> None:
-        self._graph, self._compiled, self._runs = graph, compiled, Runs(compiled)
+        self._graph, self._compiled, self._runs = graph, compiled, Runs()
         self._life = Life("this session")
         self._variables = variables(graph)
         growing = {state.into for state in graph.states if state.axis is not None}
-        self._ports = {port.name: port for port in graph.inputs if port.name in growing}
+        self._growing = {port.name: port for port in graph.inputs if port.name in growing}
         self._cells = Cells(graph)
         self.vocabulary = next(int(port.shape[-1]) for port in graph.outputs if port.name == "logits")
         self._positions = positions(compiled)
@@ -87,7 +84,8 @@ class DecoderSession:
         if len(ids) != len(state.order):
             raise InputError(f"input_ids has {len(ids)} rows, and the state holds {len(state.order)}")
         self._check_range(ids, state.lengths + counts)
-        with usable(state):
+        with alone(state.busy):
+            check_usable(state)
             self._compact(state)
             new = np.arange(ids.shape[1])
             there = np.concatenate([state.there, new < counts[:, None]], axis=1)
@@ -96,7 +94,7 @@ class DecoderSession:
                 "logit_positions": wanted,
                 ORDER: state.order if state.there.shape[1] else np.arange(len(ids), dtype=np.int32),
             }
-            if self._ports:  # caches: their length is that of the mask
+            if self._growing:  # caches: their length is that of the mask
                 engine["position_ids"] = state.lengths[:, None] + np.minimum(new, counts[:, None] - 1)
                 engine["attention_mask"] = there.astype(np.int64)
             if len(self._cells):
@@ -106,63 +104,40 @@ class DecoderSession:
                 state.there, state.order = there, np.arange(len(ids), dtype=np.int32)
             return {"logits": request.get_tensor("logits").data}, state
 
-    def start(self, batch: int, capacity: int) -> Cache:
-        """An empty state of `batch` rows. OpenVINO makes room by itself: `capacity` tells it nothing."""
-        self._life.check()
-        check_start(batch, capacity)
+    def _empty(self, batch: int, capacity: int) -> Cache:
+        """OpenVINO makes room by itself: `capacity` tells it nothing."""
         return self._state(np.zeros(batch, np.int64))
 
-    def fork(self, state: Cache) -> Cache:
-        """A copy that goes its own way."""
-        with usable(self._own(state)):
-            made = self._state(state.lengths)
-            self._fill(made.request, self._tokens(state, state.request))
-        return made
+    def _copied(self, state: Cache, rows: Sequence[int]) -> Cache:
+        made = self._state(state.lengths)
+        self._fill(made.request, self._tokens(state, state.request))
+        return self._taken(made, rows)
 
-    def rows(self, state: Cache, rows: Sequence[int]) -> Cache:
-        """These rows only, in this order; a row may come twice. Nothing is copied: the given state is used up.
+    def _taken(self, state: Cache, rows: Sequence[int]) -> Cache:
+        """Nothing is copied: the next step selects and repeats the rows."""
+        return Cache(self, state.request, state.there[list(rows)], state.order[list(rows)])
 
-        Raises StateError for a row that is not there.
-        """
-        with usable(self._own(state)):
-            check_rows(rows, len(state.order))
-            request, state.request = state.request, None
-            return Cache(self, request, state.there[list(rows)], state.order[list(rows)])
+    def _cut(self, state: Cache, lengths: Integers) -> None:
+        state.there &= np.cumsum(state.there, axis=1) <= lengths[:, None]
 
-    def trim(self, state: Cache, lengths: Sequence[int]) -> Cache:
-        """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds, and for a
-        state of fixed size that would have to go back.
-        """
-        with usable(self._own(state)):
-            wanted = check_trim(lengths, state.lengths, fixed=len(self._cells) > 0)
-            state.there &= np.cumsum(state.there, axis=1) <= wanted[:, None]
-        return state
+    def _arrays(self, state: Cache) -> dict[str, Array]:
+        return dict(self._tokens(state, state.request))
 
-    def save(self, state: Cache) -> dict[str, Array]:
-        """What `load` takes: `lengths`, and each cache cut to the longest row, with zeros behind shorter ones."""
-        with usable(self._own(state)):
-            return {"lengths": state.lengths, **dict(self._tokens(state, state.request))}
-
-    def load(self, arrays: Arrays) -> Cache:
-        """A state that `save` wrote, here or on another target. Raises StateError if it is not one of this graph."""
-        self._life.check()
-        growing, fixed = self._cells.split(arrays)
-        lengths = check_saved(growing, self._ports)
-        self._cells.load(fixed, len(lengths))
+    def _filled(self, lengths: Integers, arrays: Arrays) -> Cache:
         state = self._state(lengths)
         self._fill(state.request, ((name, arrays[name]) for name in self._variables))
         return state
 
-    def nbytes(self, state: Cache) -> int:
-        """Bytes of the tokens in the caches; the engine may hold twice as much, as room to grow."""
+    def _size(self, state: Cache) -> int:
+        """Of the tokens in the caches; the engine may hold twice as much, as room to grow."""
         kind = str(self._compiled.get_property("KV_CACHE_PRECISION").get_type_name())
-        places = int(self._own(state).there.size)
         scales = 8 if kind == "u8" else 0  # a scale and a zero point for each head
-        each = (int(port.shape[1]) * (int(port.shape[3]) * BYTES[kind] + scales) for port in self._ports.values())
-        return places * sum(each) + self._cells.nbytes(len(state.order))
+        each = (int(port.shape[1]) * (int(port.shape[3]) * BYTES[kind] + scales) for port in self._growing.values())
+        return int(state.there.size) * sum(each) + self._cells.nbytes(state.batch)
 
     def close(self) -> None:
         if self._life.end():
+            self._runs.close()
             del self._compiled, self._runs
 
     def _check_range(self, ids: Integers, lengths: Integers) -> None:
@@ -185,17 +160,14 @@ class DecoderSession:
 
     def _tokens(self, state: Cache, request: Any) -> Iterator[tuple[str, Array]]:
         """Each state by its `into`; caches are (batch, heads, longest, dim), without the places that hold nothing."""
-        lengths = state.lengths
-        longest = int(lengths.max())
+        longest = int(state.lengths.max())
         places = np.argsort(~state.there, axis=1, kind="stable")[:, None, :longest, None]
-        behind = np.arange(longest) >= lengths[:, None]
         held = {variable.name: variable for variable in request.query_state()}
-        for into, port in self._ports.items():
+        for into, port in self._growing.items():
             if longest:
                 found = np.take_along_axis(held[self._variables[into]].state.data[state.order], places, axis=2)
-                found.swapaxes(1, 2)[behind] = 0
             else:  # what a variable holds then has the rows of nobody
-                found = np.zeros((len(lengths), int(port.shape[1]), 0, int(port.shape[3])), port.dtype)
+                found = np.zeros((state.batch, int(port.shape[1]), 0, int(port.shape[3])), port.dtype)
             yield into, found
         for cell in self._cells.cells:
             rows = len(state.order)
@@ -225,11 +197,6 @@ class DecoderSession:
             state.there = np.arange(longest) < lengths[:, None]
             state.order = np.arange(len(lengths), dtype=np.int32)
 
-    def _own(self, state: Any) -> Cache:
-        if not isinstance(state, Cache) or state.owner is not self:
-            raise StateError("this state is not of this session", hint="start, fork or load it here")
-        return state
-
 
 def ask(compiled: Any, graph: Graph) -> dict[str, Array]:
     """What a decoder gives for a prompt that is always the same, and for the token after it."""
@@ -243,20 +210,8 @@ def ask(compiled: Any, graph: Graph) -> dict[str, Array]:
 
 
 @contextmanager
-def usable(state: Cache) -> Iterator[None]:
-    """Raises SessionBusyError if another thread is at this state, StateError if it cannot be used any more."""
-    with alone(state.busy):
-        if state.request is None:
-            raise StateError(
-                "this state was used up by rows(), or spoiled by a run that failed",
-                hint="use what rows() returned; fork a state to keep it",
-            )
-        yield
-
-
-@contextmanager
 def changing(state: Cache) -> Iterator[Any]:
     """The state's request, while nobody knows what is in its caches: whatever fails meanwhile spoils the state."""
-    request, state.request = state.request, None
-    yield request
-    state.request = request
+    state.spent = True
+    yield state.request
+    state.spent = False

@@ -7,20 +7,20 @@ different counts, and what is cut off is masked, until so many places are wasted
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.core import Graph
-from edgekit.errors import InputError, StateError
+from edgekit.errors import InputError
 
 from ._decoder_feeds import CHUNK, step_of
-from ._decoder_states import alone, check_rows, check_saved, check_start, check_trim
+from ._fixed_states import Cells
 from ._onnxruntime import OnnxRuntimeSession, engine_errors
+from ._stateful import DecoderStates, Tokens, alone, check_usable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,13 +33,11 @@ WASTE = 64  # places of a cache that no row needs, before they are taken out
 
 
 @dataclass(eq=False)
-class Cache:
-    """The state of some rows of text. Only the session looks inside, but for `lengths`."""
+class Cache(Tokens):
+    """The state of some rows of text."""
 
-    owner: PlainDecoderSession
-    arrays: dict[str, Array]  # by the State's `into`: (batch, heads, places, dim)
+    arrays: dict[str, Array]  # by the State's `into`: (batch, heads, places, dim); never written once they are here
     there: NDArray[np.bool_]  # (batch, places): a token of this row is in this place
-    busy: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def lengths(self) -> Integers:
@@ -47,7 +45,7 @@ class Cache:
         return np.asarray(self.there.sum(1), np.int64)
 
 
-class PlainDecoderSession(OnnxRuntimeSession):
+class PlainDecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
     """One decoder, of a portable graph. Threads may share it, each with its own states."""
 
     chunk_tokens = CHUNK
@@ -65,6 +63,8 @@ class PlainDecoderSession(OnnxRuntimeSession):
         super().__init__(folder, graph, provider, options, provider_options, without)
         self._ports = {port.name: port for port in graph.inputs}
         self._caches = {state.into: state.out for state in graph.states}
+        self._growing = {into: self._ports[into] for into in self._caches}
+        self._cells = Cells(graph)
 
     def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
         """One step: `input_ids` int64 (batch, sequence), padded on the right; `counts` int64 (batch,), how many of
@@ -80,6 +80,7 @@ class PlainDecoderSession(OnnxRuntimeSession):
         if len(ids) != len(state.there):
             raise InputError(f"input_ids has {len(ids)} rows, and the state holds {len(state.there)}")
         with alone(state.busy):
+            check_usable(state)
             self._compact(state)
             new = np.arange(ids.shape[1])
             there = np.concatenate([state.there, new < counts[:, None]], axis=1)
@@ -96,70 +97,39 @@ class PlainDecoderSession(OnnxRuntimeSession):
             state.arrays, state.there = {into: outputs[out] for into, out in self._caches.items()}, there
         return {"logits": outputs["logits"]}, state
 
-    def start(self, batch: int, capacity: int) -> Cache:
-        """An empty state of `batch` rows, which makes room as it grows: `capacity` tells it nothing."""
-        self._life.check()
-        check_start(batch, capacity)
-        arrays = {}
-        for into in self._caches:
-            _, heads, _, dim = self._ports[into].shape
-            arrays[into] = np.zeros((batch, int(heads), 0, int(dim)), self._ports[into].dtype)
+    def _empty(self, batch: int, capacity: int) -> Cache:
+        """It makes room as it grows: `capacity` tells it nothing."""
+        shapes = {into: (batch, int(port.shape[1]), 0, int(port.shape[3])) for into, port in self._growing.items()}
+        arrays = {into: np.zeros(shape, self._growing[into].dtype) for into, shape in shapes.items()}
         return Cache(self, arrays, np.zeros((batch, 0), np.bool_))
 
-    def fork(self, state: Cache) -> Cache:
-        """A copy that goes its own way. What is in the arrays is never written again, so they are shared."""
-        with alone(self._own(state).busy):
-            return Cache(self, dict(state.arrays), state.there.copy())
+    def _copied(self, state: Cache, rows: Sequence[int]) -> Cache:
+        chosen = list(rows)
+        arrays = state.arrays
+        if chosen != list(range(state.batch)):
+            arrays = {name: array[chosen] for name, array in arrays.items()}
+        return Cache(self, dict(arrays), state.there[chosen])
 
-    def rows(self, state: Cache, rows: Sequence[int]) -> Cache:
-        """A copy with these rows only, in this order; a row may come twice. Raises StateError for one not there."""
-        check_rows(rows, len(self._own(state).there))
-        with alone(state.busy):
-            chosen = list(rows)
-            return Cache(self, {name: array[chosen] for name, array in state.arrays.items()}, state.there[chosen])
+    def _cut(self, state: Cache, lengths: Integers) -> None:
+        state.there = state.there & (np.cumsum(state.there, axis=1) <= lengths[:, None])
 
-    def trim(self, state: Cache, lengths: Sequence[int]) -> Cache:
-        """Each row cut to its first so many tokens, in place. Raises StateError for more than a row holds."""
-        with alone(self._own(state).busy):
-            wanted = check_trim(lengths, state.lengths)
-            state.there = state.there & (np.cumsum(state.there, axis=1) <= wanted[:, None])
-        return state
-
-    def save(self, state: Cache) -> dict[str, Array]:
-        """What `load` takes: `lengths`, and each cache cut to the longest row, with zeros behind shorter ones."""
-        with alone(self._own(state).busy):
-            return {"lengths": state.lengths, **self._together(state)}
-
-    def load(self, arrays: Arrays) -> Cache:
-        """A state that `save` wrote, here or on another target. Raises StateError if it is not one of this graph."""
-        self._life.check()
-        lengths = check_saved(arrays, {into: self._ports[into] for into in self._caches})
+    def _filled(self, lengths: Integers, arrays: Arrays) -> Cache:
         there = np.arange(lengths.max()) < lengths[:, None]
         return Cache(self, {into: arrays[into].copy() for into in self._caches}, there)
 
-    def nbytes(self, state: Cache) -> int:
-        """Bytes that the caches take; a step takes as many again."""
-        return sum(array.nbytes for array in self._own(state).arrays.values())
+    def _size(self, state: Cache) -> int:
+        """A step takes as many again."""
+        return sum(array.nbytes for array in state.arrays.values())
 
     def _compact(self, state: Cache) -> None:
         """Take out the places that no row needs, where they are many."""
         lengths, places = state.lengths, state.there.shape[1]
         longest = int(lengths.max())
         if places - longest > (max(WASTE, places // 4) if longest else 0):
-            state.arrays, state.there = self._together(state), np.arange(longest) < lengths[:, None]
+            state.arrays, state.there = self._arrays(state), np.arange(longest) < lengths[:, None]
 
-    def _together(self, state: Cache) -> dict[str, Array]:
+    def _arrays(self, state: Cache) -> dict[str, Array]:
         """Each cache without the places that hold nothing: (batch, heads, longest, dim)."""
-        lengths = state.lengths
-        longest = int(lengths.max())
+        longest = int(state.lengths.max())
         places = np.argsort(~state.there, axis=1, kind="stable")[:, None, :longest, None]
-        behind = np.arange(longest) >= lengths[:, None]
-        made = {name: np.take_along_axis(array, places, axis=2) for name, array in state.arrays.items()}
-        for array in made.values():
-            array.swapaxes(1, 2)[behind] = 0
-        return made
-
-    def _own(self, state: Any) -> Cache:
-        if not isinstance(state, Cache) or state.owner is not self:
-            raise StateError("this state is not of this session", hint="start, fork or load it here")
-        return state
+        return {name: np.take_along_axis(array, places, axis=2) for name, array in state.arrays.items()}

@@ -6,7 +6,6 @@ each shape of a step: a step of a shape that came before copies its input, and r
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,8 @@ import numpy as np
 from edgekit.core import Graph, Life, Port, check_feeds
 from edgekit.errors import InputError, StateError, UnsupportedError
 
-from ._decoder_states import alone
 from ._fixed_states import BATCH, Cells, Fixed
+from ._stateful import Held, Stateful, alone, check_usable
 
 if TYPE_CHECKING:
     from edgekit.core import Array, Arrays
@@ -39,13 +38,11 @@ class Bound:
 
 
 @dataclass(eq=False)
-class State:
+class State(Held):
     """The state of some streams. Only the session looks inside, but for `batch`."""
 
-    owner: StreamSession
     fixed: Fixed
     bound: dict[tuple[Any, ...], Bound] = field(default_factory=dict)
-    busy: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def batch(self) -> int:
@@ -53,7 +50,7 @@ class State:
         return self.fixed.batch
 
 
-class StreamSession:
+class StreamSession(Stateful[State]):
     """One graph whose states all have a fixed size. Threads may share it, each with its own states."""
 
     length_step = 1
@@ -92,6 +89,7 @@ class StreamSession:
             states = self.start(self._axes(feeds).get(BATCH, 1))
         state = self._own(states)
         with alone(state.busy):
+            check_usable(state)
             bound = self._bound(state, feeds)
             for array, name in zip(bound.feeds, self._names):
                 array[...] = feeds[name]
@@ -106,34 +104,26 @@ class StreamSession:
         self._life.check()
         return State(self, self._cells.start(batch))
 
-    def fork(self, state: State) -> State:
-        """A copy that goes its own way."""
-        return self.rows(state, range(self._own(state).batch))
-
-    def rows(self, state: State, rows: Sequence[int]) -> State:
-        """A copy of these streams, in this order. Raises StateError for one that is not there."""
-        with alone(self._own(state).busy):
-            return State(self, self._cells.rows(state.fixed, rows))
-
     def join(self, states: Sequence[State]) -> State:
         """One state of the streams of all of these, in order: a copy. Raises StateError."""
-        return State(self, self._cells.join([self._own(state).fixed for state in states]))
+        for state in states:
+            check_usable(self._own(state))
+        return State(self, self._cells.join([state.fixed for state in states]))
 
-    def save(self, state: State) -> dict[str, Array]:
-        """What `load` takes: each state by the name of its input."""
-        with alone(self._own(state).busy):
-            return self._cells.save(state.fixed)
+    def _copied(self, state: State, rows: Sequence[int]) -> State:
+        return State(self, self._cells.rows(state.fixed, rows))
 
-    def load(self, arrays: Arrays) -> State:
-        """A state that `save` wrote, here or on another target. Raises StateError if it is not one of this graph."""
-        self._life.check()
+    def _arrays(self, state: State) -> dict[str, Array]:
+        return self._cells.save(state.fixed)
+
+    def _loaded(self, arrays: Arrays) -> State:
         if unknown := sorted(arrays.keys() - {cell.into for cell in self._cells.cells}):
             raise StateError(f"this graph has no state {unknown[0]}", hint="load it into the model that saved it")
         return State(self, self._cells.load(arrays))
 
-    def nbytes(self, state: State) -> int:
-        """Bytes that the state takes, the side that the next step writes included."""
-        return self._own(state).fixed.nbytes
+    def _size(self, state: State) -> int:
+        """The side that the next step writes included."""
+        return state.fixed.nbytes
 
     def close(self) -> None:
         if self._life.end():
@@ -173,11 +163,6 @@ class StreamSession:
                 if isinstance(axis, str) and found.setdefault(axis, length) != length:
                     raise InputError(f"{port.name} has {length} of {axis!r}, and another input {found[axis]}")
         return found
-
-    def _own(self, state: Any) -> State:
-        if not isinstance(state, State) or state.owner is not self:
-            raise StateError("this state is not of this session", hint="start, fork or load it here")
-        return state
 
 
 def is_stream(graph: Graph) -> bool:

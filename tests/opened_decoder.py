@@ -137,8 +137,8 @@ def walk(tiny: Opened, seed: int, go: Callable[..., Any] = follow, *, empty: boo
             case 2:
                 state = session.load(session.save(state))
             case 3:
-                state, other = session.fork(state), state
-                go(tiny, other, [list(text) for text in texts], [[1, 2]] * len(texts))
+                state, other = session.fork(state), session.fork(state, [-1 % len(texts)])
+                go(tiny, other, [list(texts[-1])], [[1, 2]])
             case _:
                 most = int(draw.integers(1, 7))
                 state = go(tiny, state, texts, drawn(draw, [int(draw.integers(1, most + 1)) for _ in texts]))

@@ -7,27 +7,26 @@ from __future__ import annotations
 import io
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny_chat
-from built_decoders import build, config_of, folder_of, tensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opened_writer import CONTEXT, open_writer, with_template
 
-from edgekit import graph, registry
-from edgekit.core import Piece, Recipe
+from edgekit import registry
+from edgekit.core import Piece
 from edgekit.errors import EdgeKitError, InputError, ResourceError, SessionBusyError, StateError, UsageError
 from edgekit.runtimes.generation import Conversation, Writer
-from edgekit.runtimes.ingest import chat
 
 HERE = [name for name in ("cpu", "openvino") if registry.find("targets", name).probe().available]
-CONTEXT, NEW = 128, 8
+NEW = 8
 HELLO = [{"role": "user", "content": "one two"}]
 MORE = [{"role": "user", "content": "three"}]
 
@@ -37,30 +36,15 @@ def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A model without a chat template: a session's turns go on from one another as texts. One has nothing but caches,
     which can be cut; the other also has states of a fixed size, which cannot go back.
     """
-    name, arch = request.param
-    folder, target = tmp_path_factory.mktemp("writer"), registry.find("targets", name)
-    config = config_of(arch)
-    source = folder_of(folder / "source", config)
-    # Weights that spread widely make answers that no two texts have in common.
-    wide = {name: array * (3 if array.ndim == 2 else 1) for name, array in tensors(source).items()}
-    noun = build(folder_of(folder / "source", config, wide), folder)
-    model = target.compile(graph.load(folder / noun.path), Recipe())
-    compiled = replace(graph.describe(model, "model", "compiled.onnx", {}), states=noun.states)
-    (folder / compiled.path).write_bytes(graph.to_bytes(model))
-    tiny_chat.make_tokenizer().save(str(folder / "tokenizer.json"))
-    told = {"context_length": CONTEXT, "vocab_size": 320, "eos_ids": [1]}
-    session = target.open(folder, compiled, Recipe(), threads=1)
-    yield Writer(session, chat.open(folder, told), told, f"{name} of a test")
-    session.close()
+    found = open_writer(tmp_path_factory.mktemp("writer"), *request.param)
+    yield found
+    found.session.close()
 
 
 @pytest.fixture(scope="module")
 def chatty(plain: Writer, tmp_path_factory: pytest.TempPathFactory) -> Writer:
     """The same with a chat template."""
-    folder = tmp_path_factory.mktemp("template")
-    tiny_chat.make_tokenizer().save(str(folder / "tokenizer.json"))
-    told = {**plain.settings, "chat_template": tiny_chat.TEMPLATE}
-    return replace(plain, ingest=chat.open(folder, told), settings=told)
+    return with_template(plain, tmp_path_factory.mktemp("template"))
 
 
 def said(conversation: Conversation, prompt: Any, **options: Any) -> tuple[int, ...]:
@@ -139,6 +123,7 @@ def test_ctrl_c_at_any_time(chatty: Writer, delay: float, tmp_path: Path) -> Non
     first = talk.generate(HELLO, max_new_tokens=NEW)
 
     def endless(**options: Any) -> None:
+        signal.setitimer(signal.ITIMER_REAL, delay, 8.0)
         until = time.monotonic() + 20
         while time.monotonic() < until:
             list(talk.generate([{"role": "user", "content": "x"}], max_new_tokens=60, stream=True, **options))
@@ -146,7 +131,6 @@ def test_ctrl_c_at_any_time(chatty: Writer, delay: float, tmp_path: Path) -> Non
 
     try:
         for options in ({}, {"temperature": 1.0, "top_p": 0.9}):  # the second works longer outside of the engine
-            signal.setitimer(signal.ITIMER_REAL, delay, 8.0)
             with pytest.raises(KeyboardInterrupt):
                 endless(**options)
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -159,6 +143,15 @@ def test_ctrl_c_at_any_time(chatty: Writer, delay: float, tmp_path: Path) -> Non
     loaded.load(tmp_path / "chat.state")
     wanted = chatty.result(everything, {"max_new_tokens": NEW}).ids
     assert [said(each, MORE) for each in (talk.fork(), loaded, talk)] == [wanted] * 3
+
+
+@pytest.mark.parametrize("target", HERE)
+def test_no_interrupt_breaks_the_engine(target: str, tmp_path: Path) -> None:
+    """In a process of its own, which OpenVINO ended, sooner or later, when its runs were cancelled."""
+    program = Path(__file__).with_name("interrupted_chat.py")
+    command = [sys.executable, "-W", "ignore", str(program), target, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
 
 
 def test_an_option_that_only_the_first_token_shows_to_be_wrong(plain: Writer) -> None:

@@ -1,4 +1,4 @@
-"""A llama or qwen3 checkpoint of Hugging Face as a float16 GGUF file with a tokenizer that only counts.
+"""A llama, qwen3 or mamba checkpoint of Hugging Face as a float16 GGUF file with a tokenizer that only counts.
 
 llama.cpp's own converter is not in any package. Knows the tensors' names by the tables of the package `gguf`
 (https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/tensor_mapping.py) and what else a file must say.
@@ -8,24 +8,49 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 
-KINDS = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen3": gguf.MODEL_ARCH.QWEN3}
+Convert = Callable[[str, Any], Any]  # a tensor of Hugging Face's name -> as llama.cpp wants it
+
+KINDS = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen3": gguf.MODEL_ARCH.QWEN3, "mamba": gguf.MODEL_ARCH.MAMBA}
+CONTEXT = 1 << 20  # of a model that has no limit, as llama.cpp's converter says it
 
 
 def write(model: Path, file: Path) -> None:
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     kind = KINDS[config["model_type"]]
     out = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[kind])
+    out.add_embedding_length(config["hidden_size"])
+    out.add_block_count(config["num_hidden_layers"])
+    out.add_vocab_size(config["vocab_size"])
+    out.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    _vocabulary(out, config["vocab_size"])
+    convert = _recurrence(out, config) if kind == gguf.MODEL_ARCH.MAMBA else _attention(out, config, kind)
+    names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
+    for name, tensor in _tensors(model):
+        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+            continue
+        known = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert known is not None, name
+        tensor = convert(name, tensor)
+        small = tensor.ndim == 1 or known.endswith("ssm_a") or "conv1d" in known
+        out.add_tensor(known, tensor.astype(np.float32 if small else np.float16))
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+
+
+def _attention(out: gguf.GGUFWriter, config: dict[str, Any], kind: int) -> Convert:
+    """What the file says of a llama or a qwen3, and how its tensors lie."""
     heads = config["num_attention_heads"]
     rope = config.get("rope_parameters") or {**(config.get("rope_scaling") or {}), "rope_theta": config["rope_theta"]}
     out.add_context_length(config["max_position_embeddings"])
-    out.add_embedding_length(config["hidden_size"])
-    out.add_block_count(config["num_hidden_layers"])
     out.add_feed_forward_length(config["intermediate_size"])
     out.add_head_count(heads)
     out.add_head_count_kv(config["num_key_value_heads"])
@@ -35,24 +60,33 @@ def write(model: Path, file: Path) -> None:
     out.add_rope_freq_base(rope["rope_theta"])
     out.add_rope_dimension_count(width)
     out.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    out.add_vocab_size(config["vocab_size"])
-    out.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    _vocabulary(out, config["vocab_size"])
     if rope.get("rope_type") == "llama3":
         out.add_tensor("rope_freqs.weight", _llama3(rope, width))
-    names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
-    for name, tensor in _tensors(model):
-        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
-            continue
-        known = names.get_name(name, try_suffixes=(".weight",))
-        assert known is not None, name
-        if kind == gguf.MODEL_ARCH.LLAMA and name.endswith(("q_proj.weight", "k_proj.weight")):
-            tensor = _interleaved(tensor, width)
-        out.add_tensor(known, tensor.astype(np.float32 if tensor.ndim == 1 else np.float16))
-    out.write_header_to_file()
-    out.write_kv_data_to_file()
-    out.write_tensors_to_file()
-    out.close()
+
+    def convert(name: str, tensor: Any) -> Any:
+        turned = kind == gguf.MODEL_ARCH.LLAMA and name.endswith(("q_proj.weight", "k_proj.weight"))
+        return _interleaved(tensor, width) if turned else tensor
+
+    return convert
+
+
+def _recurrence(out: gguf.GGUFWriter, config: dict[str, Any]) -> Convert:
+    """The same of a mamba: the decay is kept as -exp(A_log), the convolution without its empty axis."""
+    out.add_context_length(CONTEXT)
+    out.add_feed_forward_length(0)
+    out.add_head_count(0)
+    out.add_ssm_conv_kernel(config["conv_kernel"])
+    out.add_ssm_inner_size(config["intermediate_size"])
+    out.add_ssm_state_size(config["state_size"])
+    out.add_ssm_time_step_rank(config["time_step_rank"])
+    out.add_layer_norm_rms_eps(config["layer_norm_epsilon"])
+
+    def convert(name: str, tensor: Any) -> Any:
+        if name.endswith("A_log"):
+            return -np.exp(tensor)
+        return tensor.squeeze(1) if name.endswith("conv1d.weight") else tensor
+
+    return convert
 
 
 def _vocabulary(out: gguf.GGUFWriter, size: int) -> None:

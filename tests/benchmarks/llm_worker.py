@@ -94,7 +94,7 @@ def load_llama(spec: dict[str, Any]) -> Tokens:
     from llama_cpp import Llama  # type: ignore[import-not-found,unused-ignore]
 
     model = Llama(
-        f"{spec['model']}/q4_0.gguf", n_ctx=1024, n_batch=512, verbose=False,
+        f"{spec['model']}/q4_0.gguf", n_ctx=spec.get("context", 1024), n_batch=512, verbose=False,
         n_threads=spec["threads"], n_threads_batch=spec["threads"],
     )  # fmt: skip
 

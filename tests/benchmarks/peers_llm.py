@@ -49,10 +49,11 @@ MB = 1_000_000
 Rounds = list[dict[str, dict[str, Any]]]
 
 
-def stage(args: argparse.Namespace) -> Stage:
+def stage(config: Path, peers: Path, cache: Path | None = None) -> Stage:
     """Weights of this config first: what all files are made from."""
-    cache = (args.cache or args.peers / "llm").absolute() / args.config.resolve().parent.name
-    first = Stage(args.config.resolve().parent, args.peers.absolute(), cache, MAKERS, "make_llm.py")
+    model = config.resolve().parent
+    cache = (cache or peers / "llm").absolute() / model.name
+    first = Stage(model, peers.absolute(), cache, MAKERS, "make_llm.py")
     if why := first.prepare(Contender("weights", "", "weights", "bf16")):
         raise SystemExit(f"error: {why}")
     return Stage(cache / "weights", first.peers, cache, MAKERS, "make_llm.py", "llm_worker.py")
@@ -127,7 +128,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.new = 2, 32
-    where, before = stage(args), machine()
+    where, before = stage(args.config, args.peers, args.cache), machine()
     contenders = chosen(CONTENDERS, args.only)
     speed = bandwidth(args.threads)
     with company(where, contenders, args.threads) as here:

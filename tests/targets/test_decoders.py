@@ -132,6 +132,22 @@ def test_a_fork_and_what_it_came_from_do_not_know_each_other(tiny: Opened) -> No
     follow(tiny, fork, [list(texts[0])], [[9, 9]])
 
 
+def test_a_state_whose_rows_were_taken_is_used_up(tiny: Opened) -> None:
+    state = tiny.session.run(padded([[1, 2, 3], [4, 5]]))[1]
+    taken = tiny.session.rows(state, [1])
+    uses: list[Callable[[], Any]] = [
+        lambda: tiny.session.run(padded([[1], [2]]), state),
+        lambda: tiny.session.fork(state),
+        lambda: tiny.session.rows(state, [0]),
+        lambda: tiny.session.trim(state, [1, 1]),
+        lambda: tiny.session.save(state),
+    ]
+    for use in uses:
+        with pytest.raises(StateError, match="used up"):
+            use()
+    follow(tiny, taken, [[4, 5]], [[6]])
+
+
 def test_what_is_saved_holds_nothing_but_the_texts(tiny: Opened) -> None:
     state = tiny.session.run(padded([list(range(9)), [1, 2]]))[1]
     saved = tiny.session.save(tiny.session.trim(state, [4, 1]))

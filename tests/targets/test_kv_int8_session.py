@@ -170,7 +170,7 @@ def test_what_the_scales_do_not_fit_is_never_cut_off(
     assert state.repeats
     assert any((state.scales[into] > array).any() for into, array in kept.items())
     for text, row in zip(texts, range(2)):
-        saved = tiny.session.save(tiny.session.rows(state, [row]))
+        saved = tiny.session.save(tiny.session.fork(state, [row]))
         wanted = pairs(name).full.save(pairs(name).full.run(padded([text]))[1])
         for into in kept:
             assert np.abs(saved[into] - wanted[into]).max() < 0.4 * wanted[into].std()

@@ -92,8 +92,9 @@ def test_any_walk_over_states_equals_the_series_anew(session: Any, whole: Any, d
                 for row, series in zip(y, said[place]):
                     np.testing.assert_allclose(row, whole(series)[-x.shape[1] :], atol=CLOSE)
             case "fork":
-                held.append(session.fork(state))
-                said.append(list(texts))
+                rows = data.draw(st.none() | st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=3))
+                held.append(session.fork(state, rows))
+                said.append(list(texts) if rows is None else [texts[row] for row in rows])
             case "rows":
                 rows = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=3))
                 held[place], said[place] = session.rows(state, rows), [texts[row] for row in rows]
@@ -199,6 +200,16 @@ def test_what_a_state_cannot_do(session: Any, target: Any, folder: Path) -> None
     ]
     for use in refused:
         with pytest.raises(StateError):
+            use()
+    taken = session.rows(session.fork(state), [0])
+    spent = session.fork(state)
+    session.rows(spent, [1])
+    for use in (
+        lambda: session.run({"x": drawn(1, 2, 1)}, spent),
+        lambda: session.fork(spent),
+        lambda: session.join([taken, spent]),
+    ):
+        with pytest.raises(StateError, match="used up"):
             use()
     with state.busy:
         for busy in (lambda: session.run({"x": drawn(1, 2, 1)}, state), lambda: session.fork(state)):
