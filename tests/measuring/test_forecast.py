@@ -111,6 +111,26 @@ def test_more_of_anything_takes_more(tmp_path: Path) -> None:
     assert forecast(bundle, variant, batch=1, tokens=1).total > least + 1_000_000
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_caches_by_hand(tmp_path: Path, dtype: str) -> None:
+    """A decoder that is told of a mask copies its caches in every step; those in 8 bits are filled from floats."""
+    bundle = replace(small(tmp_path), loop="decode")
+    (variant,) = bundle.variants
+    cache = Port("past.key", dtype, ("batch", 2, "capacity", 8))
+    wanted = Port("logit_positions", "int64", ("batch", "outputs"))
+    growing = (State("past.key", "present.key", 2),)
+    found = {}
+    for tokens in (1001, 2001):
+        for extra in ((), (Port("attention_mask", "int64", ("batch", "total")),)):
+            graph = replace(variant.graphs[0], inputs=(cache, wanted, *extra), outputs=CACHES.outputs, states=growing)
+            found[tokens, bool(extra)] = forecast(bundle, replace(variant, graphs=(graph,)), batch=3, tokens=tokens)
+    row = 1000 * 2 * 8 * (1 if dtype == "int8" else 4)
+    assert found[1001, True].states == found[1001, False].states == 3 * row
+    floats = 4 * row if dtype == "int8" else 0
+    assert found[2001, False].arena - found[1001, False].arena == floats
+    assert found[2001, True].arena - found[1001, True].arena == floats + 3 * row
+
+
 def test_what_cannot_be_forecast(tmp_path: Path) -> None:
     bundle = small(tmp_path)
     (variant,) = bundle.variants
