@@ -239,11 +239,14 @@ def _logging(console: Console) -> Iterator[None]:
             say(f"{record.levelname.lower()}: {clean(record.getMessage())}")
 
     handler, log = Said(), logging.getLogger("edgekit")
+    level = log.level
     log.addHandler(handler)
+    log.setLevel(logging.INFO)
     try:
         yield
     finally:
         log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def _on_terminal() -> bool:

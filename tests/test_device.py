@@ -165,3 +165,79 @@ def test_affinity_of_this_process_counts() -> None:
     bind = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
     code = f"{bind}; from edgekit import device; print(device.threads())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1\n"
+
+
+def test_governor_and_frequencies(tmp_path: Path) -> None:
+    cpus = "sys/devices/system/cpu"
+    files = {f"{cpus}/cpu{n}/cpufreq/scaling_cur_freq": f"{1000 + n}000\n" for n in (0, 1, 10)}
+    files |= {f"{cpus}/cpu{n}/cpufreq/scaling_governor": "powersave\n" for n in (0, 1)}
+    root = tree(tmp_path, files)
+    assert device.frequencies(root) == (1_000_000_000, 1_001_000_000, 1_010_000_000)
+    assert device.governor(root) == "powersave"
+    tree(root, {f"{cpus}/cpu10/cpufreq/scaling_governor": "performance"})
+    assert device.governor(root) == "performance, powersave"
+
+
+def test_frequencies_of_cpuinfo(tmp_path: Path) -> None:
+    info = "processor : 0\ncpu MHz\t\t: 2000.500\n\nprocessor : 1\ncpu MHz\t\t: 1999.5\ncpu MHz : unknown\n"
+    assert device.frequencies(tree(tmp_path, {"proc/cpuinfo": info})) == (2_000_500_000, 1_999_500_000)
+    assert device.frequencies(tmp_path / "nothing") == ()
+    assert device.governor(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, None),
+        ({"sys/hypervisor/type": "xen\n"}, "xen"),
+        ({"proc/cpuinfo": "flags : avx2 hypervisor\n"}, "one that does not give its name"),
+        (
+            {"proc/cpuinfo": "flags : hypervisor\n", "sys/class/dmi/id/sys_vendor": "Amazon EC2\n"},
+            "Amazon EC2",
+        ),
+        ({"proc/cpuinfo": "flags : avx2\n", "sys/class/dmi/id/sys_vendor": "Dell Inc.\n"}, None),
+        (
+            {"sys/class/dmi/id/sys_vendor": "QEMU\n", "sys/class/dmi/id/product_name": "KVM Virtual Machine\n"},
+            "QEMU KVM Virtual Machine",
+        ),
+    ],
+)
+def test_hypervisor(tmp_path: Path, files: dict[str, str], said: str | None) -> None:
+    assert device.hypervisor(tree(tmp_path, files)) == said
+
+
+def test_throttled_counts_every_core(tmp_path: Path) -> None:
+    assert device.throttled(tmp_path) is None
+    where = "sys/devices/system/cpu/cpu{}/thermal_throttle/core_throttle_count"
+    assert device.throttled(tree(tmp_path, {where.format(0): "3\n", where.format(1): "4\n"})) == 7
+
+
+def test_gpus_by_the_drivers_own_files(tmp_path: Path) -> None:
+    assert device.gpus(tmp_path) == ()
+    nvidia = "proc/driver/nvidia"
+    files = {
+        f"{nvidia}/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA H100 80GB HBM3\nGPU UUID: \t GPU-1234\n",
+        f"{nvidia}/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23 2025\n",
+    }
+    assert device.gpus(tree(tmp_path, files)) == ("NVIDIA H100 80GB HBM3, driver 580.95.05",)
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo 'NVIDIA L4, 580.95.05'; echo 'NVIDIA L4, 580.95.05'", ("NVIDIA L4, driver 580.95.05",) * 2),
+        ("echo 'NVIDIA-SMI has failed'; exit 9", ()),
+        ("exec sleep 60", ()),
+    ],
+)
+def test_gpus_by_nvidia_smi(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: tuple[str, ...]
+) -> None:
+    if Path("/proc/driver/nvidia/gpus").exists():
+        pytest.skip("this machine has a driver that tells without it")
+    file = tmp_path / "nvidia-smi"
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(device, "PATIENCE", 0.5)
+    assert device.gpus() == found

@@ -1,0 +1,1 @@
+"""What a benchmark does with a device: forecasts, processes, clocks, memory, energy, and the device itself."""
