@@ -17,10 +17,23 @@ import click
 
 import edgekit
 from edgekit import registry, terminal
-from edgekit.commandline import Verbs, complaint, engine_options, loss, one_of, size, speaks, states, written
+from edgekit.commandline import (
+    COUNT,
+    TARGETS,
+    Verbs,
+    complaint,
+    engine_options,
+    loss,
+    one_of,
+    size,
+    speaks,
+    states,
+    written,
+)
 from edgekit.core import PRECISIONS
 from edgekit.errors import DeviceError, VerificationError
 from edgekit.terminal import Console
+from edgekit.verbs.bench import bench
 
 if TYPE_CHECKING:
     from edgekit.bundle import Verify
@@ -32,8 +45,6 @@ VERIFY = ("always", "once", "never")
 
 VERSION = written("--version", text="Show the version and exit.", tell=lambda _: f"edgekit {edgekit.__version__}")
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
-COUNT = click.IntRange(1, 2**31 - 1)
-TARGETS = registry.names("targets")
 
 
 @click.group(cls=Verbs, params=[VERSION], epilog=EPILOG)
@@ -277,6 +288,9 @@ def verify(console: Console, /, bundle: Path, targets: tuple[str, ...]) -> None:
         hint = "run another variant (--target, --precision), or export the model again on this machine"
         failed = VerificationError(message, hint=hint, variants=[check.variant for check in wrong])
     console.answer({"ok": not wrong, "checks": checks}, show.checks(checks), failed)
+
+
+cli.add_command(bench)
 
 
 @cli.command("list")

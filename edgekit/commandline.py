@@ -1,6 +1,6 @@
 """How a command line is read: help that begins with examples, names with suggestions, sizes, common switches.
 
-With `edgekit.cli` the only place that knows click; knows no verb.
+With `edgekit.cli` and `edgekit.verbs` the only place that knows click; knows no verb.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from edgekit.errors import UsageError
 from edgekit.terminal import Console
 
 UNITS = ("", "k", "m", "g", "t")
+COUNT = click.IntRange(1, 2**31 - 1)
+TARGETS = registry.names("targets")
 F = TypeVar("F", bound=Callable[..., Any])
 
 

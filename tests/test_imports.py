@@ -74,7 +74,7 @@ def rule_for(module: str) -> Rule:
 
 def _core_allows(module: str) -> tuple[frozenset[str], frozenset[str]]:
     anywhere, inside = {"numpy", "msgspec"}, {"onnx", "onnx_ir"} if module in ONNX else set[str]()
-    anywhere |= {"click"} if module in ("cli", "commandline") else set()
+    anywhere |= {"click"} if module in ("cli", "commandline", "verbs") else set()
     inside |= {"huggingface_hub"} if module in ("source", "hub", "huberrors") else set()
     inside |= {"rich"} if module == "terminal" else set()
     return frozenset(anywhere), frozenset(inside)
