@@ -40,8 +40,8 @@ METHOD = (
     "of its own. TPOT is (end - first token) / (tokens - 1). Load is cold where nothing compiled was kept and the "
     "kernel had been asked to let go of the files.",
     "Memory is what the kernel counts for the process: RSS, PSS, USS when something had just been done, and its own "
-    "high-water mark. Answers were checked in the process that was timed: goldens, and the zoo's own metric on "
-    "held-out inputs.",
+    "high-water mark; in a test with a depth it also holds what was read before each run. Answers were checked in the "
+    "process that was timed: goldens, and the zoo's own metric on held-out inputs.",
 )
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import model as models
 from edgekit.core import Check
-from edgekit.measuring import figures, process_memory, scenarios, timing
+from edgekit.measuring import process_memory, scenarios, timing
 from edgekit.measuring.configuration import Test
 from edgekit.measuring.disturbance import Watch
 from edgekit.record import Accuracy, Phase
@@ -76,6 +76,7 @@ class Subject:
             order["folder"], target=order["target"], precision=order["precision"], threads=order["threads"]
         )
         self._load = time.perf_counter() - begun
+        self._phases.append(self._phase("loaded"))
         self._test = Test(**order["test"])
         file = order["file"] and Path(order["file"])
         begun = time.perf_counter()
@@ -86,7 +87,6 @@ class Subject:
 
     def opened(self) -> dict[str, Any]:
         """What is known after the first run."""
-        self._phases.append(self._phase("loaded"))
         scenario, model = self._scenario, self.model
         item = scenario.item(self._next(1))
         begun = time.perf_counter()
@@ -120,7 +120,7 @@ class Subject:
             "runs": len(values),
             "seconds": time.perf_counter() - begun,
             "settled": settled,
-            "values": figures.spread(values, figures.KEPT),
+            "values": values,
             "rss": process_memory.resident(),
         }
 
@@ -140,19 +140,18 @@ class Subject:
         return {"values": values, "seconds": seconds, "seen": watch.seen, "rss": rss}
 
     def sustain(self, seconds: float) -> dict[str, Any]:
-        """On and on: what was made in each window, a second. A window ends with the first result after its time."""
+        """On and on: what was made in each window, for each second of running. A window ends with a run."""
         window = max(SHORTEST, seconds / WINDOWS)
         scenario, rates = self._scenario, list[float]()
-        clock, made = time.perf_counter, 0
+        made, spent = 0, 0.0
         with Watch(before=self._hertz) as watch:
-            begun = opened = clock()
-            while clock() - begun < seconds:
-                for _ in scenario.run(scenario.item(self._next(1))):
-                    made += scenario.each
-                    now = clock()
-                    if now - opened >= window:
-                        rates.append(made / (now - opened))
-                        opened, made = now, 0
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                spent += self._timed(1)[0][-1]
+                made += scenario.each * scenario.yields
+                if spent >= window:
+                    rates.append(made / spent)
+                    made, spent = 0, 0.0
         self._hertz = watch.hertz
         return {"window": window, "rates": rates, "seen": watch.seen}
 

@@ -87,7 +87,8 @@ def offline(model: Model, test: Test, file: Path | None) -> Scenario:
 def llm(model: Model, test: Test, file: Path | None) -> Scenario:
     """Prompts in, tokens out: `batch` rows, each after `depth` tokens that were read before.
 
-    A row goes on past an end token until it has as many as were asked for.
+    A row goes on past an end token until it has as many as were asked for. What was read before is kept, and every run
+    goes on from a copy: to cut a state back would cost an engine something that no user pays.
     """
     decode = import_module("edgekit.runtimes.loops.decode").decode
     tokens = import_module("edgekit.runtimes.heads.tokens")

@@ -86,11 +86,13 @@ class Subject:
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Its answer; it is stopped again afterwards. Raises as `hear`."""
-        self._process.send_signal(signal.SIGCONT)
-        self._send(json.dumps(request))
-        found = self.hear()
+        found = self._asked(request)
         self.stop()
         return found
+
+    def finish(self) -> dict[str, Any]:
+        """Its last words; then it ends by itself. Raises as `hear`."""
+        return self._asked({"do": "finish"})
 
     def stop(self) -> None:
         """Until it is asked. Harmless when it has ended."""
@@ -101,6 +103,11 @@ class Subject:
         if self._open:
             worker.end(self._process)
             self._open = False
+
+    def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._process.send_signal(signal.SIGCONT)
+        self._send(json.dumps(request))
+        return self.hear()
 
     def _send(self, line: str) -> None:
         assert self._process.stdin is not None

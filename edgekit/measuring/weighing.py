@@ -158,7 +158,7 @@ class Weighing:
             return
         with self._telling():
             self.way.say(self.label, "known answers")
-            self._finished = self._subject.ask(do="finish")
+            self._finished = self._subject.finish()
 
     def close(self) -> None:
         if self._subject is not None:
@@ -270,7 +270,7 @@ class Weighing:
             runs=self._warm["runs"],
             seconds=self._warm["seconds"],
             settled=self._warm["settled"],
-            values=tuple(self._warm["values"]),
+            values=tuple(figures.spread(self._warm["values"], figures.KEPT)),
         )
 
     def _lasting(self) -> Sustained | None:
