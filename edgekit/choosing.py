@@ -1,23 +1,35 @@
 """Which variant of a bundle to run, and on which target: what this machine has, the fastest first.
 
-Opens nothing; `edgekit.model` does.
+What was measured on this machine says which is the fastest; where it says nothing of two of them, the figures of the
+machine that made the bundle do. Opens nothing; `edgekit.model` does.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from edgekit import registry
+from edgekit import bundle as bundles
+from edgekit import measured, registry
 from edgekit.core import Bundle, Variant
 from edgekit.errors import DeviceError, UsageError
 
 log = logging.getLogger("edgekit")
 
 
-def choose(bundle: Bundle, target: str, precision: str | None) -> Variant:
-    """The variant to run: those asked for, on a target that this machine has, the fastest first.
+class Chosen(NamedTuple):
+    """A variant, and why it and no other."""
 
-    Raises DeviceError when this machine has not the target, UsageError when the bundle has no such variant.
+    variant: Variant
+    why: str
+
+
+def choose(bundle: Bundle, target: str, precision: str | None) -> Chosen:
+    """The variant to run: of those asked for, on a target that this machine has, the fastest.
+
+    One that gave wrong answers on this machine is not taken as long as there is another. Raises DeviceError when this
+    machine has not the target, UsageError when the bundle has no such variant.
     """
     if target != "auto" and (missing := probe(target)) is not None:
         raise missing
@@ -34,10 +46,38 @@ def choose(bundle: Bundle, target: str, precision: str | None) -> Variant:
     able = [variant for variant in asked if why[variant.target] is None]
     if not able:
         raise next(error for error in why.values() if error is not None)
-    best = min(able, key=lambda variant: variant.measured.get("milliseconds") or float("inf"))
-    if len(able) > 1:
-        log.info("picked %s of %s: the fastest when the bundle was made", best.name, ", ".join(v.name for v in able))
-    return best
+    if len(able) == 1:
+        return Chosen(able[0], "the only one that was asked for and runs on this machine")
+    found = _fastest(able, measured.recall(bundles.fingerprint(bundle)))
+    log.info("picked %s of %s: %s", found.variant.name, ", ".join(variant.name for variant in able), found.why)
+    return found
+
+
+def _fastest(able: Sequence[Variant], known: Sequence[measured.Entry]) -> Chosen:
+    newest = {(entry.variant, entry.same): entry for entry in known}
+    wrong = {entry.variant for entry in newest.values() if entry.wrong}
+    right = [variant for variant in able if variant.name not in wrong] or list(able)
+    names = {variant.name: variant for variant in right}
+    entries = _together([entry for entry in newest.values() if entry.variant in names])
+    if len(entries) > 1:
+        best = min(entries, key=lambda entry: entry.seconds)
+        why = f"the fastest of {len(entries)} measured on this machine on {best.when[:10]}, in {best.test}"
+        return Chosen(names[best.variant], why + _besides(able, right))
+    first = min(right, key=lambda variant: variant.measured.get("milliseconds") or float("inf"))
+    return Chosen(first, "the fastest when the bundle was made" + _besides(able, right))
+
+
+def _together(entries: Iterable[measured.Entry]) -> list[measured.Entry]:
+    """Those of one test with as many threads: of the test that most variants had, the newest."""
+    tests: dict[tuple[str, str, int], list[measured.Entry]] = {}
+    for entry in entries:
+        tests.setdefault(entry.same, []).append(entry)
+    return max(tests.values(), key=lambda test: (len(test), max(entry.when for entry in test)), default=[])
+
+
+def _besides(able: Sequence[Variant], right: Sequence[Variant]) -> str:
+    wrong = [variant.name for variant in able if variant not in right]
+    return f"; {', '.join(wrong)} gave wrong answers here" if wrong else ""
 
 
 def probe(target: str) -> DeviceError | None:

@@ -154,6 +154,7 @@ def export(
 @click.option("--target", **one_of("target", ("auto", *TARGETS)), default="auto", help="Where to run.  [auto]")
 @click.option("--precision", **one_of("precision", PRECISIONS), help="Which variant.  [the fastest]")
 @click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="[the cores that are ours to use]")
+@click.option("--memory-limit", type=size, metavar="SIZE", help="Refuse what would take more, by forecast: 2G, 512MiB.")
 @click.option("--dimensions", type=COUNT, metavar="N", help="Shorten vectors to N numbers (Matryoshka models).")
 @click.option("--prompt-name", metavar="NAME", help="Which of the model's own prompts to put before each text.")
 @click.option("--top-k", type=COUNT, metavar="N", help="How many labels, words or documents; tokens to choose from.")
@@ -185,6 +186,7 @@ def run(
     precision: str | None,
     threads: int | None,
     verify: Verify,
+    memory_limit: int | None,
     **choices: Any,
 ) -> None:
     """Run a bundle on texts, one answer per INPUT, or on series, one line per sample.
@@ -210,7 +212,9 @@ def run(
         running.check_output(output)
     running.check_given(inputs, prompts, asks=not console.json)
     begun = time.perf_counter()
-    with load(bundle, target=target, precision=precision, threads=threads, verify=verify) as model:
+    with load(
+        bundle, target=target, precision=precision, threads=threads, verify=verify, memory_limit=memory_limit
+    ) as model:
         loaded = time.perf_counter()
         method = running.method_for(model.bundle.task, choices)
         if model.bundle.source.random:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ X86 = ("f16c", "fma", "avx", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512v
 AMX = ("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16")
 ARM = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16", "sme")
 MATTERS = frozenset((*X86, *AMX, *ARM))
+CPUS = "sys/devices/system/cpu"
+# How the firmware of virtual machines begins to name its maker; Arm processors do not tell what x86 ones do.
+VIRTUAL = ("QEMU", "VMware", "Xen", "innotek", "Parallels", "Google Compute Engine", "Virtual Machine", "KVM")
+ASK_NVIDIA = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+PATIENCE = 5  # seconds for the answer: a driver that hangs is not waited for
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,57 @@ def cpu_model(root: Path = ROOT) -> str:
     return _cpuinfo(root).get("model name") or platform.processor() or platform.machine()
 
 
+def governor(root: Path = ROOT) -> str | None:
+    """How the kernel chooses frequencies, "performance" or the like; where cores differ, all of it."""
+    found = {_read(file).strip() for file in (root / CPUS).glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    return ", ".join(sorted(found - {""})) or None
+
+
+def frequencies(root: Path = ROOT) -> tuple[int, ...]:
+    """Hz of each core now: the kernel's figure, else /proc/cpuinfo's. Many virtual machines only show a nominal one."""
+    files = sorted((root / CPUS).glob("cpu[0-9]*/cpufreq/scaling_cur_freq"), key=lambda file: _core(file.parts[-3]))
+    found = [number * 1000 for file in files if (number := _number(_read(file)))]
+    if found:
+        return tuple(found)
+    lines = (line.partition(":") for line in _read(root / "proc/cpuinfo").splitlines())
+    return tuple(round(float(value) * 1e6) for key, _, value in lines if key.strip() == "cpu MHz" and _is_float(value))
+
+
+def hypervisor(root: Path = ROOT) -> str | None:
+    """What this machine is a guest of, as well as it is told; None on hardware of its own."""
+    if kind := _read(root / "sys/hypervisor/type").strip():
+        return kind
+    names = [_read(root / "sys/class/dmi/id" / name).strip() for name in ("sys_vendor", "product_name")]
+    named = " ".join(filter(None, names))
+    if "hypervisor" in _cpuinfo(root).get("flags", "").split():
+        return named or "one that does not give its name"
+    return named if any(name.startswith(VIRTUAL) for name in names) else None
+
+
+def throttled(root: Path = ROOT) -> int | None:
+    """How often cores were slowed down for their heat since the machine started; None where nothing counts it."""
+    files = (root / CPUS).glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
+    counts = [number for file in files if (number := _number(_read(file))) is not None]
+    return sum(counts) if counts else None
+
+
+def gpus(root: Path = ROOT) -> tuple[str, ...]:
+    """NVIDIA's, by name with the driver's version."""
+    models = [_read(file) for file in sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))]
+    names = [
+        line.partition(":")[2].strip() for text in models for line in text.splitlines() if line.startswith("Model")
+    ]
+    driver = next((word for word in _read(root / "proc/driver/nvidia/version").split() if word.count(".") >= 1), "")
+    if names or root != ROOT:
+        return tuple(f"{name}, driver {driver or 'unknown'}" for name in names)
+    try:
+        done = subprocess.run(ASK_NVIDIA, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    pairs = (line.rpartition(",") for line in done.stdout.splitlines())
+    return tuple(f"{name.strip()}, driver {version.strip()}" for name, _, version in pairs if name)
+
+
 def total_memory(root: Path = ROOT) -> int | None:
     """Bytes of RAM that the machine has."""
     return _meminfo(root).get("MemTotal")
@@ -174,6 +231,14 @@ def _why_no_features(root: Path) -> str:
     if not (root / "proc/cpuinfo").is_file():
         return f"{platform.system()} has no /proc/cpuinfo"
     return "/proc/cpuinfo names none of the instruction sets that EdgeKit knows"
+
+
+def _core(folder: str) -> int:
+    return int(folder.removeprefix("cpu"))
+
+
+def _is_float(word: str) -> bool:
+    return word.strip().replace(".", "", 1).isdecimal()
 
 
 def _number(word: str) -> int | None:

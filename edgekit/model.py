@@ -42,25 +42,38 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     verify: Literal["always", "once", "never"] = "once",
+    memory_limit: int | None = None,
 ) -> Model:
-    """The bundle in `folder`, ready to run. `precision`: "int8", …; None takes the fastest that was measured.
+    """The bundle in `folder`, ready to run. `precision`: "int8", …; None takes the fastest, by what was measured on
+    this machine where that says it (`chosen_by` of the Model).
 
     `threads`: how many the engine may use; None is as many as this process has cores and quota for. `verify`: when
-    the digests of the files are checked: "always", "once" or "never".
-    Raises BundleError, DeviceError when the target is not on this machine, UsageError for a variant that is not there.
+    the digests of the files are checked: "always", "once" or "never". `memory_limit`: bytes that this process may take,
+    by forecast; then a text may be no longer than one alone can be.
+    Raises BundleError, DeviceError when the target is not on this machine, UsageError for a variant that is not there,
+    ResourceError where nothing fits into the limit.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}", hint="give 1 or more")
     found = bundles.read(Path(folder), verify=verify)
-    variant = choose(found, target, precision)
-    return Model(found, variant, threads or device.threads())
+    variant, why = choose(found, target, precision)
+    if memory_limit is not None:
+        from edgekit.measuring.forecast import bounded
+
+        found = bounded(found, variant, memory_limit)
+    model = Model(found, variant, threads or device.threads(), why)
+    model.memory_limit = memory_limit
+    return model
 
 
 class Model:
     """A bundle that is open on a device. Threads may share it; it is a context manager, as it owns memory."""
 
-    def __init__(self, bundle: Bundle, variant: Variant, threads: int) -> None:
-        self.bundle, self.variant, self.threads = bundle, variant, threads
+    memory_limit: int | None = None  # that bounds the lengths of texts
+
+    def __init__(self, bundle: Bundle, variant: Variant, threads: int, chosen_by: str = "") -> None:
+        """`chosen_by`: why this variant and no other, for a person; empty where its caller named it."""
+        self.bundle, self.variant, self.threads, self.chosen_by = bundle, variant, threads, chosen_by
         self._head: ModuleType = registry.find("heads", bundle.head)
         self._settings = self._head.open(bundle.folder, bundle.settings)
         self._loop: ModuleType = registry.find("loops", bundle.loop)
@@ -264,7 +277,8 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         target, precision = self.variant.target, self.variant.recipe.name
-        return partial(load, self.bundle.folder, target=target, precision=precision, threads=self.threads), ()
+        again = partial(load, self.bundle.folder, target=target, precision=precision, threads=self.threads)
+        return partial(again, memory_limit=self.memory_limit), ()
 
     def _writer(self, name: str = "") -> Any:
         """`name`: what states that are saved belong to."""

@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 _BUILD_AGAIN = "export the model again, or get the bundle again from where it came from"
 
 # TensorProto.DataType: numpy's (and ml_dtypes') name, bits for one element; 0: not of fixed size.
-_DTYPES = {
+DTYPES = {
     1: ("float32", 32), 2: ("uint8", 8), 3: ("int8", 8), 4: ("uint16", 16), 5: ("int16", 16), 6: ("int32", 32),
     7: ("int64", 64), 8: ("object", 0), 9: ("bool", 8), 10: ("float16", 16), 11: ("float64", 64), 12: ("uint32", 32),
     13: ("uint64", 64), 14: ("complex64", 64), 15: ("complex128", 128), 16: ("bfloat16", 16),
@@ -48,6 +48,7 @@ class External:
     location: str  # relative to the .onnx file's folder
     offset: int  # bytes
     size: int  # bytes, from shape and dtype
+    shape: tuple[int, ...]
 
     @property
     def end(self) -> int:
@@ -328,7 +329,7 @@ class _Walk:
                 raise WireError("a sparse tensor with external data")
             if raw or not bits:
                 raise WireError(f"the tensor {label!r} cannot be external: it is text, or has its bytes here as well")
-            self.external.append(_external(label, external, size))
+            self.external.append(_external(label, external, size, tuple(dims)))
         elif (bits and raw is not None and raw != size) or elements > 4 * (span.end - span.start):
             # A tensor that isn't raw stores at least one byte for four elements (two bits each).
             raise WireError(f"the tensor {label!r} of {elements} elements has not the bytes for them")
@@ -367,7 +368,7 @@ def _expanded(ops: Counter[tuple[str, str]], sizes: Mapping[tuple[str, str], int
     return size
 
 
-def _external(label: str, entries: Mapping[str, str], size: int) -> External:
+def _external(label: str, entries: Mapping[str, str], size: int, shape: tuple[int, ...]) -> External:
     numbers = {}
     for key in entries.keys() - {"location"}:
         if key not in ("offset", "length", "checksum"):
@@ -378,7 +379,7 @@ def _external(label: str, entries: Mapping[str, str], size: int) -> External:
             numbers[key] = int(entries[key])
     if numbers.get("length", size) != size:
         raise WireError(f"the tensor {label!r} has the length {numbers['length']}; its shape needs {size} bytes")
-    return External(label, entries.get("location", ""), numbers.get("offset", 0), size)
+    return External(label, entries.get("location", ""), numbers.get("offset", 0), size, shape)
 
 
 def _elements(label: str, dims: list[int]) -> int:
@@ -388,9 +389,9 @@ def _elements(label: str, dims: list[int]) -> int:
 
 
 def _dtype(number: int) -> tuple[str, int]:
-    if number not in _DTYPES:
+    if number not in DTYPES:
         raise WireError(f"unknown data type {number}")
-    return _DTYPES[number]
+    return DTYPES[number]
 
 
 def _plain(domain: str) -> str:

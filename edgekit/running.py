@@ -125,6 +125,7 @@ def facts(model: Model, load: float, run: float) -> dict[str, Any]:
         "bundle": model.bundle.name,
         "task": model.bundle.task,
         "variant": model.variant.name,
+        "target_chosen": model.chosen_by,
         "placement": model.placement,
         "random_weights": model.bundle.source.random,
         "seconds": {"load": load, "run": run},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 from edgekit import device
 from edgekit.core import Availability, Graph, Recipe, Session, check_options
 from edgekit.errors import UnsupportedError
+from edgekit.footprint import Footprint
 
+from ._decoder_feeds import CHUNK
 from ._decoder_graph import MASK
 from ._decoder_session import DecoderSession
 from ._kv_int8_session import Int8DecoderSession, is_quantized
 from ._large_pages import large_pages
 from ._onnxruntime import OnnxRuntimeSession
 from ._plain_decoder import PlainDecoderSession
+from ._prompt_session import CHUNK as PROMPT
 from ._prompt_session import PromptReader
 from ._prompt_weights import prepare
 from ._stream_session import StreamSession, is_stream
@@ -145,3 +149,30 @@ def open(
 def facts(recipe: Recipe, graph: Graph) -> dict[str, Any]:
     """What a report says of the engine."""
     return {"engine": "ONNX Runtime", "version": probe().version, "provider": PROVIDER}
+
+
+def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footprint:
+    """In memory: weights that are multiplied are packed, beside tables, of which only what is read is there.
+
+    MatMulNBits keeps what it packs it from, and the form for prompts maps weights of its own.
+    """
+    held = Footprint(
+        base=76_000_000,
+        node=8_000,
+        opening=2_000_000,
+        weights=1.0,
+        tied=0.0,
+        live=11.0,
+        scores=3.0,
+        together=OnnxRuntimeSession.batch_tokens,
+    )
+    if not graph.states:
+        return held
+    if is_stream(graph):
+        return replace(held, live=4.0)
+    if any(port.name == MASK for port in graph.inputs):  # a step copies caches
+        return replace(held, tied=1.0, state=2.0, chunk=CHUNK, together=CHUNK)
+    if graph.prompt is None:
+        return replace(held, tied=1.0, scores=2.0, chunk=CHUNK, together=CHUNK)
+    weights, tied = {"int8": (1.6, 0.4), "int4": (2.0, 0.2)}.get(recipe.weights, (1.0, 1.0))
+    return replace(held, weights=weights, tied=tied, prompt=1.0, live=45.0, scores=1.0, chunk=PROMPT, together=PROMPT)

@@ -10,15 +10,17 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core import Availability, Graph, Life, Recipe, Session, check_feeds, check_options
+from edgekit.footprint import ANY, Footprint
 
 from ._compile_cache import ask, compile_cached
-from ._openvino_decoder import DecoderSession
+from ._openvino_decoder import BYTES, DecoderSession
 from ._openvino_decoder import ask as ask_decoder
 from ._openvino_engine import DEVICE, core, engine_errors, new_request, placement
 from ._openvino_rotary import write_out_rotary
@@ -70,6 +72,36 @@ def computes(recipe: Recipe, graph: Graph) -> str:
     """
     carried = any(state.axis is None for state in graph.states)
     return "f32" if carried and recipe.weights != "bf16" else HINT[recipe.weights]
+
+
+def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footprint:
+    """In memory: the file of what was compiled, mapped and read, and the weights that were packed of it."""
+    held = Footprint(
+        base=100_000_000,
+        node=25_000,
+        opening=10_000_000,
+        weights=2.0,
+        tied=0.0,
+        item=2 if computes(recipe, graph) == "bf16" else 4,
+        live=10.0,
+        scores=0.0,
+        together=OpenVinoSession.batch_tokens,
+        asked=OpenVinoSession.batch_tokens,
+    )
+    if not graph.states:
+        return held
+    if is_stream(graph):
+        return replace(held, live=4.0, asked=0)
+    kept = options.get("KV_CACHE_PRECISION", CACHE[recipe.weights])
+    return replace(
+        held,
+        tied=1.0,
+        state=BYTES[kept] / 4,
+        fixed=1.0,
+        chunk=DecoderSession.chunk_tokens,
+        together=ANY,
+        asked=0,
+    )
 
 
 def open(

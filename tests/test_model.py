@@ -157,16 +157,16 @@ def test_auto_takes_the_fastest_that_was_measured(folder: Path, caplog: pytest.L
         variants=(variant("cpu", "fp32", 3), variant("cpu", "int8", 2), variant("openvino", "fp32", None)),
     )
     with caplog.at_level(logging.INFO, "edgekit"):
-        assert choose(bundle, "auto", None).name == "cpu/int8"
+        assert choose(bundle, "auto", None).variant.name == "cpu/int8"
     assert "picked cpu/int8" in caplog.text
-    assert choose(bundle, "auto", "fp32").name == "cpu/fp32"
-    assert choose(bundle, "openvino", None).name == "openvino/fp32"
+    assert choose(bundle, "auto", "fp32").variant.name == "cpu/fp32"
+    assert choose(bundle, "openvino", None).variant.name == "openvino/fp32"
 
 
 def test_auto_passes_over_what_this_machine_has_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.targets.cuda._devices", lambda: 0)
     bundle = replace(bundles.read(folder), variants=(variant("cuda", "fp32", 1), variant("cpu", "fp32", 3)))
-    assert choose(bundle, "auto", None).name == "cpu/fp32"
+    assert choose(bundle, "auto", None).variant.name == "cpu/fp32"
     with pytest.raises(DeviceError, match="no cuda on this machine") as caught:
         choose(bundle, "cuda", None)
     assert caught.value.hint

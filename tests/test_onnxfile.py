@@ -94,7 +94,7 @@ def test_every_dtype_has_onnx_name_and_size() -> None:
     for name, number in T.DataType.items():
         if number in (T.UNDEFINED, T.STRING):
             continue
-        ours, bits = onnxfile._DTYPES[number]
+        ours, bits = onnxfile.DTYPES[number]
         assert ours == helper.tensor_dtype_to_np_dtype(number).name, name
         raw = onnx.numpy_helper.from_array(np.zeros(24, helper.tensor_dtype_to_np_dtype(number))).raw_data
         assert len(raw) * 8 == 24 * bits, name

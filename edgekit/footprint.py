@@ -1,0 +1,31 @@
+"""What an engine makes of a graph in memory, as figures that a forecast can be made of before anything is opened.
+
+Every figure is measured, on Linux x86-64, by tests/benchmarks/forecast_fit.py, which says how far the sum of them is
+from what a process then takes. Knows no engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ANY = 1 << 40  # as many as there are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Bytes, and multiples of what the graph's files say."""
+
+    base: int  # Python, numpy and the engine with a graph of no size open
+    node: int  # for each node of the graph
+    opening: int  # more, while it is opened for the first time
+    weights: float  # of the weights' bytes: mapped, copied or packed
+    tied: float  # of the largest weight's, where a decoder looks tokens up in the matrix that makes its logits
+    prompt: float = 0.0  # of the bytes of the weights that the form for prompts is given
+    state: float = 1.0  # of the bytes of a state that grows
+    fixed: float = 2.0  # of one that does not: a step reads one copy and writes the other
+    item: int = 4  # of an activation's number
+    live: float  # activations of the widest kind that are there at the same time
+    scores: float  # copies of a layer's attention scores
+    chunk: int = ANY  # tokens of a row that are computed at once
+    together: int  # tokens of all rows that are, unless a single row has more
+    asked: int = 0  # tokens that are computed while it is opened
