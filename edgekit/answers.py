@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit.report import Example
+from edgekit.record import Example
 
 if TYPE_CHECKING:
     from edgekit.model import Model

@@ -34,6 +34,7 @@ from edgekit.core import PRECISIONS
 from edgekit.errors import DeviceError, VerificationError
 from edgekit.terminal import Console
 from edgekit.verbs.bench import bench
+from edgekit.verbs.report import report
 
 if TYPE_CHECKING:
     from edgekit.bundle import Verify
@@ -295,6 +296,7 @@ def verify(console: Console, /, bundle: Path, targets: tuple[str, ...]) -> None:
 
 
 cli.add_command(bench)
+cli.add_command(report)
 
 
 @cli.command("list")

@@ -4,11 +4,12 @@
     print(made)                      # a row per variant
 
 Everything that it shows was computed in the run that shows it. `edgekit.answers` knows the zoo's tasks,
-`edgekit.report` what the figures mean.
+`edgekit.record` what the figures mean.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -17,17 +18,19 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgekit
-from edgekit import device, files, page, registry, report, tasks, zoo
+from edgekit import device, files, registry, report, tasks, zoo
 from edgekit.answers import ANSWER, TELL, choose
-from edgekit.core import Bundle, Measure, Progress
+from edgekit.core import Bundle, Check, Progress, Variant
 from edgekit.errors import UsageError, VerificationError
-from edgekit.report import Report, Row, Subject
+from edgekit.record import NEEDED, QUANTITIES, SCHEMA, Accuracy, Environment, Figure, Record, Row, Subject
+from edgekit.reporting import advice
+from edgekit.reporting.page import GENERATOR
 
 if TYPE_CHECKING:
     from edgekit.model import Model
@@ -39,6 +42,19 @@ BLOCK, ROUNDS = 50, 14  # runs of one text: enough for a p99, and the variants t
 BATCH, BATCHES = 32, 15
 PATIENCE = 1.5  # seconds after which a variant gets no further turn
 BUSY = 0.5  # load per core from which on the machine was not ours alone
+SHARED = (
+    "system",
+    "kernel",
+    "libc",
+    "machine",
+    "cpu",
+    "features",
+    "cores",
+    "affinity",
+    "quota",
+    "memory",
+    "memory_limit",
+)
 TOOLS = ("numpy", "tokenizers", "onnx", "torch", "transformers")
 
 
@@ -64,14 +80,13 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Demo:
-    """What came of it; `rows` are the report's figures, and as text the whole is a table."""
+    """What came of it: the page, and the record that it tells; as text the whole is a table."""
 
     report: Path
-    seconds: float
-    rows: list[dict[str, Any]]
+    record: Record
 
     def __str__(self) -> str:
-        return f"{report.table(self.rows)}\n\n{self.report}"
+        return f"{report.table(self.record)}\n\n{self.report}"
 
 
 def demo(folder: str | Path = "edgekit-demo", *, open_browser: bool = False, progress: Progress | None = None) -> Demo:
@@ -85,31 +100,32 @@ def demo(folder: str | Path = "edgekit-demo", *, open_browser: bool = False, pro
     say = progress or (lambda stage, what: None)
     begun, load = time.perf_counter(), os.getloadavg()[0]
     made = [(part, _export(part, place, say)) for part in PARTS]
-    subjects = tuple(_subject(part, bundle, say) for part, bundle in made)
-    seconds = time.perf_counter() - begun
-    found = Report(
+    measured = [_measured(part, bundle, say) for part, bundle in made]
+    found = Record(
+        schema=SCHEMA,
         title="EdgeKit demo",
-        made=date.today().isoformat(),
-        seconds=seconds,
-        subjects=subjects,
-        environment=environment(load),
-        method=METHOD,
+        made=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        seconds=time.perf_counter() - begun,
         commands=tuple(line for part in PARTS for line in _commands(part)),
+        environment=environment(load),
+        rows=tuple(row for rows, _ in measured for row in rows),
+        subjects=tuple(subject for _, subject in measured),
+        method=METHOD,
         warnings=_warnings(load),
-        about=ABOUT,
     )
     target = place / PAGE
-    files.replace_file(target, page.html(found).encode(errors="replace"))
-    if found.failed:
+    report.write(found, target)
+    failed = [f"{row.bundle} {row.variant}" for row in found.rows if row.invalid and row.scenario == "single-stream"]
+    if failed:
         raise VerificationError(
-            f"{found.failed[0]} does not repeat its known answers on this machine",
+            f"{failed[0]} does not repeat its known answers on this machine",
             hint=f"{target} has the figures; try another variant, and report it",
             report=str(target),
-            variants=found.failed,
+            variants=failed,
         )
     if open_browser and not show(target):
         say("report", f"there is no screen to show {target} on")
-    return Demo(target, seconds, found.rows())
+    return Demo(target, found)
 
 
 def claim(folder: Path) -> Path:
@@ -130,7 +146,7 @@ def claim(folder: Path) -> Path:
 
 
 def _is_page(file: Path) -> bool:
-    return file.is_file() and page.GENERATOR.encode() in file.read_bytes()[:2000]
+    return file.is_file() and GENERATOR.encode() in file.read_bytes()[:2000]
 
 
 def _texts(part: Part) -> str:
@@ -154,33 +170,26 @@ def _export(part: Part, folder: Path, say: Progress) -> Bundle:
     )
 
 
-def _subject(part: Part, bundle: Bundle, say: Progress) -> Subject:
+def _measured(part: Part, bundle: Bundle, say: Progress) -> tuple[list[Row], Subject]:
     """A bundle verified, its variants measured on all held-out texts, and what the one to ship answered."""
     test = zoo.heldout(part.model, part.task)
     rows, answers = _measure(part, bundle, test, say)
+    best = advice.judge(rows).best
+    shown = best.variant if best else bundle.variants[0].name
+    told = TELL[part.task](test, answers[shown])
     subject = Subject(
         bundle=part.name,
-        source=f"zoo:{part.model}",
-        task=part.task,
         what=part.what,
-        metric=test.metric,
-        texts=len(test.inputs),
-        trained=test.trained,
-        rows=rows,
-    )
-    shown = rows.index(subject.pick() or rows[0])
-    told = TELL[part.task](test, answers[shown])
-    return replace(
-        subject,
         examples=tuple(choose(told)),
-        answered_by=rows[shown].variant,
+        answered_by=shown,
         asked=len(told),
         wrong=sum(not example.right for example in told),
     )
+    return rows, subject
 
 
-def _measure(part: Part, bundle: Bundle, test: HeldOut, say: Progress) -> tuple[tuple[Row, ...], list[Any]]:
-    """A row per variant, and what each variant answered."""
+def _measure(part: Part, bundle: Bundle, test: HeldOut, say: Progress) -> tuple[list[Row], dict[str, Any]]:
+    """Two rows for each variant, and what each variant answered."""
     from edgekit.model import load
     from edgekit.verify import verify
 
@@ -193,22 +202,75 @@ def _measure(part: Part, bundle: Bundle, test: HeldOut, say: Progress) -> tuple[
             for variant in bundle.variants
         ]
         say(f"{part.name} measure", f"{len(test.inputs)} texts, {len(models)} variants")
-        answers = [answer(model, test.inputs) for model in models]
+        answers = {model.variant.name: answer(model, test.inputs) for model in models}
         latencies = take_turns(models, answer, test.inputs, each=1, turn=BLOCK, turns=ROUNDS)
         batches = take_turns(models, answer, test.inputs, each=BATCH, turn=1, turns=BATCHES)
-    rows = tuple(
-        Row(
-            variant=variant.name,
-            bytes=variant.measured["bytes"],
-            accuracy=zoo.score(test, given),
-            agreement=Measure(*(variant.measured[name] for name in ("metric", "agreement", "loss"))),
-            latencies=tuple(seconds * 1e3 for seconds in single),
-            per_second=BATCH / statistics.median(many),
-            check=checks.get(variant.name),
+    rows = []
+    for model, single, many in zip(models, latencies, batches, strict=True):
+        variant = model.variant
+        row = _row(part, bundle, variant, checks[variant.name])
+        met = Accuracy(
+            metric=test.metric,
+            value=zoo.score(test, answers[variant.name]),
+            trained=test.trained,
+            items=len(test.inputs),
         )
-        for variant, given, single, many in zip(bundle.variants, answers, latencies, batches, strict=True)
-    )
+        row = replace(row, accuracy=met, placement=model.placement, threads=model.threads)
+        offline = {"throughput": figure("throughput", [BATCH / seconds for seconds in many])}
+        rows.append(replace(row, figures={"latency": figure("latency", single)}))
+        rows.append(
+            replace(row, scenario="offline", test=f"batch {BATCH}", parameters={"batch": BATCH}, figures=offline)
+        )
     return rows, answers
+
+
+def _row(part: Part, bundle: Bundle, variant: Variant, check: Check) -> Row:
+    """What is known of a variant before its time is taken."""
+    from edgekit.bundle import fingerprint
+
+    return Row(
+        bundle=part.name,
+        digest=fingerprint(bundle),
+        source=f"zoo:{part.model}",
+        task=part.task,
+        random=bundle.source.random,
+        variant=variant.name,
+        target=variant.target,
+        precision=variant.recipe.weights,
+        recipe=variant.recipe.name,
+        placement="",
+        threads=device.threads(),
+        scenario="single-stream",
+        test="single",
+        parameters={"batch": 1},
+        options=variant.options,
+        bytes=variant.measured["bytes"],
+        check=check,
+        invalid="" if check.ok else check.why,
+    )
+
+
+def figure(quantity: str, values: Sequence[float]) -> Figure:
+    """A quantity over its runs, without an interval."""
+    ordered = sorted(values)
+    ranked = {
+        f"p{rank}": ordered[math.ceil(len(ordered) * rank / 100) - 1] if len(ordered) >= needed else None
+        for rank, needed in NEEDED.items()
+    }
+    return Figure(
+        unit=QUANTITIES[quantity][0],
+        n=len(ordered),
+        median=statistics.median(ordered),
+        low=None,
+        high=None,
+        mean=statistics.fmean(ordered),
+        min=ordered[0],
+        max=ordered[-1],
+        stdev=statistics.stdev(ordered) if len(ordered) > 1 else None,
+        outliers=0,
+        values=tuple(values),
+        **ranked,
+    )
 
 
 def take_turns(
@@ -241,25 +303,26 @@ def take_turns(
     return found
 
 
-def environment(load: float) -> tuple[tuple[str, str], ...]:
+def environment(load: float) -> Environment:
     """The machine and the versions that matter, without its name or its user's. `load` is what it was before."""
     here = device.describe()
     engines = [registry.find("targets", name).probe() for name in registry.names("targets")]
-    used = [f"{engine.engine} {engine.version} ({engine.target})" for engine in engines if engine.available]
-    tools = [f"{tool} {version(tool)}" for tool in TOOLS]
-    facts = {
-        "processor": here.cpu,
-        "features": " ".join(here.features) or here.features_why,
-        "cores": f"{here.cores}, {here.affinity} for this process, {here.threads} threads used",
-        "CPU quota": f"{here.quota:g} cores" if here.quota else "none",
-        "memory": report.size(here.memory),
-        "memory limit": report.size(here.memory_limit) if here.memory_limit else "none",
-        "system": f"{here.system} {here.kernel}, {here.machine}, {here.libc}",
-        "load": f"{load:.1f} before, {os.getloadavg()[0]:.1f} after (processes that wanted to run, last minute)",
-        "engines": ", ".join(used),
-        "software": ", ".join([f"EdgeKit {edgekit.__version__}", f"Python {platform.python_version()}", *tools]),
-    }
-    return tuple(facts.items())
+    return Environment(
+        **{name: getattr(here, name) for name in SHARED},
+        governor=None,
+        frequencies=(),
+        hypervisor=None,
+        gpu=(),
+        load_before=load,
+        load_after=os.getloadavg()[0],
+        bandwidth=None,
+        engines={engine.target: f"{engine.engine} {engine.version}" for engine in engines if engine.available},
+        software={
+            "edgekit": edgekit.__version__,
+            "python": platform.python_version(),
+            **{tool: version(tool) for tool in TOOLS},
+        },
+    )
 
 
 def show(target: Path) -> bool:
@@ -271,11 +334,9 @@ def show(target: Path) -> bool:
     return webbrowser.open(target.resolve().as_uri())
 
 
-ABOUT = (
-    "Tiny models that were really trained went from their Hugging Face folders to ONNX, as float32 and as int8, for "
-    "each engine on this machine; every variant then answered, here and without torch, texts that training never saw."
-)
 METHOD = (
+    "Tiny models that were really trained went from their Hugging Face folders to ONNX, as float32 and as int8, for "
+    "each engine on this machine; every variant then answered, here and without torch, texts that training never saw.",
     "Latency is from text to answer, tokenizer included: one held-out text at a time, a different one each run. The "
     f"variants take turns of {BLOCK} runs in one process, after a warm-up turn, up to {BLOCK * ROUNDS} runs or "
     f"{PATIENCE:g} seconds each. Texts per second is the median of up to {BATCHES} batches of {BATCH}.",

@@ -9,6 +9,7 @@
     ├── BundleError            6   a bundle or a model file is bad
     │   ├── TokenizerError     6   tokenizer.json is bad, or the tokenizer gave up
     │   └── TemplateError      6   a chat template is bad, or does too much
+    ├── RecordError            6   a file of measurements is bad
     ├── ResourceError          7   out of memory, disk or time
     ├── DeviceError            8   a device or an engine is missing
     ├── BusyError              9   the output is being written by somebody else
@@ -82,6 +83,10 @@ class TokenizerError(BundleError):
 
 class TemplateError(BundleError):
     code = "EK-TEMPLATE"
+
+
+class RecordError(EdgeKitError):
+    code, exit_code = "EK-RECORD", 6
 
 
 class ResourceError(EdgeKitError):

@@ -46,3 +46,7 @@ TEMPLATE_OUTPUT = 4 << 20  # characters
 # Series
 SERIES_STEPS = 1 << 24  # samples of one series, or of a gap in a stream, at the model's rate
 LINE_BYTES = 1 << 20  # of a line of CSV
+
+# A file of measurements
+RECORD_BYTES = 64 << 20
+RECORD_ROWS = 10_000

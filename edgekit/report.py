@@ -1,234 +1,171 @@
-"""The Report: what was measured on a device, with units, percentiles only where the sample carries them, and a verdict.
+"""The front of what is told of measurements: a Record into a file and back, on a page, beside others, against bounds.
 
-    report -> page.html(report)      one self-contained HTML file
-           -> report.rows()          figures for a program
-           -> table(report.rows())   a few of them for a terminal
+    write(record, Path("report.html"))               # .json .csv .md .html, whole or not at all
+    record = read(Path("bench.json"))                # exactly a Record, or refused with the row's number
+    told = tell([a, b], page, compare=True, bounds=["tpot_p50>+5%"])
 
-None is "not measured". Measures nothing, knows no architecture and no engine.
+Measures nothing, knows no engine. How each is made is in `edgekit.reporting`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import errno
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from pathlib import Path
+from typing import Any
 
-from edgekit.core import QUANTIZED, Check, Measure
-from edgekit.files import size_text
+from edgekit import files
+from edgekit.errors import ResourceError, UsageError, VerificationError
+from edgekit.record import Record
+from edgekit.reporting import bounds as bounding
+from edgekit.reporting import comparison, tables, words
+from edgekit.reporting.comparison import Comparison
+from edgekit.reporting.files import encode
+from edgekit.reporting.files import read as read
+from edgekit.reporting.tables import table as table
 
-# Percentile -> how many runs it takes before it says more than its own noise.
-NEEDED = {25: 8, 50: 1, 75: 8, 90: 64, 99: 662}
-KEEPS = 0.005  # a variant keeps the accuracy while it loses no more than half a point of what the weights have
-LEVEL = 1.05  # medians within 5 % are one speed: the machine's own noise is of that size
-DASH = "–"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One variant of a bundle, measured on one device."""
-
-    variant: str  # "cpu/int8-dynamic"
-    bytes: int | None = None  # what a device must keep to run it
-    accuracy: float | None = None  # 0 to 1, by the subject's metric, on all of its held-out texts
-    agreement: Measure | None = None  # with the reference model, when the bundle was made
-    latencies: tuple[float, ...] = ()  # milliseconds from text to answer, one text at a time: a number a run
-    per_second: float | None = None  # texts a second, many at a time
-    check: Check | None = None  # held against its known answers on this device
-
-    @property
-    def median(self) -> float | None:
-        return percentile(self.latencies, 50)
-
-    @property
-    def target(self) -> str:
-        return self.variant.partition("/")[0]
-
-    @property
-    def quantized(self) -> bool:
-        return self.variant.partition("/")[2].startswith(QUANTIZED)
+COMPARED = 8  # files side by side: more columns nobody reads
 
 
 @dataclass(frozen=True)
-class Example:
-    """One text, what is right and what the model said; `marks` are places in the text, start and end in characters."""
+class Told:
+    """What `tell` found; as text it is a table. `failures`: rows that a bound did not let through, in words."""
 
+    files: tuple[str, ...]
+    output: Path | None
+    changes: tuple[dict[str, Any], ...]  # see `edgekit.reporting.comparison.flat`
+    differences: tuple[tuple[str, tuple[str, ...]], ...]
+    summary: tuple[str, ...]
+    failures: tuple[str, ...]
     text: str
-    expected: str
-    got: str
-    right: bool
-    marks: tuple[tuple[int, int], ...] = ()
 
-
-@dataclass(frozen=True)
-class Subject:
-    """One bundle. `trained` is the metric of the weights it was made from, under torch, on the same texts."""
-
-    bundle: str
-    source: str
-    task: str
-    what: str
-    metric: str
-    texts: int
-    trained: float | None
-    rows: tuple[Row, ...]
-    examples: tuple[Example, ...] = ()
-    answered_by: str = ""  # the variant whose answers the examples are
-    asked: int | None = None  # how many questions it answered in all
-    wrong: int | None = None  # and how many of them not exactly right
-
-    def keeps(self, row: Row) -> bool:
-        """Whether a variant is verified here and as accurate as the weights it was made from, within `KEEPS`."""
-        verified = row.check is not None and row.check.ok
-        had, has = self.trained, row.accuracy
-        return verified and is_number(had) and is_number(has) and has >= had - KEEPS
-
-    def pick(self) -> Row | None:
-        """What to ship: the fastest that keeps the accuracy, and of those equally fast the smallest; None for none."""
-        able = [row for row in self.rows if self.keeps(row) and is_number(row.median)]
-        fastest = min((row.median or 0.0 for row in able), default=0.0)
-        level = [row for row in able if (row.median or 0.0) <= fastest * LEVEL]
-        return min(level, key=lambda row: (row.bytes or math.inf, row.median), default=None)
-
-
-@dataclass(frozen=True)
-class Report:
-    """`environment` and `method` are for people: (name, value) pairs and paragraphs."""
-
-    title: str
-    made: str  # the day, as 2026-11-22
-    seconds: float | None
-    subjects: tuple[Subject, ...]
-    environment: tuple[tuple[str, str], ...] = ()
-    method: tuple[str, ...] = ()
-    commands: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    about: str = ""  # what was done, in a sentence
+    def __str__(self) -> str:
+        parts = (self.text, "\n".join(f"FAILED: {failure}" for failure in self.failures), str(self.output or ""))
+        return "\n\n".join(filter(None, parts))
 
     @property
-    def failed(self) -> list[str]:
-        """Variants that do not give here what they gave when they were made, as `BUNDLE VARIANT`."""
-        pairs = ((subject, row) for subject in self.subjects for row in subject.rows)
-        return [f"{subject.bundle} {row.variant}" for subject, row in pairs if row.check and not row.check.ok]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Flat figures, a dict per variant; the unit is in the name."""
-        return [
-            _flat(subject, row, recommended=row is chosen)
-            for subject, chosen in ((subject, subject.pick()) for subject in self.subjects)
-            for row in subject.rows
-        ]
+    def error(self) -> VerificationError | None:
+        """What it amounts to if a bound was broken: exit code 5."""
+        if not self.failures:
+            return None
+        more = f", and {len(self.failures) - 1} more" if len(self.failures) > 1 else ""
+        hint = f"{self.output} has the figures" if self.output else "write the figures to a page with -o FILE.html"
+        return VerificationError(f"{self.failures[0]}{more}", hint=hint, failures=list(self.failures))
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A report's `rows`, compact, for a terminal."""
-    from edgekit import show
+def write(record: Record, path: Path, suffix: str | None = None) -> None:
+    """The record as the file's suffix has it, or as `suffix`, which the file's must then be.
 
-    heads = ("bundle", "variant", "size", "accuracy", "ms per text", "texts/s", "verified", "")
-    return show.table(
-        heads,
-        (
-            (
-                *(row["bundle"], row["variant"], size(row["bytes"]), share(row["accuracy"])),
-                *(figure(row["milliseconds"]["p50"]), whole(row["texts_per_second"]), yes(row["verified"])),
-                "ship this" if row["recommended"] else "",
-            )
-            for row in rows
-        ),
+    Raises UsageError as `check_path` does, ResourceError when the disk does not take it; the file is then as before.
+    """
+    check_path(path, suffix)
+    _write(path, FORMS[path.suffix.lower()](record))
+
+
+def check_path(path: Path, suffix: str | None = None) -> None:
+    """Raises UsageError for a file that `write` could not write, so that nobody measures for nothing."""
+    wanted = [suffix] if suffix else list(FORMS)
+    if path.suffix.lower() not in wanted:
+        raise UsageError(f"{path.name} does not end in {' '.join(wanted)}", hint=f"name it {path.stem}{wanted[0]}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", hint=f"name a file in it: {path / f'report{wanted[0]}'}")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", hint="make it first")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass  # what may be written is known only from writing: a file system may be read-only, and root all-mighty
+    except OSError as error:
+        raise UsageError(f"cannot write in {path.parent}: {error.strerror}", hint="choose another folder") from error
+
+
+def tell(
+    paths: Sequence[Path], output: Path | None = None, *, compare: bool = False, bounds: Sequence[str] = ()
+) -> Told:
+    """Files as one report, or with `compare` held against the first; on a page at `output`, which ends in .html.
+
+    `bounds`, see `edgekit.reporting.bounds`, compare too where there are several files. The page is written before
+    they are judged. Raises UsageError for options that make no sense, before any file is read, and as `read` does.
+    """
+    asked = [bounding.parse(text) for text in bounds]
+    _check_asked(paths, output, asked, compare=compare)
+    records, names = [read(path) for path in paths], _names(paths)
+    found = comparison.compare(records, names)
+    held = compare or (bool(asked) and len(paths) > 1)
+    failures = tuple(words.cut(failure, 400) for bound in asked for failure in bounding.judge(bound, found))
+    if output:
+        _write(output, _page(records, names, found if held else None, failures))
+    return Told(
+        files=tuple(names),
+        output=output,
+        changes=tuple(comparison.flat(change, names) for change in found.changes) if held else (),
+        differences=found.differences,
+        summary=tuple(_summary(records, names, found if held else None)),
+        failures=failures,
+        text=comparison.table(found) if held else "\n\n".join(_tables(records, names)),
     )
 
 
-def percentile(runs: Sequence[float], rank: int) -> float | None:
-    """The nearest-rank percentile; None where the sample is too small to carry it (`NEEDED`), or holds no numbers."""
-    if len(runs) < NEEDED[rank] or not all(map(math.isfinite, runs)):
-        return None
-    return sorted(runs)[max(0, math.ceil(len(runs) * rank / 100) - 1)]
+def _check_asked(
+    paths: Sequence[Path], output: Path | None, bounds: Sequence[bounding.Bound], *, compare: bool
+) -> None:
+    if output:
+        check_path(output, ".html")
+        if output.exists() and any(path.exists() and path.samefile(output) for path in paths):
+            raise UsageError(f"{output} is one of the files to read", hint="choose another name with -o")
+    if not 1 <= len(paths) <= COMPARED:
+        raise UsageError(f"{len(paths)} files; 1 to {COMPARED} can be told of", hint="choose some")
+    relative = [bound.text for bound in bounds if bound.relative]
+    if len(paths) < 2 and (compare or relative):
+        what = f"--fail-if {relative[0]!r}" if relative else "--compare"
+        raise UsageError(f"{what} wants a second file to hold against the first", hint="name two files or more")
 
 
-def advice(subject: Subject) -> str:
-    """What to ship and why, in a few sentences."""
-    chosen = subject.pick()
-    if chosen is None:
-        return (
-            "No variant is verified and keeps the accuracy of the weights it was made from: "
-            "ship none of them before you know why."
-        )
-    parts = [
-        f"{figure(chosen.median)} ms per text, {share(chosen.accuracy)} {subject.metric.replace('_', ' ')} "
-        f"({share(subject.trained)} before the export, under torch), {size(chosen.bytes)}."
-    ]
-    plain = next((row for row in subject.rows if row.target == chosen.target and not row.quantized), None)
-    if chosen.quantized and plain is not None:
-        parts.append(f"Against {plain.variant} it is {_against(chosen, plain)}.")
-    smallest = min(subject.rows, key=lambda row: row.bytes or math.inf)
-    if (smallest.bytes or math.inf) < (chosen.bytes or 0) and subject.keeps(smallest):
-        figures = f"{size(smallest.bytes)}, {figure(smallest.median)} ms, {share(smallest.accuracy)}"
-        parts.append(f"Where size matters more than speed: {smallest.variant} ({figures}).")
-    dropped = [row.variant for row in subject.rows if not subject.keeps(row)]
-    if dropped:
-        parts.append(f"Left out, as not verified or less accurate: {', '.join(dropped)}.")
-    return " ".join(parts)
+def _names(paths: Sequence[Path]) -> list[str]:
+    """What to call the files: by their names, or, where two have one name, with their folders."""
+    names = [words.cut(path.stem, 40) for path in paths]
+    if len(set(names)) < len(names):
+        names = [words.cut(f"{path.resolve().parent.name}/{path.stem}", 60) for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{number} {name}" for number, name in enumerate(names, start=1)]
+    return names
 
 
-def is_number(value: float | None) -> TypeGuard[float]:
-    """Measured, and finite."""
-    return value is not None and math.isfinite(value)
+def _summary(records: Sequence[Record], names: Sequence[str], found: Comparison | None) -> list[str]:
+    if found:
+        return comparison.summary(found)
+    lines = [(name, *line) for name, record in zip(names, records) for line in tables.in_short(record)]
+    return [f"{name}: {bundle}: {text}" if len(names) > 1 else f"{bundle}: {text}" for name, bundle, text in lines]
 
 
-def figure(value: float | None) -> str:
-    """Three significant digits, never in exponents: `0.213`, `12.3`, `1420`."""
-    if not is_number(value):
-        return DASH
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:.{min(max(digits, 0), 6)}f}"
+def _tables(records: Sequence[Record], names: Sequence[str]) -> list[str]:
+    several = len(records) > 1
+    return [f"{name}\n\n{table(record)}" if several else table(record) for name, record in zip(names, records)]
 
 
-def share(value: float | None) -> str:
-    """A share from 0 to 1 in per cent, to a tenth."""
-    return f"{value * 100:.1f} %" if is_number(value) else DASH
+def _html(record: Record) -> bytes:
+    return _page([record], [""], None, ())
 
 
-def whole(value: float | None) -> str:
-    """A count, with its thousands apart."""
-    return f"{value:,.0f}" if is_number(value) else DASH
+def _page(records: Sequence[Record], names: Sequence[str], found: Comparison | None, failures: Sequence[str]) -> bytes:
+    from edgekit.reporting import page
+
+    return page.html(records, names, found, failures).encode(errors="replace")
 
 
-def size(value: int | None) -> str:
-    return DASH if value is None else size_text(value)
+def _write(path: Path, data: bytes) -> None:
+    try:
+        files.replace_file(path, data)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some space" if full else "choose another file"
+        raise ResourceError(f"cannot write {path}: {error.strerror}", hint=hint) from error
 
 
-def yes(ok: bool | None) -> str:
-    return {True: "yes", False: "NO", None: DASH}[ok]
-
-
-def _against(chosen: Row, plain: Row) -> str:
-    """How much smaller and faster one variant is than another."""
-    found = []
-    for ours, theirs, less, more, same in (
-        (chosen.bytes, plain.bytes, "smaller", "larger", "as large"),
-        (chosen.median, plain.median, "faster", "slower", "about as fast"),
-    ):
-        if ours and theirs:
-            ratio = max(ours, theirs) / min(ours, theirs)
-            word = less if ours < theirs else more
-            found.append(f"{ratio:.1f} times {word}" if ratio >= LEVEL else same)
-    return " and ".join(found)
-
-
-def _flat(subject: Subject, row: Row, *, recommended: bool) -> dict[str, Any]:
-    return {
-        "bundle": subject.bundle,
-        "task": subject.task,
-        "variant": row.variant,
-        "bytes": row.bytes,
-        "metric": subject.metric,
-        "accuracy": row.accuracy,
-        "trained_accuracy": subject.trained,
-        "agreement": row.agreement,
-        "milliseconds": {f"p{rank}": percentile(row.latencies, rank) for rank in (50, 90, 99)},
-        "runs": len(row.latencies),
-        "texts_per_second": row.per_second,
-        "verified": None if row.check is None else row.check.ok,
-        "difference": None if row.check is None else row.check.difference,
-        "recommended": recommended,
-    }
+FORMS: dict[str, Callable[[Record], bytes]] = {
+    ".html": _html,
+    ".json": encode,
+    ".csv": lambda record: tables.as_csv(record).encode(errors="replace"),
+    ".md": lambda record: tables.markdown(record).encode(errors="replace"),
+}

@@ -15,26 +15,27 @@ from typing import Any
 
 import pytest
 
-from edgekit import answers, page, registry, report, zoo
+from made_records import check, record, row
+
+from edgekit import answers, registry, report, zoo
 from edgekit import demo as demos
-from edgekit.core import Bundle, Check, Measure, Source
+from edgekit.core import Bundle, Source
 from edgekit.errors import UsageError, VerificationError
-from edgekit.report import Example, Report, Row, Subject
+from edgekit.record import Example, Row, Subject
+from edgekit.reporting import page
+from edgekit.reporting.soundness import faults
 
 PART = demos.PARTS[0]
 
 
-def row(*, ok: bool = True) -> Row:
-    check = Check("cpu/fp32", ok, 0.5, 0.1, Measure("label agreement", 1.0, 0.0), 0.01, 0.1, "" if ok else "it moved")
-    return Row("cpu/fp32", 1000, 1.0, check.agreement, (1.0, 2.0), 500.0, check)
-
-
-def subject(part: demos.Part, found: Row) -> Subject:
-    return Subject(part.name, f"zoo:{part.model}", part.task, part.what, "accuracy", 10, 1.0, (found,))
+def measured(part: demos.Part, *, ok: bool = True) -> tuple[list[Row], Subject]:
+    why = "" if ok else "it moved"
+    made = row(bundle=part.name, check=check("cpu/fp32", ok=ok, why=why), invalid=why)
+    return [made], Subject(bundle=part.name, what=part.what)
 
 
 def old_page() -> str:
-    return page.html(Report("EdgeKit demo", "2026-11-22", None, ()))
+    return page.html([record(title="EdgeKit demo")])
 
 
 # The folder
@@ -148,15 +149,23 @@ def test_zoo_tasks_of_the_demo_are_all_known() -> None:
 
 
 def test_environment_tells_the_machine_but_not_whose_it_is() -> None:
-    facts = dict(demos.environment(0.25))
-    assert facts["processor"]
-    assert "threads used" in facts["cores"]
-    assert facts["load"].startswith("0.2")
-    assert "EdgeKit" in facts["software"]
-    assert "torch" in facts["software"]
-    everything = " ".join(facts.values())
+    found = demos.environment(0.25)
+    assert found.cpu
+    assert found.cores >= found.affinity >= 1
+    assert found.load_before == 0.25
+    assert "onnxruntime" in found.engines["cpu"]
+    assert {"edgekit", "python", "torch"} <= set(found.software)
+    everything = str(found)
     assert platform.node() not in everything
     assert str(Path.home()) not in everything
+
+
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 700])
+def test_figures_are_sound(count: int) -> None:
+    found = demos.figure("latency", [(7 * n % count) / 1e3 for n in range(count)])
+    assert list(faults(row(figures={"latency": found}))) == []
+    assert (found.p90 is None) == (count < 64)
+    assert (found.p99 is None) == (count < 662)
 
 
 def test_no_screen_no_browser(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -185,7 +194,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is exported and nothing measured: figures are made up, one variant of the last part fails."""
     nothing = Bundle(Path(), Source("zoo:x", "bert", Path(), "", {}), "", "", "", "", {}, ())
     monkeypatch.setattr(demos, "_export", lambda part, folder, say: nothing)
-    monkeypatch.setattr(demos, "_subject", lambda part, bundle, say: subject(part, row(ok=part is not demos.PARTS[-1])))
+    monkeypatch.setattr(demos, "_measured", lambda part, bundle, say: measured(part, ok=part is not demos.PARTS[-1]))
 
 
 @pytest.mark.usefixtures("made_up")
@@ -194,7 +203,7 @@ def test_a_failed_check_is_an_error_and_the_page_tells(tmp_path: Path) -> None:
         demos.demo(tmp_path / "demo")
     assert caught.value.details["variants"] == ["spotter-tag.ek cpu/fp32"]
     text = (tmp_path / "demo" / demos.PAGE).read_text(encoding="utf-8")
-    assert "1 of 3 did not give their known answers" in text
+    assert "Invalid: spotter-tag.ek cpu/fp32" in text
     assert str(tmp_path) not in text
 
 
@@ -206,18 +215,20 @@ def test_the_command_from_nothing_to_the_page(tmp_path: Path) -> None:
     made = json.loads(done.stdout)
     here = [name for name in registry.names("targets") if registry.find("targets", name).probe().available]
     names = [part.name for part in demos.PARTS]
-    assert {(line["bundle"], line["variant"].split("/")[0]) for line in made["rows"]} == {
-        (name, target) for name in names for target in here
-    }
-    for line in made["rows"]:
-        assert line["verified"] is True
-        assert line["accuracy"] >= line["trained_accuracy"] - 0.02, line
-        assert line["milliseconds"]["p50"] > 0
-        assert line["texts_per_second"] > 0
-        if line["variant"].endswith("/fp32"):
-            assert line["accuracy"] == pytest.approx(line["trained_accuracy"], abs=2e-3)
-    assert sum(line["recommended"] for line in made["rows"]) == len(names)
-    assert "ship this" in report.table(made["rows"])
+    lines = made["record"]["rows"]
+    for scenario in ("single-stream", "offline"):
+        assert {(line["bundle"], line["target"]) for line in lines if line["scenario"] == scenario} == {
+            (name, target) for name in names for target in here
+        }
+    for line in lines:
+        assert line["check"]["ok"] is True
+        assert line["accuracy"]["value"] >= line["accuracy"]["trained"] - 0.02, line
+        (figure,) = line["figures"].values()
+        assert figure["median"] > 0
+        if line["precision"] == "fp32":
+            assert line["accuracy"]["value"] == pytest.approx(line["accuracy"]["trained"], abs=2e-3)
+    (tmp_path / "demo.json").write_text(json.dumps(made["record"]))
+    assert report.table(report.read(tmp_path / "demo.json")).count(": ship ") == len(names)
     folder = tmp_path / "edgekit-demo"
     assert sorted(os.listdir(folder)) == sorted([*names, demos.PAGE, "parity.txt", "spotter.txt"])
     text = (folder / demos.PAGE).read_text(encoding="utf-8")

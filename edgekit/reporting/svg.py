@@ -1,4 +1,4 @@
-"""Two plots as SVG text: dots on two axes with labels that keep apart, and a strip of runs per row on one axis.
+"""Plots as SVG text: dots on two axes with labels that keep apart, and a strip of runs per row on one axis.
 
 Drawn 380 units wide, so that a telephone shows the text at its size. Colours are classes (`s0` to `s5`, `hollow`) and
 variables of the page's style. Knows numbers and names, not what they mean; every text is escaped here.
@@ -11,6 +11,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Protocol
+
+from edgekit.reporting.words import visible
 
 WIDTH = 380
 LEFT, RIGHT = 46, 12  # of the frame
@@ -21,6 +24,13 @@ SHOWN = 240  # dots of a strip
 SERIES = 6
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+class Coloured(Protocol):
+    @property
+    def series(self) -> int: ...
+    @property
+    def hollow(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -78,29 +88,49 @@ class Scale:
 
 
 def scatter(
-    key: str, title: str, about: str, dots: Sequence[Dot], x_name: str, y_name: str, *, y_most: float = math.inf
+    key: str,
+    title: str,
+    about: str,
+    dots: Sequence[Dot],
+    x_name: str,
+    y_name: str,
+    *,
+    y_most: float = math.inf,
+    roofs: Sequence[float] = (),
 ) -> str:
-    """x begins at zero; y shows only what is used of it, and names nothing above `y_most`. `key` makes ids unique."""
+    """x begins at zero; y shows only what is used of it, and names nothing above `y_most`. `key` makes ids unique.
+
+    With `roofs` both axes are logarithmic, and for each of them the line x * y = roof is drawn: what is beyond it
+    cannot be.
+    """
     top, bottom, height = 24, 218, 254
-    xs = _from_zero([dot.x for dot in dots], LEFT, WIDTH - RIGHT)
-    ys = _around([dot.y for dot in dots], bottom, top)
-    parts = [f'<text class="t" x="4" y="12">{escape(y_name)}</text>', *_x_axis(xs, top, bottom, x_name)]
+    x_values, y_values = [dot.x for dot in dots], [dot.y for dot in dots]
+    if roofs:
+        xs = Scale(min(x_values) / 2, max(x_values) * 2, LEFT, WIDTH - RIGHT, log=True)
+        reached = [*y_values, *(roof / x for roof in roofs for x in x_values)]
+        ys = Scale(min(reached) / 2, max(reached) * 2, bottom, top, log=True)
+    else:
+        xs = from_zero(x_values, LEFT, WIDTH - RIGHT)
+        ys = _around(y_values, bottom, top)
+    parts = [_roof(roof, xs, ys) for roof in roofs]
+    parts += [f'<text class="t" x="4" y="12">{written(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
     for tick in (tick for tick in ys.ticks() if tick <= y_most):
         y = ys.at(tick)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="t end" x="{LEFT - 6}" y="{y + 4:.1f}">{tick:g}</text>')
     largest = max((dot.size for dot in dots), default=1) or 1
-    placed = [(xs.at(d.x), ys.at(d.y), max(4.0, 15 * math.sqrt(d.size / largest)), d) for d in dots]
+    most = 6 if roofs else 15
+    placed = [(xs.at(d.x), ys.at(d.y), max(4.0, most * math.sqrt(d.size / largest)), d) for d in dots]
     taken: list[Box] = [(x - r - 3, y - r - 3, x + r + 3, y + r + 3) for x, y, r, _ in placed]
     for x, y, radius, dot in placed:
-        tip = f"<title>{escape(clip(dot.name, 80))}: {escape(clip(dot.note))}</title>"
-        parts.append(f'<circle class="{_class(dot)}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">{tip}</circle>')
+        tip = f"<title>{written(clip(dot.name, 80))}: {written(clip(dot.note))}</title>"
+        parts.append(f'<circle class="{colour(dot)}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">{tip}</circle>')
     for x, y, radius, dot in placed:
         name, note = clip(dot.name), clip(dot.note)
         box = _free_place(x, y, radius, max(len(name), len(note)) * LETTER, taken, (LEFT, top, WIDTH - RIGHT, bottom))
         taken.append(box)
         parts += _label(box, (x, y), radius, name, note)
-    return _svg(key, title, about, height, parts)
+    return drawing(key, title, about, height, parts)
 
 
 def strips(key: str, title: str, about: str, rows: Sequence[Strip], x_name: str) -> str:
@@ -109,11 +139,11 @@ def strips(key: str, title: str, about: str, rows: Sequence[Strip], x_name: str)
     bottom = top + step * len(rows)
     values = [value for row in rows for value in row.values]
     xs = Scale(min(values) / 1.1, max(values) * 1.1, 10, WIDTH - 10, log=True)
-    parts = list(_x_axis(xs, top, bottom, x_name))
+    parts = list(x_axis(xs, top, bottom, x_name))
     for number, row in enumerate(rows):
         y = top + step * number
-        parts.append(f'<text class="name" x="10" y="{y + 13}">{escape(clip(row.name))}</text>')
-        parts.append(f'<text class="t end" x="{WIDTH - 10}" y="{y + 13}">{escape(row.note)}</text>')
+        parts.append(f'<text class="name" x="10" y="{y + 13}">{written(clip(row.name, 34))}</text>')
+        parts.append(f'<text class="t end" x="{WIDTH - 10}" y="{y + 13}">{written(row.note)}</text>')
         parts.append(_dots(row, xs, y + 31))
         if row.middle:
             low, high = map(xs.at, row.middle)
@@ -121,7 +151,7 @@ def strips(key: str, title: str, about: str, rows: Sequence[Strip], x_name: str)
                 f'<rect class="box" x="{low:.1f}" y="{y + 23}" width="{max(high - low, 0.5):.1f}" height="16"/>'
             )
         parts.append(f'<path class="mark" d="M{xs.at(statistics.median_low(row.values)):.1f} {y + 21}v20"/>')
-    return _svg(key, title, about, bottom + 36, parts)
+    return drawing(key, title, about, bottom + 36, parts)
 
 
 def clip(text: str, most: int = LONGEST) -> str:
@@ -132,6 +162,11 @@ def clip(text: str, most: int = LONGEST) -> str:
     return f"{text[:head]}…{text[len(text) - (most - head - 1) :]}"
 
 
+def written(text: str) -> str:
+    """Text as a drawing may hold it."""
+    return escape(visible(text))
+
+
 def swatch(series: int, hollow: bool) -> str:
     """The dot of a series, to stand beside its name in a table."""
     style = f"s{series % SERIES}{' hollow' if hollow else ''}"
@@ -139,21 +174,31 @@ def swatch(series: int, hollow: bool) -> str:
     return f'<svg class="swatch" viewBox="0 0 12 12" aria-hidden="true">{circle}</svg>'
 
 
-def _svg(key: str, title: str, about: str, height: float, parts: Sequence[str]) -> str:
-    key = escape(key)
+def drawing(key: str, title: str, about: str, height: float, parts: Sequence[str]) -> str:
+    key = written(key)
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-labelledby="{key}-t {key}-d">'
-        f'<title id="{key}-t">{escape(title)}</title><desc id="{key}-d">{escape(about)}</desc>{"".join(parts)}</svg>'
+        f'<title id="{key}-t">{written(title)}</title><desc id="{key}-d">{written(about)}</desc>{"".join(parts)}</svg>'
     )
 
 
-def _x_axis(scale: Scale, top: float, bottom: float, name: str) -> Iterator[str]:
+def x_axis(scale: Scale, top: float, bottom: float, name: str) -> Iterator[str]:
     for tick in scale.ticks():
         x = scale.at(tick)
         yield f'<path class="grid" d="M{x:.1f} {top}V{bottom}"/>'
-        yield f'<text class="t mid" x="{x:.1f}" y="{bottom + 15}">{tick:g}</text>'
+        half = len(f"{tick:g}") * LETTER / 2
+        yield f'<text class="t mid" x="{min(x, WIDTH - half):.1f}" y="{bottom + 15}">{tick:g}</text>'
     yield f'<path class="axis" d="M{scale.start} {bottom}H{scale.end}"/>'
-    yield f'<text class="t mid" x="{(scale.start + scale.end) / 2:g}" y="{bottom + 31}">{escape(name)}</text>'
+    yield f'<text class="t mid" x="{(scale.start + scale.end) / 2:g}" y="{bottom + 31}">{written(name)}</text>'
+
+
+def _roof(roof: float, xs: Scale, ys: Scale) -> str:
+    """Straight, as both axes are logarithmic; only what of it lies in the frame."""
+    low, high = max(xs.low, roof / ys.high), min(xs.high, roof / ys.low)
+    if low >= high:
+        return ""
+    ends = [f"{xs.at(x):.1f} {ys.at(roof / x):.1f}" for x in (low, high)]
+    return f'<path class="forecast" d="M{ends[0]}L{ends[1]}"/>'
 
 
 def _label(box: Box, at: tuple[float, float], radius: float, name: str, note: str) -> Iterator[str]:
@@ -168,8 +213,8 @@ def _label(box: Box, at: tuple[float, float], radius: float, name: str, note: st
     side, anchor = (" end", right) if x > right else ("", left)
     if left <= x <= right:
         side, anchor = " mid", (left + right) / 2
-    yield f'<text class="name{side}" x="{anchor:.1f}" y="{top + 10:.1f}">{escape(name)}</text>'
-    yield f'<text class="t{side}" x="{anchor:.1f}" y="{top + 10 + LINE:.1f}">{escape(note)}</text>'
+    yield f'<text class="name{side}" x="{anchor:.1f}" y="{top + 10:.1f}">{written(name)}</text>'
+    yield f'<text class="t{side}" x="{anchor:.1f}" y="{top + 10 + LINE:.1f}">{written(note)}</text>'
 
 
 def _free_place(x: float, y: float, radius: float, width: float, taken: Sequence[Box], frame: Box) -> Box:
@@ -199,14 +244,15 @@ def _dots(row: Strip, xs: Scale, y: float) -> str:
     picked = [ordered[round(number * (len(ordered) - 1) / max(count - 1, 1))] for number in range(count)]
     golden = (math.sqrt(5) - 1) / 2  # multiples of it, modulo one, are spread evenly however many there are
     path = "".join(f"M{xs.at(value):.1f} {y + ((n * golden) % 1 - 0.5) * 13:.1f}h0" for n, value in enumerate(picked))
-    return f'<path class="{_class(row)} dots" d="{path}"/>'
+    return f'<path class="{colour(row)} dots" d="{path}"/>'
 
 
-def _class(item: Dot | Strip) -> str:
+def colour(item: Coloured) -> str:
+    """The classes of a thing that has a series."""
     return f"s{item.series % SERIES}{' hollow' if item.hollow else ''}"
 
 
-def _from_zero(values: Sequence[float], start: float, end: float) -> Scale:
+def from_zero(values: Sequence[float], start: float, end: float) -> Scale:
     """From zero to a round number above the largest: a length is then a ratio."""
     largest = max(values, default=0) or 1
     step = _step(largest * 1.08 / 4)

@@ -1,0 +1,195 @@
+"""What is recommended: the fastest that is right, why the others are not, and how figures are written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from made_records import check, encoder, figure, language_model, row, typical
+
+from edgekit.record import Accuracy, Row
+from edgekit.reporting import words
+from edgekit.reporting.advice import contests, cost, judge, pick
+
+
+def met(value: float, trained: float | None = 0.982) -> Accuracy:
+    return Accuracy(metric="recall_at_1", value=value, trained=trained, items=1000)
+
+
+def timed(variant: str, seconds: float, accuracy: float | None = 0.982, **changed: Any) -> Row:
+    found = {"latency": figure("latency", [seconds])}
+    return row(variant, figures=found, accuracy=met(accuracy) if accuracy is not None else None, **changed)
+
+
+def best(*rows: Row) -> str | None:
+    chosen = judge(rows).best
+    return chosen.variant if chosen else None
+
+
+def test_ships_the_fastest_that_is_right_and_keeps_the_accuracy() -> None:
+    slow, quick = timed("cpu/fp32", 2.0), timed("cpu/int8-dynamic", 1.0, 0.978)
+    wrong = timed("openvino/fp32", 0.1, check=check("openvino/fp32", ok=False), invalid="it moved")
+    worse = timed("openvino/int8-dynamic", 0.1, 0.97)
+    unknown = (timed("a/fp32", 0.1, None, check=None), row("b/fp32", figures={}))
+    assert best(slow, quick, wrong, worse, *unknown) == "cpu/int8-dynamic"
+    assert best(wrong, worse, *unknown) is None
+    assert best() is None
+    assert judge([]).words == "Nothing was measured."
+    told = dict(judge([slow, wrong, worse, *unknown]).left_out)
+    assert told == {
+        "openvino/fp32": "it moved",
+        "openvino/int8-dynamic": "97.0 % recall at 1, 98.2 % before the export",
+        "a/fp32": "not checked on this device",
+        "b/fp32": "not measured",
+    }
+
+
+def test_a_check_without_accuracy_is_enough_and_a_failed_one_never_is() -> None:
+    assert best(timed("cpu/fp32", 1.0, None)) == "cpu/fp32"
+    failed = check("cpu/fp32", ok=False)
+    assert best(timed("cpu/fp32", 1.0, check=failed)) is None  # even if nobody marked it invalid
+    assert best(timed("cpu/fp32", 1.0, None, check=None)) is None
+    unseen = replace(timed("cpu/fp32", 1.0), accuracy=met(0.5, None))
+    assert best(unseen) == "cpu/fp32", "without the trained weights' figure there is nothing to lose against"
+
+
+def test_of_equally_fast_ones_ships_the_smallest() -> None:
+    one, small = timed("cpu/fp32", 1.0), timed("cpu/int8-dynamic", 1.04)
+    assert best(one, small) == "cpu/int8-dynamic"
+    assert best(one, replace(small, figures={"latency": figure("latency", [1.06])})) == "cpu/fp32"
+
+
+def test_a_disturbed_one_wins_only_among_disturbed_ones() -> None:
+    calm, noisy = timed("cpu/fp32", 1.0), timed("openvino/fp32", 0.5, disturbed=("others used 1.2 cores",))
+    assert best(calm, noisy) == "cpu/fp32"
+    assert "openvino/fp32 (disturbed: others used 1.2 cores)" in judge([calm, noisy]).words
+    alone = judge([noisy])
+    assert alone.best is not None
+    assert "measure again" in alone.words
+
+
+def test_repetitions_count_by_their_median_and_without_the_disturbed() -> None:
+    again = [timed("cpu/fp32", seconds, replicate=n) for n, seconds in enumerate((1.0, 3.0, 2.0))]
+    ((found,),) = contests(again)
+    assert found.cost == 2.0
+    again[0] = replace(again[0], disturbed=("x",))
+    ((found,),) = contests(again)
+    assert found.cost == 2.5
+    assert not found.disturbed
+    again[1] = replace(again[1], invalid="wrong")
+    assert best(*again) is None
+
+
+def test_each_scenario_has_its_cost() -> None:
+    model = language_model("cpu/int8", 40.0, 1_000_000, figures={
+        "ttft": figure("ttft", [0.5]), "tpot": figure("tpot", [0.01])
+    })  # fmt: skip
+    assert cost(model) == pytest.approx(0.5 + 127 * 0.01)
+    assert cost(replace(model, parameters={"generate": 11})) == pytest.approx(0.6)
+    assert cost(replace(model, figures={})) is None
+    many = {"throughput": figure("throughput", [4.0])}
+    assert cost(row(scenario="offline", figures=many)) == 0.25
+    assert cost(row(scenario="offline", figures={"throughput": figure("throughput", [0.0])})) is None
+    assert cost(row(scenario="stream", figures={"step": figure("step", [0.1])})) == 0.1
+
+
+def test_advice_says_why() -> None:
+    full, small = timed("cpu/fp32", 2.0), timed("cpu/int8-dynamic", 1.0, 0.98)
+    said = judge([full, small]).words
+    assert "1.00 s an input, 98.0 % recall at 1 (98.2 % before the export), 23.1 MB on disk" in said
+    assert "104.7 MB of memory at most" in said
+    assert "Against cpu/fp32 it is 3.9 times smaller and 2.0 times faster." in said
+    said = judge([full, replace(small, figures={"latency": figure("latency", [3.0])})]).words
+    assert "Where size matters more than speed: cpu/int8-dynamic (23.1 MB, 3.00 s an input, 98.0 %)." in said
+    said = judge([timed("cpu/fp32", 1.0, 0.1)]).words
+    assert said.startswith("No variant is right and as accurate as the weights it was made from. cpu/fp32: 10.0 %")
+
+
+def test_another_test_may_have_another_winner() -> None:
+    rows = [timed("cpu/fp32", 1.0), timed("openvino/fp32", 1.2)]
+    rows += [
+        row(name, scenario="offline", figures={"throughput": figure("throughput", [rate])}, accuracy=met(0.982))
+        for name, rate in (("cpu/fp32", 10.0), ("openvino/fp32", 20.0))
+    ]
+    found = judge(rows)
+    assert found.best is not None
+    assert found.best.variant == "cpu/fp32"
+    assert "In the test batch 32 (offline) openvino/fp32 is 2.0 times as fast." in found.words
+
+
+def test_random_weights_are_never_called_right() -> None:
+    found = judge([made for made in typical().rows if made.random])
+    assert "Its weights are made up" in found.words
+    assert "18.9 ms to the first token, then 2.12 ms a token (471 tokens/s)" in found.words
+
+
+def test_the_fixture_has_a_wrong_one_that_would_win() -> None:
+    tests = contests(encoder())
+    assert min(tests[0], key=lambda one: one.cost or 0).variant == "openvino/int8-dynamic"
+    chosen = pick(tests[0])
+    assert chosen is not None
+    assert chosen.variant == "cpu/int8-dynamic"
+
+
+# Figures in words
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (math.inf, "–"),
+        (0.0, "0"),
+        (0.2134, "0.213"),
+        (12.34, "12.3"),
+        (1420.4, "1,420"),
+        (-3.21, "-3.21"),
+        (1e-9, "1.00e-09"),
+        (1e300, "1.00e+300"),
+    ],
+)
+def test_figures_have_three_digits_or_are_a_dash(value: float | None, shown: str) -> None:
+    assert words.figure(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0 s"),
+        (2.5e-7, "0.250 µs"),
+        (3.2e-4, "320 µs"),
+        (0.0123, "12.3 ms"),
+        (0.99999, "1.00 s"),
+        (61.0, "61.0 s"),
+    ],
+)
+def test_times_are_in_the_unit_that_fits(value: float, shown: str) -> None:
+    assert words.seconds(value) == shown
+
+
+def test_pairs_are_in_one_unit() -> None:
+    assert words.spread(figure("latency", [0.0081, 0.0083])) == "8.20 ± 0.141 ms"
+    assert words.spread(figure("throughput", [170.0])) == "170/s"
+    assert words.spread(figure("throughput", [170.0, 180.0])) == "175 ± 7.07/s"
+    assert words.spread(figure("decode", [20.0, 22.0])) == "21.0 ± 1.41 tokens/s"
+    assert words.interval(figure("latency", [0.0081, 0.0083])) == "8.12–8.28 ms"
+    assert words.interval(None) == "–"
+
+
+@pytest.mark.parametrize(("ratio", "shown"), [(1.05, "+5.0 %"), (0.9, "−10.0 %"), (4.0, "4.00 ×"), (None, "–")])
+def test_changes_have_a_sign(ratio: float | None, shown: str) -> None:
+    assert words.change(ratio) == shown
+
+
+def test_text_is_cut_and_what_cannot_be_seen_is_shown() -> None:
+    assert words.cut("a\u202eb\x00c\ud800d\u200be") == "a\ufffdb\ufffdc\ufffdd\ufffde"
+    assert words.cut("x" * 1000) == "x" * words.LETTERS + "…"
+    assert words.cut(None) == "–"
+    assert words.joined([]) == ""
+    assert words.joined(["a"]) == "a"
+    assert words.joined(["a", "b", "c"]) == "a, b and c"
+    assert words.count(1, "row") == "1 row"
+    assert words.size(-1500) == "−1.5 kB"
