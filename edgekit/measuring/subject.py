@@ -47,7 +47,7 @@ class Subject:
         self._place, self._stage = place, f"bench {variant.name} {test.name}"
         spawned = time.monotonic()
         self._process = worker.start(JOB, place, environment() | dict(env or {}))
-        self._open = True
+        self._open, self._heard = True, b""
         order = {
             "folder": str(folder),
             "target": variant.target,
@@ -70,12 +70,7 @@ class Subject:
 
     def hear(self) -> dict[str, Any]:
         """What it says next. Raises the EdgeKitError that it ended with, ResourceError, CrashError."""
-        assert self._process.stdout is not None
-        with selectors.DefaultSelector() as ready:
-            ready.register(self._process.stdout, selectors.EVENT_READ)
-            if not ready.select(SILENCE):
-                raise ResourceError(f"{self._stage} said nothing for {SILENCE:.0f} s", hint="measure a smaller model")
-            line = self._process.stdout.readline()
+        line = self._line()
         if not line:
             raise worker.post_mortem(self._process.wait(), self._stage, self._place / worker.LOG)
         said: dict[str, Any] = json.loads(line)
@@ -108,6 +103,23 @@ class Subject:
         self._process.send_signal(signal.SIGCONT)
         self._send(json.dumps(request))
         return self.hear()
+
+    def _line(self) -> bytes:
+        """The next line; nothing where it has ended. Lines may come together, and are kept here until they are asked
+        for: a pipe's own buffer would hide them from the selector."""
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as ready:
+            ready.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._heard:
+                if not ready.select(SILENCE):
+                    raise ResourceError(
+                        f"{self._stage} said nothing for {SILENCE:.0f} s", hint="measure a smaller model"
+                    )
+                if not (more := os.read(self._process.stdout.fileno(), 1 << 16)):
+                    return b""
+                self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line
 
     def _send(self, line: str) -> None:
         assert self._process.stdin is not None

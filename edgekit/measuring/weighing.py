@@ -19,7 +19,7 @@ import msgspec
 
 from edgekit import files
 from edgekit.core import Bundle, Check, Progress, Variant
-from edgekit.errors import EdgeKitError
+from edgekit.errors import CrashError, EdgeKitError
 from edgekit.measuring import figures, sizes, surroundings
 from edgekit.measuring.configuration import Test
 from edgekit.measuring.disturbance import Seen, tell
@@ -293,7 +293,8 @@ class Weighing:
         try:
             yield
         except EdgeKitError as error:
-            self.failed = f"{error.message} ({error.hint})" if error.hint else error.message
+            why = error.cause.splitlines()[-1] if isinstance(error, CrashError) and error.cause else error.hint
+            self.failed = f"{error.message} ({why})" if why else error.message
             self.way.say(self.label, f"failed: {error.message}")
             self.close()
 
