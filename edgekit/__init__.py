@@ -19,6 +19,7 @@ if not (Path(__file__).parent / "exporters").is_dir():
 
 # Both are light, and imported here at once: the name of a function that is also the name of its module
 # would otherwise turn into the module as soon as anybody imports that.
+from edgekit.bench import bench
 from edgekit.export import export
 from edgekit.verify import verify
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from edgekit.model import Model as Model
     from edgekit.model import load as load
 
-__all__ = ["Model", "__version__", "export", "load", "verify"]
+__all__ = ["Model", "__version__", "bench", "export", "load", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,10 +17,23 @@ import click
 
 import edgekit
 from edgekit import registry, terminal
-from edgekit.commandline import Verbs, complaint, engine_options, loss, one_of, size, speaks, states, written
+from edgekit.commandline import (
+    COUNT,
+    TARGETS,
+    Verbs,
+    complaint,
+    engine_options,
+    loss,
+    one_of,
+    size,
+    speaks,
+    states,
+    written,
+)
 from edgekit.core import PRECISIONS
 from edgekit.errors import DeviceError, VerificationError
 from edgekit.terminal import Console
+from edgekit.verbs.bench import bench
 from edgekit.verbs.report import report
 
 if TYPE_CHECKING:
@@ -33,8 +46,6 @@ VERIFY = ("always", "once", "never")
 
 VERSION = written("--version", text="Show the version and exit.", tell=lambda _: f"edgekit {edgekit.__version__}")
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
-COUNT = click.IntRange(1, 2**31 - 1)
-TARGETS = registry.names("targets")
 
 
 @click.group(cls=Verbs, params=[VERSION], epilog=EPILOG)
@@ -284,6 +295,7 @@ def verify(console: Console, /, bundle: Path, targets: tuple[str, ...]) -> None:
     console.answer({"ok": not wrong, "checks": checks}, show.checks(checks), failed)
 
 
+cli.add_command(bench)
 cli.add_command(report)
 
 

@@ -20,6 +20,8 @@ from edgekit.errors import UsageError
 from edgekit.terminal import Console
 
 UNITS = ("", "k", "m", "g", "t")
+COUNT = click.IntRange(1, 2**31 - 1)
+TARGETS = registry.names("targets")
 F = TypeVar("F", bound=Callable[..., Any])
 
 

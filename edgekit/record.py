@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit.core import QUANTIZED, Check
+from edgekit.core import SCENARIOS as SCENARIOS
 
 SCHEMA = "edgekit.bench/1"
 
@@ -38,7 +39,6 @@ QUANTITIES = {
     "decode": ("tokens/s", False),
 }
 PHASES = ("imported", "loaded", "first run", "peak", "after runs", "closed")
-SCENARIOS = ("single-stream", "offline", "llm", "stream")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,12 +70,15 @@ TEXTS = (
 )
 
 
-def read(file: Path) -> list[str]:
-    """The user's own samples: one a line, empty lines left out. Raises UsageError for no file, no text, no samples."""
+def read(file: Path, option: str = "--calibration") -> list[str]:
+    """The user's own samples: one a line, empty lines left out. `option`: that they came with, for messages.
+
+    Raises UsageError for no file, no text, no samples.
+    """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", hint="give a text file to --calibration") from error
+        raise UsageError(f"cannot read {file}: {error.strerror}", hint=f"give a text file to {option}") from error
     except UnicodeDecodeError as error:
         hint = "save it as UTF-8, one sample a line"
         raise UsageError(f"{file.name} is not UTF-8 text at byte {error.start}", hint=hint) from error

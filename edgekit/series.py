@@ -42,15 +42,15 @@ def waves(settings: Mapping[str, Any]) -> list[Rows]:
     return found
 
 
-def read(file: Path, features: Sequence[str]) -> list[Rows]:
+def read(file: Path, features: Sequence[str], option: str = "--calibration") -> list[Rows]:
     """The user's own, as `edgekit run` reads them; besides, an empty line ends a series. One that is shorter than STEPS
-    is repeated.
+    is repeated. `option`: that they came with, for messages.
 
     Raises UsageError for what is no such file, naming the line.
     """
     series, end = list[Rows](), -1
     try:
-        table = registry.find("ingest", "series").Table(iter(_lines(file)), features)
+        table = registry.find("ingest", "series").Table(iter(_lines(file, option)), features)
         for _, row in table:
             if table.line != end + 1:
                 series.append([])
@@ -72,11 +72,11 @@ def late(items: Sequence[Any], answers: Sequence[Array]) -> list[Array]:
     return found or list(answers)
 
 
-def _lines(file: Path) -> list[str]:
+def _lines(file: Path, option: str) -> list[str]:
     try:
         return file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", hint="give a CSV file to --calibration") from error
+        raise UsageError(f"cannot read {file}: {error.strerror}", hint=f"give a CSV file to {option}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{file.name} is no CSV file: {error}", hint="a row a step, a column a feature") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from edgekit.errors import BundleError
 
 if TYPE_CHECKING:
     from edgekit.core import Array, Bundle, Variant
+    from edgekit.model import Model
 
 
 def verify(folder: str | Path, *, targets: Sequence[str] = ()) -> list[Check]:
@@ -35,7 +37,7 @@ def verify(folder: str | Path, *, targets: Sequence[str] = ()) -> list[Check]:
     if not targets:
         choose(found, "auto", None)
     chosen = [v for v in found.variants if v.target in targets or (not targets and probe(v.target) is None)]
-    return [_check(found, variant) for variant in chosen]
+    return [_opened(found, variant) for variant in chosen]
 
 
 def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -45,18 +47,28 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, 
     return [msgspec.to_builtins(check) for check in verify(payload["folder"], targets=payload["targets"])]
 
 
-def _check(bundle: Bundle, variant: Variant) -> Check:
-    from edgekit import device, registry
+def _opened(bundle: Bundle, variant: Variant) -> Check:
+    from edgekit import device
     from edgekit.model import Model
+
+    start = time.perf_counter()
+    with Model(bundle, variant, device.threads()) as model:
+        found = check(model)
+    return replace(found, seconds=time.perf_counter() - start)
+
+
+def check(model: Model) -> Check:
+    """A model that is open, held against its bundle's goldens, which it has. Raises BundleError."""
+    from edgekit import registry
     from edgekit.quantize.gate import as_item
 
+    bundle, variant = model.bundle, model.variant
     assert bundle.goldens is not None
     names = ("reference", "tokens", variant.name)
     arrays = read_arrays(bundle.folder / bundle.goldens.file, names, len(bundle.goldens.inputs))
     items = [as_item(item) for item in bundle.goldens.inputs]
     start = time.perf_counter()
-    with Model(bundle, variant, device.threads()) as model:
-        tokens, found = model.tokens(items, truncate=True), model.numbers(items, truncate=True)
+    tokens, found = model.tokens(items, truncate=True), model.numbers(items, truncate=True)
     seconds = time.perf_counter() - start
     agreement: Measure = registry.find("heads", bundle.head).compare(arrays["reference"], found, bundle.settings)
     difference = worst(arrays[variant.name], found)

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -44,31 +45,42 @@ def run(
     process's own memory, in bytes. Raises the EdgeKitError that the function raised, ResourceError when memory ran
     out, CrashError when it died.
     """
-    log = folder / LOG
-    with log.open("ab") as stderr:
-        process = subprocess.Popen(
+    process, log = start(function, folder), folder / LOG
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        answer = _converse(process.stdin, process.stdout, order(payload, stage, memory_limit), stage, progress)
+        status = process.wait()
+    finally:
+        end(process)
+    if answer is None:
+        raise post_mortem(status, stage, log)
+    log.unlink(missing_ok=True)
+    if "error" in answer:
+        raise from_dict(answer["error"])
+    return answer["result"]
+
+
+def start(function: str, folder: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """A process that waits for its `order`, a line on stdin; what it prints goes to LOG in `folder`.
+
+    `env`: another environment than `environment()`. Whoever starts one calls `end`.
+    """
+    with (folder / LOG).open("ab") as stderr:
+        return subprocess.Popen(
             [sys.executable, "-m", "edgekit.worker", function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
             cwd=folder,
-            env=_environment(),
+            env=environment() if env is None else dict(env),
             start_new_session=True,
         )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    order = {"stage": stage, "payload": payload, "memory_limit": memory_limit, "parent": os.getpid()}
-    try:
-        answer = _converse(process.stdin, process.stdout, json.dumps(order), stage, progress)
-        status = process.wait()
-    finally:
-        _end(process)
-    if answer is None:
-        raise _post_mortem(status, stage, log)
-    log.unlink(missing_ok=True)
-    if "error" in answer:
-        raise from_dict(answer["error"])
-    return answer["result"]
+
+
+def order(payload: dict[str, Any], stage: str, memory_limit: int | None = None) -> str:
+    """What a worker is told first, without a line's end."""
+    return json.dumps({"stage": stage, "payload": payload, "memory_limit": memory_limit, "parent": os.getpid()})
 
 
 def _converse(
@@ -90,7 +102,7 @@ def _converse(
     return answer
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """Kill the worker and all that it started; harmless when it has ended by itself."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -100,7 +112,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def _post_mortem(status: int, stage: str, log: Path) -> EdgeKitError:
+def post_mortem(status: int, stage: str, log: Path) -> EdgeKitError:
     tail = log.read_text(errors="replace")[-2000:].strip() if log.exists() else ""
     if status == -signal.SIGKILL or "std::bad_alloc" in tail:
         killed = "was killed (signal 9), likely because memory ran out"
@@ -117,7 +129,7 @@ def _post_mortem(status: int, stage: str, log: Path) -> EdgeKitError:
     )
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The caller's environment without its secrets, offline, and with this very edgekit importable."""
     kept = {name: value for name, value in os.environ.items() if not any(word in name.upper() for word in SECRET)}
     home = str(Path(edgekit.__file__).parent.parent)
@@ -143,8 +155,8 @@ def _limit(order: dict[str, Any]) -> None:
 
 def main(function: str) -> None:
     """The worker's own side: read the order, do it, say the result or the error as the last line."""
-    order = json.loads(sys.stdin.readline())
-    _limit(order)
+    told = json.loads(sys.stdin.readline())
+    _limit(told)
     # Libraries print to standard output as they like: give them standard error, and keep the pipe to ourselves.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as pipe:
         os.dup2(2, 1)
@@ -155,19 +167,19 @@ def main(function: str) -> None:
 
         module, name = function.split(":")
         try:
-            result = getattr(import_module(module), name)(order["payload"], lambda text: say(progress=text))
+            result = getattr(import_module(module), name)(told["payload"], lambda said: say(progress=said))
         except EdgeKitError as error:
             say(error=error.as_dict())
         except MemoryError as error:
-            say(error=_out_of_memory(order, str(error)).as_dict())
+            say(error=_out_of_memory(told, str(error)).as_dict())
         except OSError as error:
             if not _is_full(error):
                 raise
-            say(error=_disk_full(order, error).as_dict())
+            say(error=_disk_full(told, error).as_dict())
         except RuntimeError as error:  # torch and the engines say it so
             if "alloc" not in str(error):
                 raise
-            say(error=_out_of_memory(order, str(error)).as_dict())
+            say(error=_out_of_memory(told, str(error)).as_dict())
         else:
             say(result=result)
 

@@ -1,1 +1,1 @@
-"""What a benchmark does with a device: forecasts, processes, clocks, memory, energy, and the device itself."""
+"""How a bundle is measured, and what is known before and around it; `edgekit.bench` is the front."""

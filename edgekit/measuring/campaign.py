@@ -1,0 +1,273 @@
+"""A whole benchmark: what was asked for, checked; all rows, bundle after bundle; and the Record of them.
+
+Knows the order of things; what one row takes is `weighing`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit import bundle as bundles
+from edgekit import device, tasks
+from edgekit import record as records
+from edgekit.choosing import probe
+from edgekit.core import Bundle, Progress, Variant
+from edgekit.errors import UsageError
+from edgekit.files import size_text
+from edgekit.measuring import configuration, rounds, surroundings
+from edgekit.measuring.configuration import Test
+from edgekit.measuring.weighing import Way, Weighing
+from edgekit.record import SCENARIOS, Environment, Record, Row
+from edgekit.registry import suggest
+
+TITLE = "EdgeKit benchmark"
+STARTS = 2  # more fresh processes of a variant, only for how long it takes to start
+BUSY = 0.5  # load per core from which on the machine was not ours alone
+DAY = 86_400
+METHOD = (
+    "Every row was measured in a process of its own. The variants of a bundle took turns in blocks of runs, while the "
+    "others were stopped. Before, each ran until its last five runs varied by less than 5 %, or for ten seconds: that "
+    "is the warm-up, which does not count.",
+    "A percentile is given only where the sample carries it: 64 values for p90, 130 for p95, 662 for p99. The interval "
+    "beside a median is a 95 % bootstrap interval of it. Outliers are beyond Tukey's outer fences, and are kept.",
+    "TTFT is from the prompt, as a text, to the first token, tokenizing and template included; every run has a prompt "
+    "of its own. TPOT is (end - first token) / (tokens - 1). Load is cold where nothing compiled was kept and the "
+    "kernel had been asked to let go of the files.",
+    "Memory is what the kernel counts for the process: RSS, PSS, USS when something had just been done, and its own "
+    "high-water mark; in a test with a depth it also holds what was read before each run. Answers were checked in the "
+    "process that was timed: goldens, and the zoo's own metric on held-out inputs.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What `edgekit.bench` was asked for, under its own names. Raises UsageError for what makes no sense."""
+
+    bundles: Sequence[str | Path]
+    targets: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    scenario: str = "auto"
+    prompt: tuple[int, ...] = ()
+    generate: tuple[int, ...] = ()
+    depth: tuple[int, ...] = (0,)
+    batch: tuple[int, ...] = ()
+    repetitions: int | None = None
+    threads: int | None = None
+    quick: bool = False
+    sustain: float | None = None
+    replicate: int = 1
+    inputs: Path | None = None
+    memory_limit: int | None = None
+    meter: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.scenario not in ("auto", *SCENARIOS):
+            hint = suggest(self.scenario, list(SCENARIOS)) or f"known: auto, {', '.join(SCENARIOS)}"
+            raise UsageError(f"no scenario named {self.scenario!r}", hint=hint)
+        for name in ("prompt", "generate", "depth", "batch", "repetitions", "threads", "replicate"):
+            given, least = getattr(self, name), 0 if name == "depth" else 1
+            for value in given if isinstance(given, tuple) else (given,):
+                if value is not None and (type(value) is not int or value < least):
+                    raise UsageError(f"{name} is {value!r}", hint=f"give a whole number from {least}")
+        if self.sustain is not None and not 1 <= self.sustain <= DAY:
+            raise UsageError(f"sustain is {self.sustain}", hint=f"give seconds, from 1 to a day's {DAY}")
+
+    def tests(self, bundle: Bundle) -> tuple[list[Test], list[str]]:
+        """Of a bundle, and what should be said of them. Raises as `configuration.plan`."""
+        return configuration.plan(
+            bundle, self.scenario, prompt=self.prompt, generate=self.generate, depth=self.depth, batch=self.batch
+        )
+
+    @property
+    def command(self) -> str:
+        """What makes it again on a command line; files by their names, as nobody else has the same folders."""
+        options = {
+            "--target": self.targets,
+            "--precision": self.precisions,
+            "--scenario": self.scenario if self.scenario != "auto" else None,
+            "-p": self.prompt,
+            "-n": self.generate,
+            "--depth": self.depth if self.depth != (0,) else (),
+            "-b": self.batch,
+            "-r": self.repetitions,
+            "-t": self.threads,
+            "--sustain": self.sustain,
+            "--replicate": self.replicate if self.replicate > 1 else None,
+            "--input": self.inputs and self.inputs.name,
+            "--memory-limit": self.memory_limit,
+            "--meter": self.meter and self.meter.name,
+        }
+        words = ["edgekit", "bench", *map(_portable, self.bundles), *(["--quick"] if self.quick else [])]
+        for option, given in options.items():
+            for value in given if isinstance(given, tuple) else (given,):
+                words += [] if value is None else [option, str(value)]
+        return shlex.join(words)
+
+
+def run(asked: Asked, say: Progress) -> Record:
+    """Raises UsageError, BundleError, DeviceError where nothing can be measured, and what an export raises."""
+    begun, load, threads = time.monotonic(), os.getloadavg()[0], asked.threads or device.threads()
+    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as place:
+        subjects = _subjects(asked, Path(place), say)
+        plans = [asked.tests(each.bundle) for each in subjects]
+        chosen = [_variants(each.bundle, asked) for each in subjects]
+        say("bench", "reading memory, to know its bandwidth")
+        bandwidth = surroundings.bandwidth(threads, quick=asked.quick)
+        way = Way(
+            threads=threads,
+            place=Path(place),
+            quick=asked.quick,
+            repetitions=asked.repetitions,
+            sustain=asked.sustain,
+            file=asked.inputs,
+            meter=asked.meter,
+            say=say,
+        )
+        rows: list[Row] = []
+        for subject, (tests, _), (variants, _) in zip(subjects, plans, chosen, strict=True):
+            rows += _rows(subject, tests, variants, way, asked)
+        environment = surroundings.environment(load, bandwidth)
+    said = [line for _, lines in (*plans, *chosen) for line in lines]
+    made = _record(asked, subjects, rows, environment, time.monotonic() - begun, said)
+    surroundings.remember(made)
+    return made
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A bundle to be measured, and what the record calls it."""
+
+    bundle: Bundle
+    name: str
+    digest: str
+
+
+def _subjects(asked: Asked, place: Path, say: Progress) -> list[Subject]:
+    """The bundles, each read and its files checked; what is none is exported first, into `place`."""
+    if not asked.bundles:
+        raise UsageError("no bundle to measure", hint="name one or more folders that edgekit export wrote")
+    folders = [
+        surroundings.prepared(str(model), asked.targets, asked.precisions, place, say) for model in asked.bundles
+    ]
+    found = [bundles.read(folder) for folder in folders]
+    names = [bundle.name for bundle in found]
+    if len(set(names)) < len(names):  # the folder above tells them apart
+        names = [f"{bundle.folder.parent.name}/{bundle.name}" for bundle in found]
+    if len(set(names)) < len(names):
+        raise UsageError("the same bundle is to be measured twice", hint="--replicate N measures all again")
+    return [Subject(bundle, name, bundles.fingerprint(bundle)) for bundle, name in zip(found, names)]
+
+
+def _variants(bundle: Bundle, asked: Asked) -> tuple[list[tuple[Variant, str]], list[str]]:
+    """The variants to measure, each with why it cannot be ("" if it can), and what should be said of the others.
+
+    Raises UsageError where the bundle has none of those that were asked for, DeviceError where none can run here.
+    """
+    wanted = [
+        variant
+        for variant in bundle.variants
+        if (not asked.targets or variant.target in asked.targets)
+        and (not asked.precisions or {variant.recipe.weights, variant.recipe.name} & set(asked.precisions))
+    ]
+    if not wanted:
+        have = ", ".join(variant.name for variant in bundle.variants)
+        raise UsageError(f"{bundle.name} has no such variant", hint=f"it has {have}; export again for another")
+    why = {variant.target: probe(variant.target) for variant in wanted}
+    missing = [error for error in why.values() if error is not None]
+    if len(missing) == len(why):
+        raise missing[0]
+    found: list[tuple[Variant, str]] = []
+    said: list[str] = []
+    for variant in wanted:
+        error = why[variant.target]
+        if error is None or asked.targets:
+            found.append((variant, "" if error is None else error.message))
+        else:
+            said.append(f"{bundle.name} {variant.name} was left out: {error.message}")
+    return found, said
+
+
+def _rows(
+    subject: Subject, tests: Sequence[Test], variants: Sequence[tuple[Variant, str]], way: Way, asked: Asked
+) -> list[Row]:
+    """All rows of a bundle, in the order variant, test, replicate."""
+    rows: list[Row] = []
+    for replicate in range(asked.replicate):
+        for place, test in enumerate(tests):
+            weighings = [
+                _weighing(Weighing(subject.bundle, subject.name, subject.digest, variant, test, way, why), asked)
+                for variant, why in variants
+            ]
+            for each in weighings:
+                each.replicate = replicate
+                each.starts = STARTS if replicate == place == 0 and not asked.quick else 0
+            rows += rounds.measure(weighings)
+    order = [variant.name for variant, _ in variants]
+    names = [test.name for test in tests]
+    return sorted(rows, key=lambda row: (order.index(row.variant), names.index(row.test), row.replicate))
+
+
+def _weighing(made: Weighing, asked: Asked) -> Weighing:
+    """With what it is expected to take; failed before it was opened where that is more than is allowed."""
+    if made.failed:
+        return made
+    made.forecast = forecast = surroundings.forecast(made.bundle, made.variant, made.test, made.way.threads)
+    limit = asked.memory_limit
+    allowed = f", and {size_text(limit)} are allowed" if limit is not None else ""
+    made.way.say(made.label, f"expected to take {size_text(forecast.total)}{allowed}")
+    if limit is not None and forecast.total > limit:
+        made.failed = surroundings.too_large(made.bundle, made.variant, made.test, limit)
+    return made
+
+
+def _record(
+    asked: Asked,
+    subjects: Sequence[Subject],
+    rows: Sequence[Row],
+    environment: Environment,
+    seconds: float,
+    said: Sequence[str],
+) -> Record:
+    return Record(
+        schema=records.SCHEMA,
+        title=TITLE,
+        made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        seconds=seconds,
+        commands=(asked.command,),
+        environment=environment,
+        rows=tuple(rows),
+        subjects=tuple(
+            records.Subject(bundle=each.name, what=tasks.find(each.bundle.task).description) for each in subjects
+        ),
+        method=METHOD,
+        warnings=(*said, *_warnings(subjects, rows, environment)),
+    )
+
+
+def _warnings(subjects: Sequence[Subject], rows: Sequence[Row], environment: Environment) -> Iterator[str]:
+    """What a reader of all rows should know."""
+    if environment.load_before > BUSY * environment.affinity:
+        yield (
+            f"The machine was busy before the first row (load {environment.load_before:.1f} on {environment.affinity} "
+            "cores): times say little."
+        )
+    for each in subjects:
+        if each.bundle.source.random:
+            yield f"{each.name} has random weights: its answers mean nothing, its speed and memory do."
+        if each.bundle.goldens is None:
+            yield f"{each.name} has no known answers: nothing says that it is right."
+    disturbed = [row for row in rows if row.disturbed]
+    if disturbed:
+        yield f"{len(disturbed)} of {len(rows)} rows were disturbed: see each."
+
+
+def _portable(model: str | Path) -> str:
+    """A model's name without the folders of this machine."""
+    kind, colon, path = str(model).rpartition(":")
+    return kind + colon + (Path(path).name if kind in ("", "random") else path)

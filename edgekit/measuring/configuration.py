@@ -1,0 +1,116 @@
+"""What is to be measured: a test of a variant, and which tests a bundle can take.
+
+    Test("llm", prompt=512, generate=128).name     "pp512+tg128"
+    plan(bundle, ...)                              the tests for one bundle
+
+Values only: opens nothing, measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from edgekit.core import Bundle
+from edgekit.errors import UnsupportedError, UsageError
+
+# By loop: the scenarios that it can be measured in, those of "auto" first to last.
+BY_LOOP = {
+    "decode": ("llm",),
+    "stream": ("stream", "single-stream"),
+    "once": ("single-stream", "offline"),
+}
+MORE = {"stream": ("offline",)}  # that are measured only if they are asked for
+PROMPT, GENERATE, BATCH = 512, 128, 32
+SHARE = 4  # of a context that is too short for these: one part in so many is generated
+
+
+@dataclass(frozen=True)
+class Test:
+    """One way to use a model. `prompt`, `generate` and `depth` are tokens of a language model; `depth` were read before
+    the prompt came. `batch`: rows, items or streams at once."""
+
+    scenario: str
+    prompt: int = 0
+    generate: int = 0
+    depth: int = 0
+    batch: int = 1
+
+    @property
+    def name(self) -> str:
+        """Short, for tables: `pp512+tg128`, `single`, `batch 32`, `stream`."""
+        if self.scenario == "offline":
+            return f"batch {self.batch}"
+        said = {"llm": f"pp{self.prompt}+tg{self.generate}", "single-stream": "single"}.get(
+            self.scenario, self.scenario
+        )
+        return said + (f" d{self.depth}" if self.depth else "") + (f" batch {self.batch}" if self.batch > 1 else "")
+
+    @property
+    def parameters(self) -> dict[str, int | float | str]:
+        """What the record says of it; nothing that this scenario has not."""
+        said = {"prompt": self.prompt, "generate": self.generate, "depth": self.depth} if self.tokens else {}
+        return {**said, "batch": self.batch}
+
+    @property
+    def tokens(self) -> int:
+        """The longest that a row of a language model gets; 0 of anything else."""
+        return self.depth + self.prompt + self.generate if self.scenario == "llm" else 0
+
+
+def plan(
+    bundle: Bundle,
+    scenario: str = "auto",
+    *,
+    prompt: Sequence[int] = (),
+    generate: Sequence[int] = (),
+    depth: Sequence[int] = (0,),
+    batch: Sequence[int] = (),
+) -> tuple[list[Test], list[str]]:
+    """The bundle's tests, and what should be said of them. What is not given is 512 and 128 tokens, or what the context
+    holds; 1 row, or 32 of many at a time.
+
+    Raises UsageError for a scenario that the bundle is not made for, UnsupportedError for a loop that has none.
+    """
+    if bundle.loop not in BY_LOOP:
+        raise UnsupportedError(f"{bundle.name}: there is no benchmark of the loop {bundle.loop!r} yet")
+    able = BY_LOOP[bundle.loop] + MORE.get(bundle.loop, ())
+    if scenario != "auto" and scenario not in able:
+        raise UsageError(
+            f"{bundle.name} is made for {bundle.task} and has no {scenario!r} test", hint=f"it has {', '.join(able)}"
+        )
+    warnings: list[str] = []
+    tests: list[Test] = []
+    for chosen in BY_LOOP[bundle.loop] if scenario == "auto" else (scenario,):
+        if chosen == "llm":
+            tests += _llm(bundle, prompt, generate, depth, batch or (1,), warnings)
+        elif chosen == "offline":
+            tests += [Test(chosen, batch=rows) for rows in batch or (BATCH,)]
+        elif chosen == "stream":
+            tests += [Test(chosen, batch=rows) for rows in batch or (1,)]
+        else:
+            tests.append(Test(chosen))
+    return tests, warnings
+
+
+def _llm(
+    bundle: Bundle,
+    prompt: Sequence[int],
+    generate: Sequence[int],
+    depth: Sequence[int],
+    batch: Sequence[int],
+    warnings: list[str],
+) -> list[Test]:
+    """Every combination; lengths that were not asked for are cut to what the context holds."""
+    tests = []
+    context = int(bundle.settings["context_length"])
+    for before, rows in product(depth, batch):
+        room = context - before
+        news = generate or (min(GENERATE, max(1, room // SHARE)),)
+        for new in news:
+            for read in prompt or (min(PROMPT, max(1, room - new)),):
+                tests.append(Test("llm", prompt=read, generate=new, depth=before, batch=rows))
+        if not (prompt and generate) and room < PROMPT + GENERATE:
+            warnings.append(f"{bundle.name} has a context of {context} tokens: {tests[-1].name}")
+    return tests

@@ -1,0 +1,90 @@
+"""What a variant weighs, from the bundle's files alone: bytes on disk, of a state, and read for one token.
+
+Reads .onnx files without the onnx package and opens no engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from edgekit import files, onnxfile
+from edgekit.core import Bundle, Graph, Port, Variant
+from edgekit.onnxfile import External
+from edgekit.protobuf import Reader, Span, message
+
+# Operators that read rows of a table, and not the whole of it, for one token: (type) -> the inputs that are tables.
+LOOKUPS = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3), "RotaryEmbedding": (1, 2), "GroupQueryAttention": (7, 8)}
+
+_MODEL = message(graph="7 bytes")
+_GRAPH = message(node="1 bytes*")
+_NODE = message(input="1 bytes*", op_type="4 bytes")
+
+
+def weights(bundle: Bundle, variant: Variant) -> int:
+    """Bytes on disk of the variant's graphs and of the tensors that lie beside them, each place once."""
+    paths = [path for graph in variant.graphs for path in graph.files]
+    places = {_place(tensor): tensor.size for path in paths for tensor in onnxfile.read(bundle.folder, path).external}
+    return sum((bundle.folder / path).stat().st_size for path in paths) + sum(places.values())
+
+
+def states(graph: Graph, batch: int, tokens: int) -> int | None:
+    """Bytes of the graph's states for `batch` rows of `tokens` tokens, from its ports; 0 of a graph without any, None
+    where a port has an axis that is neither."""
+    ports = {port.name: port for port in graph.inputs}
+    sizes = [_state(ports[state.into], state.axis, batch, tokens) for state in graph.states]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def token(bundle: Bundle, variant: Variant, tokens: int) -> int | None:
+    """Bytes that a language model reads for one token when it holds `tokens`: all weights that are multiplied by, and
+    the state. A table of which only a row is looked up does not count, unless it is the output head as well."""
+    (graph,) = variant.graphs
+    state = states(graph, 1, tokens)
+    if state is None:
+        return None
+    used = set(_used(bundle, graph))
+    tensors = onnxfile.read(bundle.folder, graph.path).external
+    return state + sum({_place(one): one.size for one in tensors if one.tensor in used}.values())
+
+
+def _state(port: Port, axis: int | None, batch: int, tokens: int) -> int | None:
+    shape: list[int] = []
+    for place, length in enumerate(port.shape):
+        if isinstance(length, int):
+            shape.append(length)
+        elif place == axis:
+            shape.append(tokens)
+        elif length == "batch":
+            shape.append(batch)
+        else:
+            return None
+    return math.prod(shape) * np.dtype(port.dtype).itemsize
+
+
+def _used(bundle: Bundle, graph: Graph) -> Iterator[str]:
+    """The names of what the nodes of a graph take whole. An output head that shares the table's bytes has them under a
+    name of its own, or takes the table itself."""
+    with files.open_regular(bundle.folder, graph.path, hard_links=True) as file:
+        reader = Reader(file)
+        for _, _, inside in reader.fields(reader.all, _MODEL):
+            for _, _, node in reader.fields(inside, _GRAPH):
+                kind, names = _node(reader, node)
+                tables = LOOKUPS.get(kind, ())
+                yield from (name for place, name in enumerate(names) if place not in tables)
+
+
+def _node(reader: Reader, span: Span) -> tuple[str, list[str]]:
+    kind, names = "", list[str]()
+    for name, _, inside in reader.fields(span, _NODE):
+        if name == "op_type":
+            kind = reader.text(inside)
+        else:
+            names.append(reader.text(inside))
+    return kind, names
+
+
+def _place(tensor: External) -> tuple[str, int]:
+    return tensor.location, tensor.offset

@@ -1,0 +1,158 @@
+"""Is what `edgekit bench` says true? Its figures beside others, taken without it.
+
+    python tests/benchmarks/bench_truth.py BUNDLE... [--target cpu] [--runs 2000] -o truth.json
+
+latency: a process that holds nothing of the harness runs the model N times between two readings of the clock, made by
+another process over a pipe; the total over N, beside the mean of the harness. The two take turns, and the medians of
+all turns are compared. peak: of the harness's own worker by `wait4` (ru_maxrss, what /usr/bin/time -v prints), beside
+the VmHWM that it reported. overhead: a run that only waits for a millisecond on the clock, timed by the harness, beside
+that millisecond.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from _harness import busy_seconds, machine, publish, say, table
+
+from edgekit import bundle as bundles
+from edgekit import device
+from edgekit.core import Bundle, Variant
+from edgekit.measuring import inputs, timing
+from edgekit.measuring.configuration import Test
+from edgekit.measuring.subject import Subject
+
+OUTSIDE = """
+import sys
+import edgekit
+from edgekit import tasks
+from edgekit.bundle import read
+from edgekit.measuring import inputs
+folder, target, precision, threads = sys.argv[1:]
+items = inputs.items(read(folder))
+with edgekit.load(folder, target=target, precision=precision, threads=int(threads)) as model:
+    own = getattr(model, tasks.find(model.bundle.task).method)
+    options = {"truncate": True} if model.bundle.ingest == "text" else {}
+    for line in sys.stdin:
+        for number in range(int(line)):
+            own(items[number % len(items)], **options)
+        print("done", flush=True)
+"""
+MILLISECOND = 1_000_000  # nanoseconds
+
+
+class Outside:
+    """The model in a process of its own, which is told how often to run it and says when it has."""
+
+    def __init__(self, bundle: Bundle, variant: Variant, threads: int) -> None:
+        words = [str(bundle.folder), variant.target, variant.recipe.name, str(threads)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", OUTSIDE, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def seconds(self, runs: int) -> float:
+        """Of a run, the mean of so many."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        begun = time.perf_counter()
+        self._process.stdin.write(f"{runs}\n")
+        self._process.stdin.flush()
+        if self._process.stdout.readline() != "done\n":
+            raise SystemExit("the process outside has died")
+        return (time.perf_counter() - begun) / runs
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def latency(bundle: Bundle, variant: Variant, threads: int, runs: int, turns: int) -> dict[str, Any]:
+    """Seconds of a run by both, the harness's peak by both, and what else was going on."""
+    outside = Outside(bundle, variant, threads)
+    count = len(inputs.items(bundle))
+    runs = max(count, runs // count * count)  # both go through the same inputs as often
+    ours, theirs, before, begun = [], [], busy_seconds() - os.times().elapsed, time.monotonic()
+    with tempfile.TemporaryDirectory() as place:
+        subject = Subject(bundle.folder, variant, Test("single-stream"), threads, Path(place))
+        try:
+            subject.hear()
+            subject.hear()
+            subject.stop()
+            outside.seconds(runs)
+            for _ in range(turns):
+                ours.append(fmean(subject.ask(do="run", count=runs)["values"]["latency"]))
+                theirs.append(outside.seconds(runs))
+            found = subject.finish()
+        finally:
+            peak = ended(subject)
+            outside.close()
+    (marked,) = (phase["rss"] for phase in found["phases"] if phase["name"] == "peak")
+    last = max(phase["rss"] for phase in found["phases"])
+    return {
+        "ours": median(ours), "outside": median(theirs),
+        "ratio": median(a / b for a, b in zip(ours, theirs, strict=True)),
+        "peak": marked, "highest": last, "maxrss": peak, "seconds": time.monotonic() - begun, "before": before,
+    }  # fmt: skip
+
+
+def ended(subject: Subject) -> int:
+    """What the kernel says of a worker that has ended by itself: ru_maxrss, in bytes."""
+    _, _, used = os.wait4(subject.pid, 0)
+    return used.ru_maxrss * 1024
+
+
+def overhead(runs: int) -> dict[str, float]:
+    """A run of a millisecond by the clock, as the harness times it: the whole loop over so many, too."""
+
+    def wait(item: int) -> Any:
+        end = time.perf_counter_ns() + MILLISECOND
+        while time.perf_counter_ns() < end:
+            pass
+        yield item
+
+    begun = time.perf_counter_ns()
+    stamps = timing.timed(lambda number: number, wait, 0, runs, 1)
+    whole = time.perf_counter_ns() - begun
+    taken = [came[0] for came in timing.split(stamps, 1)]
+    return {"timed": median(taken) * 1e9 / MILLISECOND - 1, "loop": whole / (runs * MILLISECOND) - 1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", nargs="+", type=Path)
+    parser.add_argument("--target", action="append", help="(default: all of the bundle that this machine has)")
+    parser.add_argument("--threads", type=int, default=device.threads())
+    parser.add_argument("--runs", type=int, default=2000, help="in a turn (default: 2000)")
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("-o", "--output", type=Path, help="write all figures to this JSON file")
+    args = parser.parse_args()
+    found: dict[str, Any] = {}
+    for folder in args.bundles:
+        bundle = bundles.read(folder)
+        for variant in bundle.variants:
+            if not args.target or variant.target in args.target:
+                name = f"{bundle.name} {variant.name}"
+                found[name] = latency(bundle, variant, args.threads, args.runs, args.turns)
+                say(json.dumps({name: found[name]}))
+    extra = overhead(2000)
+    rows = [
+        (name, one["ours"] * 1e3, one["outside"] * 1e3, one["ratio"], one["highest"] / 1e6, one["maxrss"] / 1e6,
+         one["highest"] / one["maxrss"])
+        for name, one in found.items()
+    ]  # fmt: skip
+    head = ("variant", "ms, harness", "ms, outside", "ratio", "peak MB, harness", "peak MB, wait4", "ratio")
+    text = f"{table(head, rows)}\n\nof a millisecond: timed {extra['timed']:+.3%}, whole loop {extra['loop']:+.3%}"
+    publish(args, text, {"figures": found, "overhead": extra, "machine": machine()})
+
+
+if __name__ == "__main__":
+    main()
