@@ -82,7 +82,7 @@ def test_texts_and_series_are_the_same_every_time(tmp_path: Path) -> None:
     ranking = bundles.read(small_bundles.make(tmp_path / "b.ek", "text-ranking"))
     assert all(len(pair) == 2 for pair in inputs.items(ranking))
     series = bundles.read(series_bundles.make(tmp_path / "s.ek"))
-    first, again = inputs.items(series), inputs.items(series)
+    first, again = (inputs.restored(series, inputs.items(series)) for _ in range(2))
     assert {one.shape for one in first} == {(1000, 2)}
     assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
 
@@ -91,7 +91,7 @@ def test_the_user_s_own_inputs(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     file.write_text("speed,load\n" + "1,2\n3,\n" * 4)
     bundle = bundles.read(series_bundles.make(tmp_path / "s.ek"))
-    one = inputs.items(bundle, file)[0]
+    one = inputs.restored(bundle, inputs.items(bundle, file))[0]
     assert one[0].tolist() == [1.0, 2.0]
     assert np.isnan(one[1, 1]), "missing"
     with pytest.raises(UsageError, match="cannot read") as caught:

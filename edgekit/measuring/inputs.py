@@ -5,7 +5,8 @@
     prompts    texts of an exact number of tokens, another one for every run, so that nothing that a cache keeps of
                earlier ones can help
 
-Knows how each ingest is fed, and no loop.
+The process that is measured is handed its inputs: what it takes to make them would count as its own. Knows how each
+ingest is fed, and no loop.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
     from edgekit.model import Model
 
 ZOO = "zoo:"
-MOST = 256  # inputs that take turns
+MOST, SERIES = 256, 64  # texts, and series, that take turns
 NEAR = 64  # characters around the place where a prompt is cut, that are tried to meet its number of tokens
 OPTION = "--input"
 
 
 def items(bundle: Bundle, file: Path | None = None) -> list[Any]:
-    """Texts, pairs of texts or series for a model that is done in one run, or reads a stream.
+    """Texts, pairs of texts or series for a model that is done in one run, or reads a stream, as JSON has them.
 
     Raises UsageError for a file that holds none, UnsupportedError for an ingest that nothing is known to feed.
     """
@@ -50,14 +51,18 @@ def _texts(bundle: Bundle, file: Path | None) -> list[str]:
 
 
 def _series(bundle: Bundle, file: Path | None) -> list[Any]:
+    if file is not None:
+        return list(series.read(file, bundle.settings["features"], OPTION)[len(series.SHORT) :])
+    return list(held_out(bundle)[:SERIES]) or series.waves(bundle.settings)[len(series.SHORT) :]
+
+
+def restored(bundle: Bundle, found: Sequence[Any]) -> list[Any]:
+    """`items` once they were JSON, as a model takes them."""
     import numpy as np
 
-    features = bundle.settings["features"]
-    if file is not None:
-        rows: Sequence[Any] = series.read(file, features, OPTION)[len(series.SHORT) :]
-    else:
-        rows = held_out(bundle)[:MOST] or series.waves(bundle.settings)[len(series.SHORT) :]
-    return [np.array(one, np.float64) for one in rows]  # None becomes NaN: missing
+    if bundle.ingest == "series":
+        return [np.array(one, np.float64) for one in found]  # None becomes NaN: missing
+    return [tuple(one) if isinstance(one, list) else one for one in found]
 
 
 def held_out(bundle: Bundle) -> tuple[Any, ...]:

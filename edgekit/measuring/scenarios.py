@@ -44,20 +44,20 @@ class Scenario:
     facts: dict[str, int | float | str] = field(default_factory=dict)
 
 
-def open(model: Model, test: Test, file: Path | None = None) -> Scenario:
-    """The Scenario of a test. Raises UsageError, UnsupportedError, InputError for inputs that do not fit the model."""
-    made: dict[str, Callable[[Model, Test, Path | None], Scenario]] = {
-        "single-stream": single_stream,
-        "offline": offline,
-        "llm": llm,
-        "stream": stream,
-    }
-    return made[test.scenario](model, test, file)
+def open(model: Model, test: Test, given: Sequence[Any], file: Path | None = None) -> Scenario:
+    """The Scenario of a test. `given`: `inputs.items` as JSON has them; `file`: the user's, that prompts are made of.
+
+    Raises UsageError for lengths that do not fit the model, or a file that holds nothing.
+    """
+    if test.scenario == "llm":
+        return llm(model, test, file)
+    ways = {"single-stream": single_stream, "offline": offline, "stream": stream}
+    return ways[test.scenario](model, test, inputs.restored(model.bundle, given))
 
 
-def single_stream(model: Model, test: Test, file: Path | None) -> Scenario:
+def single_stream(model: Model, test: Test, given: Sequence[Any]) -> Scenario:
     """One input, and the next when the answer has come."""
-    given, answer = inputs.items(model.bundle, file), _asks(model)
+    answer = _asks(model)
 
     def run(item: Any) -> Iterator[Any]:
         yield answer([item])
@@ -71,9 +71,9 @@ def single_stream(model: Model, test: Test, file: Path | None) -> Scenario:
     return Scenario(lambda number: given[number % len(given)], run, tell, facts={"steps": steps} if steps else {})
 
 
-def offline(model: Model, test: Test, file: Path | None) -> Scenario:
+def offline(model: Model, test: Test, given: Sequence[Any]) -> Scenario:
     """Many inputs at once: how many are done in a second."""
-    given, answer = inputs.items(model.bundle, file), _asks(model)
+    answer = _asks(model)
 
     def item(number: int) -> list[Any]:
         return [given[(number * test.batch + at) % len(given)] for at in range(test.batch)]
@@ -123,9 +123,9 @@ def llm(model: Model, test: Test, file: Path | None) -> Scenario:
     return Scenario(item, run, tell, test.generate, "token", test.batch, states, {"prompt_form": prompts.form})
 
 
-def stream(model: Model, test: Test, file: Path | None) -> Scenario:
+def stream(model: Model, test: Test, given: Sequence[Any]) -> Scenario:
     """A sample in, its result out, and the next: one stream, or `batch` of them side by side."""
-    rows = [row for one in inputs.items(model.bundle, file) for row in one]
+    rows = [row for one in given for row in one]
     rate = model.bundle.settings.get("rate")
     step: Callable[[int], Any]
     if test.batch == 1:

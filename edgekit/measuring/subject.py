@@ -11,7 +11,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,12 +38,14 @@ class Subject:
         threads: int,
         place: Path,
         *,
+        items: Sequence[Any] = (),
         file: Path | None = None,
         patience: float | None = WARM_UP,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """`place`: an empty folder, for what the process prints. `patience`: see `probe.serve`; None: it runs once,
-        and `finish` is all that can be asked. `env`: what differs in its environment."""
+        """`items`, `file`: what it is fed, see `inputs`. `place`: an empty folder, for what the process prints.
+        `patience`: see `probe.serve`; None: it runs once and ends. `env`: what differs in its environment.
+        """
         self._place, self._stage = place, f"bench {variant.name} {test.name}"
         spawned = time.monotonic()
         self._process = worker.start(JOB, place, environment() | dict(env or {}))
@@ -54,6 +56,7 @@ class Subject:
             "precision": variant.recipe.name,
             "threads": threads,
             "test": plain(test),
+            "items": items,
             "file": None if file is None else str(file.resolve()),
             "spawned": spawned,
             "patience": patience,

@@ -20,7 +20,7 @@ import msgspec
 from edgekit import files
 from edgekit.core import Bundle, Check, Progress, Variant
 from edgekit.errors import CrashError, EdgeKitError
-from edgekit.measuring import figures, sizes, surroundings
+from edgekit.measuring import figures, inputs, sizes, surroundings
 from edgekit.measuring.configuration import Test
 from edgekit.measuring.disturbance import Seen, tell
 from edgekit.measuring.subject import WARM_UP, Subject
@@ -217,8 +217,9 @@ class Weighing:
 
     def _new(self, patience: float | None, env: dict[str, str] | None = None) -> Subject:
         place = Path(tempfile.mkdtemp(dir=self.way.place))
+        items = [] if self.test.scenario == "llm" else inputs.items(self.bundle, self.way.file)
         return Subject(
-            self.bundle.folder, self.variant, self.test, self.way.threads, place,
+            self.bundle.folder, self.variant, self.test, self.way.threads, place, items=items,
             file=self.way.file, patience=patience, env=env,
         )  # fmt: skip
 

@@ -3,10 +3,10 @@
     python tests/benchmarks/bench_truth.py BUNDLE... [--target cpu] [--runs 2000] -o truth.json
 
 latency: a process that holds nothing of the harness runs the model N times between two readings of the clock, made by
-another process over a pipe; the total over N, beside the mean of the harness. The two take turns, and the medians of
-all turns are compared. peak: of the harness's own worker by `wait4` (ru_maxrss, what /usr/bin/time -v prints), beside
-the VmHWM that it reported. overhead: a run that only waits for a millisecond on the clock, timed by the harness, beside
-that millisecond.
+another process over a pipe; the total over N, beside the mean of the harness. The two take turns; the ratio is the
+median of the turns' ratios. peak: of that outside process by `wait4` (ru_maxrss, which is what /usr/bin/time -v
+prints), beside the peak that the harness reports for its own. overhead: a run that only waits for a millisecond on the
+clock, timed by the harness, beside that millisecond.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from _harness import busy_seconds, machine, publish, say, table
+from _harness import machine, publish, say, table
 
 from edgekit import bundle as bundles
 from edgekit import device
@@ -32,16 +32,17 @@ from edgekit.measuring.configuration import Test
 from edgekit.measuring.subject import Subject
 
 OUTSIDE = """
-import sys
+import json, sys
 import edgekit
 from edgekit import tasks
-from edgekit.bundle import read
-from edgekit.measuring import inputs
 folder, target, precision, threads = sys.argv[1:]
-items = inputs.items(read(folder))
+items = json.loads(sys.stdin.readline())
 with edgekit.load(folder, target=target, precision=precision, threads=int(threads)) as model:
     own = getattr(model, tasks.find(model.bundle.task).method)
     options = {"truncate": True} if model.bundle.ingest == "text" else {}
+    if model.bundle.ingest == "series":
+        import numpy
+        items = [numpy.array(one) for one in items]
     for line in sys.stdin:
         for number in range(int(line)):
             own(items[number % len(items)], **options)
@@ -53,11 +54,13 @@ MILLISECOND = 1_000_000  # nanoseconds
 class Outside:
     """The model in a process of its own, which is told how often to run it and says when it has."""
 
-    def __init__(self, bundle: Bundle, variant: Variant, threads: int) -> None:
+    def __init__(self, bundle: Bundle, variant: Variant, threads: int, items: list[Any]) -> None:
         words = [str(bundle.folder), variant.target, variant.recipe.name, str(threads)]
         self._process = subprocess.Popen(
             [sys.executable, "-c", OUTSIDE, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(items) + "\n")
 
     def seconds(self, runs: int) -> float:
         """Of a run, the mean of so many."""
@@ -70,44 +73,40 @@ class Outside:
             raise SystemExit("the process outside has died")
         return (time.perf_counter() - begun) / runs
 
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+    def close(self) -> int:
+        """Its peak of resident memory in bytes, as the kernel tells whoever waits for it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        _, _, used = os.wait4(self._process.pid, 0)
+        return used.ru_maxrss * 1024
 
 
 def latency(bundle: Bundle, variant: Variant, threads: int, runs: int, turns: int) -> dict[str, Any]:
-    """Seconds of a run by both, the harness's peak by both, and what else was going on."""
-    outside = Outside(bundle, variant, threads)
-    count = len(inputs.items(bundle))
+    """Seconds of a run by both, and the peak of either."""
+    items = inputs.items(bundle)
+    outside, count = Outside(bundle, variant, threads, items), len(items)
     runs = max(count, runs // count * count)  # both go through the same inputs as often
-    ours, theirs, before, begun = [], [], busy_seconds() - os.times().elapsed, time.monotonic()
-    with tempfile.TemporaryDirectory() as place:
-        subject = Subject(bundle.folder, variant, Test("single-stream"), threads, Path(place))
-        try:
-            subject.hear()
-            subject.hear()
-            subject.stop()
-            outside.seconds(runs)
-            for _ in range(turns):
-                ours.append(fmean(subject.ask(do="run", count=runs)["values"]["latency"]))
-                theirs.append(outside.seconds(runs))
-            found = subject.finish()
-        finally:
-            peak = ended(subject)
-            outside.close()
-    (marked,) = (phase["rss"] for phase in found["phases"] if phase["name"] == "peak")
-    last = max(phase["rss"] for phase in found["phases"])
+    ours, theirs = list[float](), list[float]()
+    with (
+        tempfile.TemporaryDirectory() as place,
+        Subject(bundle.folder, variant, Test("single-stream"), threads, Path(place), items=items) as subject,
+    ):
+        subject.hear()
+        subject.hear()
+        subject.stop()
+        outside.seconds(runs)
+        for _ in range(turns):
+            ours.append(fmean(subject.ask(do="run", count=runs)["values"]["latency"]))
+            theirs.append(outside.seconds(runs))
+        found = subject.finish()
+    (peak,) = (phase["rss"] for phase in found["phases"] if phase["name"] == "peak")
     return {
-        "ours": median(ours), "outside": median(theirs),
+        "ours": median(ours),
+        "outside": median(theirs),
         "ratio": median(a / b for a, b in zip(ours, theirs, strict=True)),
-        "peak": marked, "highest": last, "maxrss": peak, "seconds": time.monotonic() - begun, "before": before,
-    }  # fmt: skip
-
-
-def ended(subject: Subject) -> int:
-    """What the kernel says of a worker that has ended by itself: ru_maxrss, in bytes."""
-    _, _, used = os.wait4(subject.pid, 0)
-    return used.ru_maxrss * 1024
+        "peak": peak,
+        "maxrss": outside.close(),
+    }
 
 
 def overhead(runs: int) -> dict[str, float]:
@@ -145,11 +144,11 @@ def main() -> None:
                 say(json.dumps({name: found[name]}))
     extra = overhead(2000)
     rows = [
-        (name, one["ours"] * 1e3, one["outside"] * 1e3, one["ratio"], one["highest"] / 1e6, one["maxrss"] / 1e6,
-         one["highest"] / one["maxrss"])
+        (name, one["ours"] * 1e3, one["outside"] * 1e3, one["ratio"], one["peak"] / 1e6, one["maxrss"] / 1e6,
+         one["peak"] / one["maxrss"])
         for name, one in found.items()
     ]  # fmt: skip
-    head = ("variant", "ms, harness", "ms, outside", "ratio", "peak MB, harness", "peak MB, wait4", "ratio")
+    head = ("variant", "ms, harness", "ms, outside", "ratio", "peak MB, harness", "peak MB, outside", "ratio")
     text = f"{table(head, rows)}\n\nof a millisecond: timed {extra['timed']:+.3%}, whole loop {extra['loop']:+.3%}"
     publish(args, text, {"figures": found, "overhead": extra, "machine": machine()})
 
