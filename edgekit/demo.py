@@ -9,53 +9,24 @@ Everything that it shows was computed in the run that shows it. `edgekit.answers
 
 from __future__ import annotations
 
-import math
 import os
-import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import edgekit
-from edgekit import device, files, registry, report, tasks, zoo
+from edgekit import files, report, tasks, zoo
 from edgekit.answers import ANSWER, TELL, choose
-from edgekit.core import Bundle, Check, Progress, Variant
+from edgekit.bench import bench
+from edgekit.core import Progress
 from edgekit.errors import UsageError, VerificationError
-from edgekit.record import NEEDED, QUANTITIES, SCHEMA, Accuracy, Environment, Figure, Record, Row, Subject
+from edgekit.record import Record, Row, Subject
 from edgekit.reporting import advice
 from edgekit.reporting.page import GENERATOR
 
-if TYPE_CHECKING:
-    from edgekit.model import Model
-    from edgekit.zoo import HeldOut
-
 PRECISIONS = ("fp32", "int8")
 PAGE = "report.html"
-BLOCK, ROUNDS = 50, 14  # runs of one text: enough for a p99, and the variants take turns
-BATCH, BATCHES = 32, 15
-PATIENCE = 1.5  # seconds after which a variant gets no further turn
-BUSY = 0.5  # load per core from which on the machine was not ours alone
-SHARED = (
-    "system",
-    "kernel",
-    "libc",
-    "machine",
-    "cpu",
-    "features",
-    "cores",
-    "affinity",
-    "quota",
-    "memory",
-    "memory_limit",
-)
-TOOLS = ("numpy", "tokenizers", "onnx", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -98,30 +69,26 @@ def demo(folder: str | Path = "edgekit-demo", *, open_browser: bool = False, pro
     """
     place = claim(Path(folder))
     say = progress or (lambda stage, what: None)
-    begun, load = time.perf_counter(), os.getloadavg()[0]
-    made = [(part, _export(part, place, say)) for part in PARTS]
-    measured = [_measured(part, bundle, say) for part, bundle in made]
-    found = Record(
-        schema=SCHEMA,
+    begun, target = time.perf_counter(), place / PAGE
+    for part in PARTS:
+        _export(part, place, say)
+    measured = bench([place / part.name for part in PARTS], quick=True, progress=say)
+    found = replace(
+        measured,
         title="EdgeKit demo",
-        made=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         seconds=time.perf_counter() - begun,
-        commands=tuple(line for part in PARTS for line in _commands(part)),
-        environment=environment(load),
-        rows=tuple(row for rows, _ in measured for row in rows),
-        subjects=tuple(subject for _, subject in measured),
-        method=METHOD,
-        warnings=_warnings(load),
+        commands=(*(_command(part) for part in PARTS), *measured.commands),
+        subjects=tuple(_subject(part, place, measured.rows, say) for part in PARTS),
+        method=(ABOUT, *measured.method),
     )
-    target = place / PAGE
     report.write(found, target)
-    failed = [f"{row.bundle} {row.variant}" for row in found.rows if row.invalid and row.scenario == "single-stream"]
+    failed = [f"{row.bundle} {row.variant}" for row in found.rows if row.check and not row.check.ok]
     if failed:
         raise VerificationError(
             f"{failed[0]} does not repeat its known answers on this machine",
             hint=f"{target} has the figures; try another variant, and report it",
             report=str(target),
-            variants=failed,
+            variants=list(dict.fromkeys(failed)),
         )
     if open_browser and not show(target):
         say("report", f"there is no screen to show {target} on")
@@ -154,12 +121,12 @@ def _texts(part: Part) -> str:
     return f"{part.model}.txt"
 
 
-def _export(part: Part, folder: Path, say: Progress) -> Bundle:
+def _export(part: Part, folder: Path, say: Progress) -> None:
     from edgekit.export import export
 
     samples = folder / _texts(part)
     files.replace_file(samples, "\n".join(zoo.heldout(part.model, part.task).calibration).encode())
-    return export(
+    export(
         f"zoo:{part.model}",
         folder / part.name,
         task=part.task,
@@ -170,167 +137,24 @@ def _export(part: Part, folder: Path, say: Progress) -> Bundle:
     )
 
 
-def _measured(part: Part, bundle: Bundle, say: Progress) -> tuple[list[Row], Subject]:
-    """A bundle verified, its variants measured on all held-out texts, and what the one to ship answered."""
+def _subject(part: Part, folder: Path, rows: Sequence[Row], say: Progress) -> Subject:
+    """What the variant to ship answers to all held-out texts, and some of these."""
+    from edgekit.model import load
+
+    say(f"{part.name} answer", "texts that training never saw")
+    own = [row for row in rows if row.bundle == part.name]
+    best = advice.judge(own).best
+    shown = best.rows[0] if best else own[0]
     test = zoo.heldout(part.model, part.task)
-    rows, answers = _measure(part, bundle, test, say)
-    best = advice.judge(rows).best
-    shown = best.variant if best else bundle.variants[0].name
-    told = TELL[part.task](test, answers[shown])
-    subject = Subject(
+    with load(folder / part.name, target=shown.target, precision=shown.recipe) as model:
+        told = TELL[part.task](test, ANSWER[part.task](model, test.inputs))
+    return Subject(
         bundle=part.name,
         what=part.what,
         examples=tuple(choose(told)),
-        answered_by=shown,
+        answered_by=shown.variant,
         asked=len(told),
         wrong=sum(not example.right for example in told),
-    )
-    return rows, subject
-
-
-def _measure(part: Part, bundle: Bundle, test: HeldOut, say: Progress) -> tuple[list[Row], dict[str, Any]]:
-    """Two rows for each variant, and what each variant answered."""
-    from edgekit.model import load
-    from edgekit.verify import verify
-
-    say(f"{part.name} verify", "known answers on this device")
-    checks = {check.variant: check for check in verify(bundle.folder)}
-    answer = ANSWER[part.task]
-    with ExitStack() as opened:
-        models = [
-            opened.enter_context(load(bundle.folder, target=variant.target, precision=variant.recipe.name))
-            for variant in bundle.variants
-        ]
-        say(f"{part.name} measure", f"{len(test.inputs)} texts, {len(models)} variants")
-        answers = {model.variant.name: answer(model, test.inputs) for model in models}
-        latencies = take_turns(models, answer, test.inputs, each=1, turn=BLOCK, turns=ROUNDS)
-        batches = take_turns(models, answer, test.inputs, each=BATCH, turn=1, turns=BATCHES)
-    rows = []
-    for model, single, many in zip(models, latencies, batches, strict=True):
-        variant = model.variant
-        row = _row(part, bundle, variant, checks[variant.name])
-        met = Accuracy(
-            metric=test.metric,
-            value=zoo.score(test, answers[variant.name]),
-            trained=test.trained,
-            items=len(test.inputs),
-        )
-        row = replace(row, accuracy=met, placement=model.placement, threads=model.threads)
-        offline = {"throughput": figure("throughput", [BATCH / seconds for seconds in many])}
-        rows.append(replace(row, figures={"latency": figure("latency", single)}))
-        rows.append(
-            replace(row, scenario="offline", test=f"batch {BATCH}", parameters={"batch": BATCH}, figures=offline)
-        )
-    return rows, answers
-
-
-def _row(part: Part, bundle: Bundle, variant: Variant, check: Check) -> Row:
-    """What is known of a variant before its time is taken."""
-    from edgekit.bundle import fingerprint
-
-    return Row(
-        bundle=part.name,
-        digest=fingerprint(bundle),
-        source=f"zoo:{part.model}",
-        task=part.task,
-        random=bundle.source.random,
-        variant=variant.name,
-        target=variant.target,
-        precision=variant.recipe.weights,
-        recipe=variant.recipe.name,
-        placement="",
-        threads=device.threads(),
-        scenario="single-stream",
-        test="single",
-        parameters={"batch": 1},
-        options=variant.options,
-        bytes=variant.measured["bytes"],
-        check=check,
-        invalid="" if check.ok else check.why,
-    )
-
-
-def figure(quantity: str, values: Sequence[float]) -> Figure:
-    """A quantity over its runs, without an interval."""
-    ordered = sorted(values)
-    ranked = {
-        f"p{rank}": ordered[math.ceil(len(ordered) * rank / 100) - 1] if len(ordered) >= needed else None
-        for rank, needed in NEEDED.items()
-    }
-    return Figure(
-        unit=QUANTITIES[quantity][0],
-        n=len(ordered),
-        median=statistics.median(ordered),
-        low=None,
-        high=None,
-        mean=statistics.fmean(ordered),
-        min=ordered[0],
-        max=ordered[-1],
-        stdev=statistics.stdev(ordered) if len(ordered) > 1 else None,
-        outliers=_outliers(ordered),
-        values=tuple(values),
-        **ranked,
-    )
-
-
-def _outliers(values: Sequence[float]) -> int:
-    """How many lie three interquartile ranges or more beyond the quartiles (Tukey's outer fences)."""
-    if len(values) < 8:
-        return 0
-    low, _, high = statistics.quantiles(values, n=4)
-    reach = 3 * (high - low)
-    return sum(not low - reach <= value <= high + reach for value in values)
-
-
-def take_turns(
-    models: Sequence[Model],
-    answer: Callable[[Model, Sequence[str]], Any],
-    texts: Sequence[str],
-    *,
-    each: int,
-    turn: int,
-    turns: int,
-) -> list[list[float]]:
-    """Seconds that each model took for `each` texts: `turn` runs, then the next model, `turns` times.
-
-    All get the same texts in the same order. The first turn of each is a warm-up and does not count; who has used up
-    `PATIENCE` gets no further turn.
-    """
-    found: list[list[float]] = [[] for _ in models]
-    for number in range(-1, turns):
-        for model, taken in zip(models, found):
-            if sum(taken) > PATIENCE:
-                continue
-            for run in range(turn):
-                first = (number * turn + run) * each % len(texts)
-                some = [texts[(first + at) % len(texts)] for at in range(each)]
-                begun = time.perf_counter()
-                answer(model, some)
-                taken.append(time.perf_counter() - begun)
-            if number < 0:
-                taken.clear()
-    return found
-
-
-def environment(load: float) -> Environment:
-    """The machine and the versions that matter, without its name or its user's. `load` is what it was before."""
-    here = device.describe()
-    engines = [registry.find("targets", name).probe() for name in registry.names("targets")]
-    return Environment(
-        **{name: getattr(here, name) for name in SHARED},
-        governor=None,
-        frequencies=(),
-        hypervisor=None,
-        gpu=(),
-        load_before=load,
-        load_after=os.getloadavg()[0],
-        bandwidth=None,
-        engines={engine.target: f"{engine.engine} {engine.version}" for engine in engines if engine.available},
-        software={
-            "edgekit": edgekit.__version__,
-            "python": platform.python_version(),
-            **{tool: version(tool) for tool in TOOLS},
-        },
     )
 
 
@@ -343,35 +167,12 @@ def show(target: Path) -> bool:
     return webbrowser.open(target.resolve().as_uri())
 
 
-METHOD = (
+ABOUT = (
     "Tiny models that were really trained went from their Hugging Face folders to ONNX, as float32 and as int8, for "
-    "each engine on this machine; every variant then answered, here and without torch, texts that training never saw.",
-    "Latency is from text to answer, tokenizer included: one held-out text at a time, a different one each run. The "
-    f"variants take turns of {BLOCK} runs in one process, after a warm-up turn, up to {BLOCK * ROUNDS} runs or "
-    f"{PATIENCE:g} seconds each. Texts per second is the median of up to {BATCHES} batches of {BATCH}.",
-    "A percentile is given only where the sample carries it: 64 runs for p90, 662 for p99.",
-    "Accuracy is exact, on all held-out texts: training saw neither them nor the numbers in them. Agreement was "
-    "measured when the bundle was made, on other texts, against torch's float32 answers.",
-    "Verified means that the bundle's known answers came out again on this device, within the tolerance beside the "
-    "largest difference. To ship is the fastest variant that is verified and within half a point of the accuracy that "
-    "the trained weights have under torch; among medians within 5 % it is the smallest.",
-    "Memory is not on this page: it is honest only with a process per variant, and here they share one.",
+    "each engine on this machine; every variant then answered, here and without torch, texts that training never saw."
 )
 
 
-def _commands(part: Part) -> list[str]:
+def _command(part: Part) -> str:
     chosen = " ".join(f"--precision {precision}" for precision in PRECISIONS)
-    return [
-        f"edgekit export zoo:{part.model} -o {part.name} --task {part.task} {chosen} --calibration {_texts(part)}",
-        f"edgekit verify {part.name}",
-    ]
-
-
-def _warnings(load: float) -> tuple[str, ...]:
-    if load < BUSY * device.affinity():
-        return ()
-    cores = device.affinity()
-    return (
-        f"The machine was busy before the demo began (load {load:.1f} on {cores} cores), so latencies and texts per "
-        "second say little; accuracy, sizes and checks do not depend on it.",
-    )
+    return f"edgekit export zoo:{part.model} -o {part.name} --task {part.task} {chosen} --calibration {_texts(part)}"

@@ -20,10 +20,10 @@ from cli_calls import call as call
 
 import edgekit
 from edgekit import bundle as bundles
-from edgekit import registry, report
+from edgekit import measured, registry, report
 from edgekit.core import Progress
 from edgekit.errors import BundleError, DeviceError, UsageError
-from edgekit.measuring import configuration, rounds, surroundings
+from edgekit.measuring import configuration, rounds
 from edgekit.measuring.weighing import Way, Weighing
 from edgekit.record import Record
 
@@ -104,8 +104,7 @@ def test_a_stream_and_its_state(tmp_path: Path) -> None:
     first = record.rows[0]
     assert first.figures["rtf"].median == pytest.approx(10 * first.figures["step"].median)
     assert first.memory is not None
-    assert first.memory.states_expected == 2 * series_bundles.HIDDEN * 4
-    assert first.memory.states == 2 * first.memory.states_expected, "the side that is written as well"
+    assert first.memory.states_expected == first.memory.states == 2 * 2 * series_bundles.HIDDEN * 4  # both sides
     assert first.memory.slope_runs == 120
     assert first.memory.slope is not None
     assert record.rows[2].parameters == {"batch": 3}
@@ -314,8 +313,18 @@ def test_interrupted_it_leaves_nothing(folder: Path, tmp_path: Path, number: int
         assert list(place.glob("edgekit*")) == []
 
 
+def test_a_target_that_nobody_has_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(registry.find("targets", "cpu"), "footprint")
+    (row,) = quick(folder, scenario="single-stream", targets=["cpu"], repetitions=3).rows
+    assert not row.invalid
+    assert row.memory is not None
+    assert row.memory.forecast is None
+    (row,) = quick(folder, scenario="single-stream", targets=["cpu"], memory_limit=10**12).rows
+    assert row.invalid == "nobody has measured what cpu takes: no limit can be kept"
+
+
 def test_what_was_measured_is_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Record] = []
-    monkeypatch.setattr(surroundings, "remember", kept.append)
+    monkeypatch.setattr(measured, "remember", kept.append)
     record = quick(folder, scenario="single-stream", repetitions=3)
     assert kept == [record]

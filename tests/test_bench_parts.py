@@ -15,7 +15,7 @@ import small_bundles
 import edgekit
 from edgekit import bundle as bundles
 from edgekit import samples
-from edgekit.core import Bundle, Graph, Port, Recipe, Source, State, Variant
+from edgekit.core import Bundle, Graph, Port, Recipe, Source, Variant
 from edgekit.errors import UnsupportedError, UsageError
 from edgekit.measuring import configuration, inputs, rounds, sizes
 from edgekit.measuring.weighing import Way
@@ -118,19 +118,6 @@ def test_prompts_have_their_number_of_tokens_and_differ(exported: Callable[..., 
 
 
 # What is weighed
-
-
-def test_states_by_formula() -> None:
-    ports = (
-        Port("input_ids", "int64", ("batch", "sequence")),
-        Port("past.key", "float32", ("batch", 3, "capacity", 64)),
-        Port("cell", "float16", (1, "batch", 10)),
-    )
-    states = (State("past.key", "present.key", 2), State("cell", "cell.next"))
-    graph = Graph("model", "model.onnx", ports, (), states)
-    assert sizes.states(graph, 2, 100) == 2 * 3 * 100 * 64 * 4 + 2 * 10 * 2
-    strange = replace(graph, inputs=(*ports[:2], Port("cell", "float16", ("who", 10))))
-    assert sizes.states(strange, 2, 100) is None
 
 
 def test_a_table_that_is_looked_up_is_not_read_for_a_token(tmp_path: Path) -> None:

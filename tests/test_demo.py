@@ -7,30 +7,19 @@ import os
 import platform
 import subprocess
 import sys
-import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from made_records import check, record, row
 
 from edgekit import answers, registry, report, zoo
 from edgekit import demo as demos
-from edgekit.core import Bundle, Source
 from edgekit.errors import UsageError, VerificationError
-from edgekit.record import Example, Row, Subject
+from edgekit.record import Example, Subject
 from edgekit.reporting import page
-from edgekit.reporting.soundness import faults
 
 PART = demos.PARTS[0]
-
-
-def measured(part: demos.Part, *, ok: bool = True) -> tuple[list[Row], Subject]:
-    why = "" if ok else "it moved"
-    made = row(bundle=part.name, check=check("cpu/fp32", ok=ok, why=why), invalid=why)
-    return [made], Subject(bundle=part.name, what=part.what)
 
 
 def old_page() -> str:
@@ -74,46 +63,6 @@ def test_refuses_links_files_and_places_that_are_not_there(tmp_path: Path) -> No
         assert "-o" in caught.value.hint
 
 
-# The clock
-
-
-class Asked:
-    """Stands where a model does, and remembers what it was asked."""
-
-    def __init__(self, slow: bool = False) -> None:
-        self.texts: list[tuple[str, ...]] = []
-        self.slow = slow
-
-    def answer(self: Any, texts: Sequence[str]) -> None:
-        self.texts.append(tuple(texts))
-        if self.slow:
-            threading.Event().wait(demos.PATIENCE)
-
-
-def test_models_take_turns_on_the_same_texts_after_a_warm_up() -> None:
-    order: list[int] = []
-    models: list[Any] = [Asked(), Asked()]
-
-    def answer(model: Any, texts: Sequence[str]) -> None:
-        order.append(models.index(model))
-        model.answer(texts)
-
-    found = demos.take_turns(models, answer, ["a", "b", "c"], each=2, turn=2, turns=3)
-    assert [len(taken) for taken in found] == [6, 6]
-    assert all(seconds > 0 for taken in found for seconds in taken)
-    assert order == [0, 0, 1, 1] * 4
-    assert models[0].texts == models[1].texts
-    assert models[0].texts[2:5] == [("a", "b"), ("c", "a"), ("b", "c")]
-
-
-@pytest.mark.slow
-def test_a_slow_model_does_not_hold_up_the_rest() -> None:
-    models: list[Any] = [Asked(slow=True), Asked()]
-    slow, quick = demos.take_turns(models, Asked.answer, ["a"], each=1, turn=1, turns=9)
-    assert len(slow) == 1
-    assert len(quick) == 9
-
-
 # What is shown
 
 
@@ -147,28 +96,6 @@ def test_zoo_tasks_of_the_demo_are_all_known() -> None:
     assert all(part.task in zoo.tasks(part.model) for part in demos.PARTS)
 
 
-def test_environment_tells_the_machine_but_not_whose_it_is() -> None:
-    found = demos.environment(0.25)
-    assert found.cpu
-    assert found.cores >= found.affinity >= 1
-    assert found.load_before == 0.25
-    assert "ONNX Runtime" in found.engines["cpu"]
-    assert {"edgekit", "python", "torch"} <= set(found.software)
-    everything = str(found)
-    assert platform.node() not in everything
-    assert str(Path.home()) not in everything
-
-
-@pytest.mark.parametrize("count", [1, 2, 63, 64, 700])
-def test_figures_are_sound(count: int) -> None:
-    found = demos.figure("latency", [(7 * n % count) / 1e3 for n in range(count)])
-    assert list(faults(row(figures={"latency": found}))) == []
-    assert (found.p90 is None) == (count < 64)
-    assert (found.p99 is None) == (count < 662)
-    assert found.outliers == 0
-    assert demos.figure("latency", [*found.values, 99.0]).outliers == (count + 1 >= 8)
-
-
 def test_no_screen_no_browser(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delenv("DISPLAY", raising=False)
@@ -193,9 +120,13 @@ def test_shows_the_page_in_the_browser_that_is_there(monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is exported and nothing measured: figures are made up, one variant of the last part fails."""
-    nothing = Bundle(Path(), Source("zoo:x", "bert", Path(), "", {}), "", "", "", "", {}, ())
-    monkeypatch.setattr(demos, "_export", lambda part, folder, say: nothing)
-    monkeypatch.setattr(demos, "_measured", lambda part, bundle, say: measured(part, ok=part is not demos.PARTS[-1]))
+    rows = []
+    for part in demos.PARTS:
+        why = "it moved" if part is demos.PARTS[-1] else ""
+        rows.append(row(bundle=part.name, check=check("cpu/fp32", ok=not why, why=why), invalid=why))
+    monkeypatch.setattr(demos, "_export", lambda part, folder, say: None)
+    monkeypatch.setattr(demos, "bench", lambda bundles, quick, progress: record(rows=tuple(rows), subjects=()))
+    monkeypatch.setattr(demos, "_subject", lambda part, *rest: Subject(bundle=part.name, what=part.what))
 
 
 @pytest.mark.usefixtures("made_up")
@@ -224,8 +155,8 @@ def test_the_command_from_nothing_to_the_page(tmp_path: Path) -> None:
     for line in lines:
         assert line["check"]["ok"] is True
         assert line["accuracy"]["value"] >= line["accuracy"]["trained"] - 0.02, line
-        (figure,) = line["figures"].values()
-        assert figure["median"] > 0
+        assert line["figures"]["latency" if line["scenario"] == "single-stream" else "throughput"]["median"] > 0
+        assert line["memory"]["peak_rss"] > 0
         if line["precision"] == "fp32":
             assert line["accuracy"]["value"] == pytest.approx(line["accuracy"]["trained"], abs=2e-3)
     (tmp_path / "demo.json").write_text(json.dumps(made["record"]))

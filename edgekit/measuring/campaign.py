@@ -14,19 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import bundle as bundles
-from edgekit import device, tasks
+from edgekit import device, measured, tasks
 from edgekit import record as records
 from edgekit.choosing import probe
 from edgekit.core import Bundle, Progress, Variant
 from edgekit.errors import UsageError
 from edgekit.files import size_text
 from edgekit.measuring import configuration, rounds, surroundings
+from edgekit.measuring.bandwidth import read_bandwidth
 from edgekit.measuring.configuration import Test
+from edgekit.measuring.environment import describe
+from edgekit.measuring.prepare import prepared
 from edgekit.measuring.weighing import Way, Weighing
 from edgekit.record import SCENARIOS, Environment, Record, Row
 from edgekit.registry import suggest
 
 TITLE = "EdgeKit benchmark"
+SECONDS, QUICK = 1.0, 0.2  # of reading memory
 STARTS = 2  # more fresh processes of a variant, only for how long it takes to start
 BUSY = 0.5  # load per core from which on the machine was not ours alone
 DAY = 86_400
@@ -118,7 +122,7 @@ def run(asked: Asked, say: Progress) -> Record:
         plans = [asked.tests(each.bundle) for each in subjects]
         chosen = [_variants(each.bundle, asked) for each in subjects]
         say("bench", "reading memory, to know its bandwidth")
-        bandwidth = surroundings.bandwidth(threads, quick=asked.quick)
+        bandwidth = read_bandwidth(threads, QUICK if asked.quick else SECONDS)
         way = Way(
             threads=threads,
             place=Path(place),
@@ -132,10 +136,10 @@ def run(asked: Asked, say: Progress) -> Record:
         rows: list[Row] = []
         for subject, (tests, _), (variants, _) in zip(subjects, plans, chosen, strict=True):
             rows += _rows(subject, tests, variants, way, asked)
-        environment = surroundings.environment(load, bandwidth)
+        environment = describe(load, bandwidth)
     said = [line for _, lines in (*plans, *chosen) for line in lines]
     made = _record(asked, subjects, rows, environment, time.monotonic() - begun, said)
-    surroundings.remember(made)
+    measured.remember(made)
     return made
 
 
@@ -153,7 +157,8 @@ def _subjects(asked: Asked, place: Path, say: Progress) -> list[Subject]:
     if not asked.bundles:
         raise UsageError("no bundle to measure", hint="name one or more folders that edgekit export wrote")
     folders = [
-        surroundings.prepared(str(model), asked.targets, asked.precisions, place, say) for model in asked.bundles
+        prepared(str(model), targets=asked.targets, precisions=asked.precisions, folder=place, progress=say)
+        for model in asked.bundles
     ]
     found = [bundles.read(folder) for folder in folders]
     names = [bundle.name for bundle in found]
@@ -219,6 +224,10 @@ def _weighing(made: Weighing, asked: Asked) -> Weighing:
         return made
     made.forecast = forecast = surroundings.forecast(made.bundle, made.variant, made.test, made.way.threads)
     limit = asked.memory_limit
+    if forecast is None:
+        if limit is not None:
+            made.failed = f"nobody has measured what {made.variant.target} takes: no limit can be kept"
+        return made
     allowed = f", and {size_text(limit)} are allowed" if limit is not None else ""
     made.way.say(made.label, f"expected to take {size_text(forecast.total)}{allowed}")
     if limit is not None and forecast.total > limit:

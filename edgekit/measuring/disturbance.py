@@ -28,14 +28,13 @@ SHORTEST = 0.2  # seconds: /proc/stat counts in hundredths, and says nothing of 
 TOLD = {
     "others": (0.1, "other programs used {:.1f} cores"),
     "steal": (0.01, "the hypervisor took {:.0%} of the time"),
-    "switches": (200.0, "it was taken off its cores {:.0f} times a second"),
     "stopped": (0.3, "it stood still for {:.1f} s"),
     "slept": (0.1, "the machine slept for {:.1f} s"),
     "clock": (0.05, "the clock was set by {:.2f} s"),
     "throttled": (1.0, "the processor throttled itself {:.0f} times"),
     "slower": (0.15, "the cores' clock fell by {:.0%}"),
 }
-RATES = ("others", "steal", "switches")  # by the second; of all others the most counts, not the sum
+RATES = ("others", "steal")  # by the second; of all others the most counts, not the sum
 
 Seen = Mapping[str, float]  # seconds ("wall"), and by kind what was counted in them
 
@@ -48,7 +47,6 @@ class Counters:
     real: float  # the clock that people set
     awake: float  # monotonic, with the time that the machine slept
     own: float  # CPU seconds of this process
-    switches: int  # not of its own will
     busy: float | None  # CPU seconds of all cores, for everybody
     stolen: float | None
     throttles: int | None
@@ -63,7 +61,6 @@ class Counters:
             real=time.time(),
             awake=time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic(),
             own=used.ru_utime + used.ru_stime,
-            switches=used.ru_nivcsw,
             busy=busy,
             stolen=stolen,
             throttles=_throttles(root),
@@ -112,7 +109,6 @@ def compare(start: Counters, end: Counters, cores: int) -> dict[str, float]:
     wall = end.wall - start.wall
     slept = (end.awake - start.awake) - wall
     found = {"wall": wall, "slept": slept, "clock": abs(end.real - start.real - wall - slept)}
-    found["switches"] = float(end.switches - start.switches)
     if start.throttles is not None and end.throttles is not None:
         found["throttled"] = float(end.throttles - start.throttles)
     if start.busy is not None and end.busy is not None:

@@ -1,17 +1,15 @@
-"""What a variant weighs, from the bundle's files alone: bytes on disk, of a state, and read for one token.
+"""What a variant weighs, from the bundle's files alone: bytes on disk, and those read for one token.
 
 Reads .onnx files without the onnx package and opens no engine.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-import numpy as np
-
 from edgekit import files, onnxfile
-from edgekit.core import Bundle, Graph, Port, Variant
+from edgekit.core import Bundle, Graph, Variant
+from edgekit.measuring.forecast import states
 from edgekit.onnxfile import External
 from edgekit.protobuf import Reader, Span, message
 
@@ -30,38 +28,14 @@ def weights(bundle: Bundle, variant: Variant) -> int:
     return sum((bundle.folder / path).stat().st_size for path in paths) + sum(places.values())
 
 
-def states(graph: Graph, batch: int, tokens: int) -> int | None:
-    """Bytes of the graph's states for `batch` rows of `tokens` tokens, from its ports; 0 of a graph without any, None
-    where a port has an axis that is neither."""
-    ports = {port.name: port for port in graph.inputs}
-    sizes = [_state(ports[state.into], state.axis, batch, tokens) for state in graph.states]
-    return None if None in sizes else sum(size for size in sizes if size is not None)
-
-
-def token(bundle: Bundle, variant: Variant, tokens: int) -> int | None:
+def token(bundle: Bundle, variant: Variant, tokens: int) -> int:
     """Bytes that a language model reads for one token when it holds `tokens`: all weights that are multiplied by, and
     the state. A table of which only a row is looked up does not count, unless it is the output head as well."""
     (graph,) = variant.graphs
-    state = states(graph, 1, tokens)
-    if state is None:
-        return None
     used = set(_used(bundle, graph))
     tensors = onnxfile.read(bundle.folder, graph.path).external
-    return state + sum({_place(one): one.size for one in tensors if one.tensor in used}.values())
-
-
-def _state(port: Port, axis: int | None, batch: int, tokens: int) -> int | None:
-    shape: list[int] = []
-    for place, length in enumerate(port.shape):
-        if isinstance(length, int):
-            shape.append(length)
-        elif place == axis:
-            shape.append(tokens)
-        elif length == "batch":
-            shape.append(batch)
-        else:
-            return None
-    return math.prod(shape) * np.dtype(port.dtype).itemsize
+    weights = {_place(one): one.size for one in tensors if one.tensor in used}
+    return states(graph, 1, tokens, fixed=1.0) + sum(weights.values())
 
 
 def _used(bundle: Bundle, graph: Graph) -> Iterator[str]:

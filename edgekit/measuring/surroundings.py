@@ -1,56 +1,43 @@
-"""What is known before and around a measurement, asked in one place: the machine, its energy, its bandwidth, and what
-a run is expected to take.
+"""What is known before and around a measurement: what a run is expected to take, and the energy that it took.
 
 Knows no subject; measures nothing of a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.core import Bundle, Progress, Variant
-from edgekit.errors import ResourceError
-from edgekit.record import Energy, Environment, Forecast, Record
+from edgekit.core import Bundle, Variant
+from edgekit.errors import ResourceError, UnsupportedError
+from edgekit.measuring import energy
+from edgekit.measuring.forecast import fit, states
+from edgekit.measuring.forecast import forecast as foretold
+from edgekit.record import Energy, Forecast
 
 if TYPE_CHECKING:
     from edgekit.measuring.configuration import Test
 
-SECONDS, QUICK = 1.0, 0.2  # of reading memory
+LENGTH = 128  # tokens of a text, samples of a series: what an encoder's arena is forecast for
 
 
-def environment(load_before: float, bandwidth: float | None) -> Environment:
-    from edgekit.measuring.environment import describe
-
-    return describe(load_before, bandwidth)
-
-
-def bandwidth(threads: int, *, quick: bool) -> float:
-    from edgekit.measuring.bandwidth import read_bandwidth
-
-    return read_bandwidth(threads, QUICK if quick else SECONDS)
-
-
-def forecast(bundle: Bundle, variant: Variant, test: Test, threads: int) -> Forecast:
-    from edgekit.measuring.forecast import forecast
-
-    return forecast(bundle, variant, batch=test.batch, tokens=test.tokens or LENGTH, threads=threads)
-
-
-def prepared(model: str, targets: Sequence[str], precisions: Sequence[str], folder: Path, say: Progress) -> Path:
-    """The bundle's folder, exported into `folder` first where `model` is none."""
-    from edgekit.measuring.prepare import prepared
-
-    return prepared(model, targets=targets, precisions=precisions, folder=folder, progress=say)
+def forecast(bundle: Bundle, variant: Variant, test: Test, threads: int) -> Forecast | None:
+    """What a fresh process takes that runs the test; None on a target that nobody has measured."""
+    try:
+        found = foretold(bundle, variant, batch=test.batch, tokens=test.tokens or LENGTH, threads=threads)
+    except UnsupportedError:
+        return None
+    if not test.depth:
+        return found
+    before = states(variant.graphs[0], 1, test.tokens)  # what was read before is kept, and each run goes on from a copy
+    return replace(found, arena=found.arena + before, total=found.total + before)
 
 
 def too_large(bundle: Bundle, variant: Variant, test: Test, limit: int) -> str:
     """Why a test that needs more than `limit` bytes is not run, and what of it would fit."""
-    from edgekit.measuring.forecast import fit
-
     try:
         fit(bundle, variant, limit, batch=test.batch, tokens=test.tokens or LENGTH)
     except ResourceError as error:
@@ -58,29 +45,18 @@ def too_large(bundle: Bundle, variant: Variant, test: Test, limit: int) -> str:
     return f"it was expected to take more than the {limit} bytes that are allowed"
 
 
-def remember(record: Record) -> None:
-    """So that `--target auto` knows what is fast on this device."""
-    from edgekit import measured
-
-    measured.remember(record)
-
-
-LENGTH = 128  # tokens of a text, samples of a series: what an encoder's arena is forecast for
-
-
 @dataclass
 class Meter:
     """The energy of several blocks of work, added up."""
 
     csv: Path | None
+    gpu: bool = False
     blocks: list[Energy] = field(default_factory=list)
 
     @contextmanager
     def block(self, per: str, count: Callable[[], int]) -> Iterator[None]:
         """Metered; `count()` afterwards: how many of `per` were made in it."""
-        from edgekit.measuring import energy
-
-        with energy.meter(self.csv) as meter:
+        with energy.meter(self.csv, gpu=self.gpu) as meter:
             yield
         if made := count():
             self.blocks.append(meter.energy(per, made))

@@ -102,7 +102,7 @@ class Weighing:
     _held: list[tuple[int, int]] = field(default_factory=list)  # runs done, bytes of RSS then
 
     def __post_init__(self) -> None:
-        self._meter = surroundings.Meter(self.way.meter)
+        self._meter = surroundings.Meter(self.way.meter, gpu=self.variant.target == "cuda")
 
     @property
     def label(self) -> str:
@@ -243,8 +243,6 @@ class Weighing:
         if not self._opened:
             return None
         phases = msgspec.convert([*self._opened["phases"], *self._finished.get("phases", [])], tuple[Phase, ...])
-        (graph,) = self.variant.graphs
-        recurrent = self.test.scenario in ("llm", "stream")
         return Memory(
             phases=phases,
             peak_rss=next((phase.rss for phase in phases if phase.name == "peak"), None),
@@ -253,7 +251,7 @@ class Weighing:
             weights_on_disk=sizes.weights(self.bundle, self.variant),
             weights_mapped=self._opened["weights_mapped"],
             states=self._opened["states"],
-            states_expected=sizes.states(graph, self.test.batch, max(1, self.test.tokens - 1)) if recurrent else None,
+            states_expected=self.forecast.states if self.forecast and self._opened["states"] is not None else None,
             device_why=HOST if self.variant.target in ("cpu", "openvino") else "nothing here tells it",
             forecast=self.forecast,
         )

@@ -47,6 +47,11 @@ class Contender:
         return middle(self.counted, cost)
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it is of a bundle; another program's answers nobody can check here."""
+        return self.rows[0].digest != ""
+
+    @property
     def bytes(self) -> int | None:
         return self.rows[0].bytes
 
@@ -62,7 +67,7 @@ class Contender:
         if self.cost is None:
             return "not measured"
         accuracy, check = self.accuracy, self.rows[0].check
-        if check is None and (accuracy is None or accuracy.trained is None):
+        if check is None and (accuracy is None or accuracy.trained is None) and self.is_ours:
             return "not checked on this device"
         if check and not check.ok:
             return check.why or "its known answers did not come out"
@@ -96,6 +101,8 @@ def judge(rows: Sequence[Row]) -> Verdict:
     said = [_figures(best), _against(best, first), _smaller(best, first), *(_elsewhere(best, test) for test in others)]
     if best.disturbed:
         said.append("All of its runs were disturbed, so measure again before you rely on them.")
+    if not best.is_ours:
+        said.append("It is no bundle: nobody checked its answers here.")
     if best.rows[0].random:
         said.append("Its weights are made up: the figures tell speed and memory, and nothing of answers.")
     if left_out:

@@ -191,7 +191,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="of every contender (default: 2)")
     parser.add_argument("--only", default="", help="contenders whose name has one of these words, comma between")
     parser.add_argument("--quick", action="store_true", help="a short run: fewer contenders, rounds and texts")
-    parser.add_argument("-o", "--output", type=Path, help="write all figures to this JSON file")
+    parser.add_argument("-o", "--output", type=Path, help="write all figures to this file")
     return parser
 
 

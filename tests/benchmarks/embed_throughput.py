@@ -1,6 +1,6 @@
 """Sentences per second of text embedding, EdgeKit beside its peers.
 
-    python tests/benchmarks/embed_throughput.py --peers .peers -o throughput.json
+    python tests/benchmarks/embed_throughput.py --peers .peers -o throughput.html
     python tests/benchmarks/embed_throughput.py --peers .peers --quick
 
 all-MiniLM-L6-v2 on sentences of 5 to 40 words, handed over one at a time (batch 1) and 32 at a time. Every contender is
@@ -14,7 +14,6 @@ processes that are timed: a fast wrong run is seen. (Agreement in full: embed_ac
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -27,16 +26,16 @@ from _harness import (
     chosen,
     company,
     cosine,
-    machine,
-    publish,
     say,
     spread,
     stage_of,
     table,
 )
 from contenders import EDGEKIT, PEERS, REFERENCE, Contender
+from peer_records import Told, check_output, publish
 
 TEXTS = {"n": 2000, "seed": 5, "shortest": 5, "longest": 40}
+ALIKE = 0.95  # cosine to the reference's vector, from which on it may be this model's
 QUICK = (*EDGEKIT, REFERENCE, *(peer for peer in PEERS if peer.spec["loader"] == "fastembed"))
 Rounds = list[dict[str, dict[str, Any]]]  # per round: contender's name -> the worker's reply
 
@@ -111,18 +110,36 @@ def main() -> None:
     if args.quick:
         args.rounds, args.count = 3, 64
     contenders = chosen(QUICK if args.quick else (*EDGEKIT, *PEERS), args.only)
-    before = machine()
-    result: dict[str, Any] = {"schema": "edgekit.benchmarks.throughput/1", "threads": args.threads, "texts": TEXTS}
+    check_output(args.output)
+    told = Told("all-MiniLM-L6-v2", "feature-extraction", random=False, threads=args.threads)
+    result: dict[str, Any] = {"threads": args.threads}
     with company(stage_of(args), contenders, args.threads) as here:
-        result |= {"left_out": here.absent, "cosine": agreement(here)}
-        result["versions"] = {name: worker.ask(do="versions") for name, worker in here.workers.items()}
+        result["cosine"] = agreement(here)
         for batch, count in ((1, args.count // 4), (32, args.count)):
             warm_up(here, batch, count)
             rounds, others = measure(here, batch, count, args.rounds)
             found = figures(rounds, contenders)
             result[f"batch_{batch}"] = {"figures": found, "cores_busy_with_other_work": others, "rounds": rounds}
-    result["machine"] = {**before, "load_after": os.getloadavg()}
-    publish(args, "\n\n".join(report(result, batch) for batch in (1, 32)), result)
+    rows = [row(told, one, result, batch) for one in contenders if one.name in found for batch in (1, 32)]
+    record = told.record("EdgeKit beside its peers", rows, __doc__ or "")
+    publish(args.output, "\n\n".join(report(result, batch) for batch in (1, 32)), record)
+
+
+def row(told: Told, contender: Contender, result: Mapping[str, Any], batch: int) -> Any:
+    """The contender's row of the record. A vector that is none of this model's is wrong, however fast it came."""
+    measured, alike = result[f"batch_{batch}"], result["cosine"].get(contender.name)
+    replies = [each[contender.name] for each in measured["rounds"]]
+    seconds = [reply["seconds"] / reply["texts"] for reply in replies]
+    values = {"latency": seconds} if batch == 1 else {"throughput": [1 / one for one in seconds]}
+    return told.row(
+        contender,
+        "single-stream" if batch == 1 else "offline",
+        "single" if batch == 1 else f"batch {batch}",
+        {"batch": batch},
+        values,
+        others=measured["cores_busy_with_other_work"],
+        check=f"its first vector has a cosine of {alike:.3f}" if alike is not None and alike < ALIKE else "",
+    )
 
 
 def report(result: Mapping[str, Any], batch: int) -> str:

@@ -1,7 +1,7 @@
 """Tokens per second, time to the first token, loading and memory of language models, EdgeKit beside its peers.
 
     python tests/benchmarks/peer_envs.py --folder .peers
-    python tests/benchmarks/peers_llm.py --peers .peers --config qwen3-0.6b/config.json -o qwen3.json
+    python tests/benchmarks/peers_llm.py --peers .peers --config qwen3-0.6b/config.json -o qwen3.html
 
 The same random weights for every contender, in four bits (groups of 32, symmetric; transformers in bfloat16), a prompt
 of 512 random tokens, 128 new ones, greedily. Every contender is a process of its own. Rounds: in each, all answer the
@@ -17,16 +17,17 @@ peak of the largest process), on an idle machine only if it was idle then: delet
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from _harness import Company, arguments, busy_seconds, chosen, company, machine, publish, say, spread, table
+from _harness import Company, arguments, busy_seconds, chosen, company, say, spread, table
 from contenders import HERE, Contender, Maker, Stage
+from peer_records import Told, check_output, publish
 
 MAKERS = {
     "weights": Maker("", "weights"),
@@ -128,18 +129,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.new = 2, 32
-    where, before = stage(args.config, args.peers, args.cache), machine()
-    contenders = chosen(CONTENDERS, args.only)
+    check_output(args.output)
+    where, contenders = stage(args.config, args.peers, args.cache), chosen(CONTENDERS, args.only)
+    told = Told(args.config.resolve().parent.name, "text-generation", random=True, threads=args.threads)
     speed = bandwidth(args.threads)
     with company(where, contenders, args.threads) as here:
         result: dict[str, Any] = {
-            "schema": "edgekit.benchmarks.peers_llm/1",
-            "config": args.config.resolve().parent.name,
+            "config": told.model,
             "prompt": args.prompt,
             "new": args.new,
             "threads": args.threads,
-            "left_out": here.absent,
-            "versions": {name: worker.ask(do="versions") for name, worker in here.workers.items()},
             "rounds": (rounds := measure(here, args)),
             "figures": (found := figures(rounds)),
         }
@@ -151,8 +150,33 @@ def main() -> None:
                     "export": where.cost(one) if one.files else None,
                 }
     result["bandwidth"] = {"bytes_per_second": max(speed, bandwidth(args.threads)), "weights": weights(where)}
-    result["machine"] = {**before, "load_after": os.getloadavg()}
-    publish(args, report(result), result)
+    rows = [row(told, one, result) for one in contenders if one.name in found]
+    record = told.record("EdgeKit beside its peers", rows, __doc__ or "", result["bandwidth"]["bytes_per_second"])
+    publish(args.output, report(result), record)
+
+
+def row(told: Told, contender: Contender, result: Mapping[str, Any]) -> Any:
+    """The contender's row of the record."""
+    replies = [each[contender.name] for each in result["rounds"]]
+    took = [speeds(reply) for reply in replies]
+    values = {
+        "load": [result["figures"][contender.name]["load"]],
+        "ttft": [one["ttft"] for one in took],
+        "tpot": [1 / one["decode"] for one in took],
+        "itl": [after - before for reply in replies for before, after in pairwise(reply["came"])],
+        "prefill": [result["prompt"] / one["ttft"] for one in took],
+        "decode": [one["decode"] for one in took],
+    }
+    lengths = {"prompt": result["prompt"], "generate": result["new"], "depth": 0, "batch": 1}
+    return told.row(
+        contender,
+        "llm",
+        f"pp{result['prompt']}+tg{result['new']}",
+        lengths,
+        values,
+        others=median(reply["others"] for reply in replies),
+        peak=result["figures"][contender.name]["memory"]["peak"],
+    )
 
 
 def report(result: Mapping[str, Any]) -> str:
