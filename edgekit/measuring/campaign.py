@@ -32,7 +32,6 @@ from edgekit.registry import suggest
 TITLE = "EdgeKit benchmark"
 SECONDS, QUICK = 1.0, 0.2  # of reading memory
 STARTS = 2  # more fresh processes of a variant, only for how long it takes to start
-BUSY = 0.5  # load per core from which on the machine was not ours alone
 DAY = 86_400
 METHOD = (
     "Every row was measured in a process of its own. The variants of a bundle took turns in blocks of runs, while the "
@@ -255,17 +254,12 @@ def _record(
             records.Subject(bundle=each.name, what=tasks.find(each.bundle.task).description) for each in subjects
         ),
         method=METHOD,
-        warnings=(*said, *_warnings(subjects, rows, environment)),
+        warnings=(*said, *_warnings(subjects, rows)),
     )
 
 
-def _warnings(subjects: Sequence[Subject], rows: Sequence[Row], environment: Environment) -> Iterator[str]:
+def _warnings(subjects: Sequence[Subject], rows: Sequence[Row]) -> Iterator[str]:
     """What a reader of all rows should know."""
-    if environment.load_before > BUSY * environment.affinity:
-        yield (
-            f"The machine was busy before the first row (load {environment.load_before:.1f} on {environment.affinity} "
-            "cores): times say little."
-        )
     for each in subjects:
         if each.bundle.source.random:
             yield f"{each.name} has random weights: its answers mean nothing, its speed and memory do."
