@@ -187,6 +187,18 @@ def test_a_worker_that_is_killed_is_a_row_that_says_so_and_the_others_go_on(fold
     assert (rows[1].invalid, rows[1].figures["latency"].n) == ("", 6)
 
 
+def test_the_command_ends_with_what_went_wrong_after_it_told_everything(folder: Path, call: Call) -> None:
+    asked = ("bench", folder, "--quick", "-t", "1", "-r", "3", "--scenario", "single-stream", "--target", "cpu")
+    refused = call(*asked, "--memory-limit", "1M")
+    assert (refused.code, "small.ek  cpu/fp32" in refused.out) == (7, True)
+    assert "error: nothing could be measured" in refused.err
+    assert "are allowed" in refused.err
+    small_bundles.spoil(folder)
+    wrong = call(*asked)
+    assert (wrong.code, "invalid: wrong: outputs moved by" in wrong.out) == (5, True)
+    assert "error: small.ek cpu/fp32 single does not repeat its known answers" in wrong.err
+
+
 def test_a_bundle_that_is_damaged_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes() + b" ")
     with pytest.raises(BundleError, match="has changed"):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.commandline import COUNT, TARGETS, Verb, one_of, size, speaks
 from edgekit.core import PRECISIONS, SCENARIOS
+from edgekit.errors import EdgeKitError, ResourceError, VerificationError
 from edgekit.terminal import Console
+
+if TYPE_CHECKING:
+    from edgekit.record import Record
 
 TOKENS = click.IntRange(0, 2**31 - 1)
 PATH = click.Path(path_type=Path)
@@ -46,7 +50,8 @@ def bench(console: Console, /, bundles: tuple[str, ...], outputs: tuple[Path, ..
     $ edgekit bench random:configs/qwen3-0.6b --precision int4 --quick
 
     Every variant that this machine can run, in every test that its loop has, each in a fresh process; with their
-    answers checked where they were timed. BUNDLE may be a model, too, which is exported first.
+    answers checked where they were timed. BUNDLE may be a model, too, which is exported first. The exit code is 5 when
+    an answer is wrong.
     """
     from edgekit import report
     from edgekit.bench import bench
@@ -58,4 +63,15 @@ def bench(console: Console, /, bundles: tuple[str, ...], outputs: tuple[Path, ..
     for path in outputs:
         report.write(record, path)
         console.say(f"wrote {path}")
-    console.answer(record, report.table(record))
+    console.answer(record, report.table(record), failure(record))
+
+
+def failure(record: Record) -> EdgeKitError | None:
+    """What the command ends with, after it told all that it found: wrong answers, or nothing that could be measured."""
+    wrong = [row.name for row in record.rows if row.check is not None and not row.check.ok]
+    if wrong:
+        hint = "run another variant (--target, --precision), or export the model again on this machine"
+        return VerificationError(f"{wrong[0]} does not repeat its known answers", hint=hint, rows=wrong)
+    if all(row.invalid for row in record.rows):
+        return ResourceError("nothing could be measured", hint=record.rows[0].invalid)
+    return None
