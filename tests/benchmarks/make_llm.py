@@ -1,11 +1,12 @@
 """Makes the files that one contender of peers_llm.py loads, each in the way that its own documentation says.
 
-    python tests/benchmarks/make_llm.py weights|edgekit|genai|openvino|openvino-head8|gguf MODEL OUT
+    python tests/benchmarks/make_llm.py weights|edgekit|edgekit-kv8|genai|openvino|openvino-head8|gguf MODEL OUT
 
 `weights`: a Hugging Face folder of random bfloat16 weights for the config MODEL/config.json, always the same for a
 config; MODEL is that folder for all others, which hold its weights in four bits, groups of 32, symmetric. `edgekit`:
-our bundle. `genai`: ONNX Runtime GenAI's model builder. `openvino`: optimum-intel's export with every layer in four
-bits; `openvino-head8` with embedding and head in eight, as it does by itself. `gguf`: llama.cpp's Q4_0, every layer.
+our bundle; `edgekit-kv8`: with caches in 8 bits. `genai`: ONNX Runtime GenAI's model builder. `openvino`:
+optimum-intel's export with every layer in four bits; `openvino-head8` with embedding and head in eight, as it does by
+itself. `gguf`: llama.cpp's Q4_0, every layer.
 """
 
 from __future__ import annotations
@@ -38,10 +39,15 @@ def make_weights(model: Path, out: Path) -> None:
     (out / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
 
 
-def make_edgekit(model: Path, out: Path) -> None:
+def make_edgekit(model: Path, out: Path, *more: str) -> None:
     # Made-up weights answer by chance: how far four bits go from sixteen says nothing of a model that was trained.
     options = ["--precision", "int4", "--target", "cpu", "--target", "openvino", "--max-accuracy-loss", "1"]
-    _run([sys.executable, "-m", "edgekit", "export", model, "-o", out, *options])
+    _run([sys.executable, "-m", "edgekit", "export", model, "-o", out, *options, *more])
+
+
+def make_edgekit_kv8(model: Path, out: Path) -> None:
+    caches = ("cpu:kv_cache=int8", "openvino:KV_CACHE_PRECISION=u8")
+    make_edgekit(model, out, *(word for cache in caches for word in ("--engine-option", cache)))
 
 
 def make_genai(model: Path, out: Path) -> None:
@@ -86,6 +92,7 @@ def _run(command: list[str | Path]) -> None:
 MAKERS = {
     "weights": make_weights,
     "edgekit": make_edgekit,
+    "edgekit-kv8": make_edgekit_kv8,
     "genai": make_genai,
     "openvino": make_openvino,
     "openvino-head8": make_openvino_head8,

@@ -32,6 +32,7 @@ from peer_records import Told, check_output, publish
 MAKERS = {
     "weights": Maker("", "weights"),
     "edgekit": Maker("", "edgekit"),
+    "edgekit-kv8": Maker("", "edgekit-kv8"),
     "genai": Maker("peers-genai", "genai"),
     "openvino": Maker("peers-openvino", "openvino"),
     "openvino-head8": Maker("peers-openvino", "openvino-head8"),
@@ -40,6 +41,8 @@ MAKERS = {
 CONTENDERS = (
     Contender("edgekit cpu", "", "edgekit", "int4", {"loader": "edgekit", "target": "cpu"}),
     Contender("edgekit openvino", "", "edgekit", "int4", {"loader": "edgekit", "target": "openvino"}),
+    Contender("edgekit cpu, 8-bit cache", "", "edgekit-kv8", "int4", {"loader": "edgekit", "target": "cpu"}),
+    Contender("edgekit openvino, 8-bit cache", "", "edgekit-kv8", "int4", {"loader": "edgekit", "target": "openvino"}),
     Contender("onnxruntime-genai", "peers-genai", "genai", "int4", {"loader": "genai"}),
     Contender("openvino-genai", "peers-openvino", "openvino", "int4", {"loader": "openvino"}),
     Contender("openvino-genai, head in int8", "peers-openvino", "openvino-head8", "int4", {"loader": "openvino"}),
