@@ -52,7 +52,7 @@ class Told:
         from edgekit.measuring.figures import figure
         from edgekit.record import QUANTITIES, Memory, Row
 
-        library, _, form = contender.name.partition(" ")
+        library, _, form = contender.name.replace(",", "").partition(" ")
         return Row(
             bundle=self.model,
             digest="",
