@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from edgekit import bundle as bundles
 from edgekit import measured, registry
-from edgekit.core import Bundle, Variant
+from edgekit.core import SCENARIOS, Bundle, Variant
 from edgekit.errors import DeviceError, UsageError
 
 log = logging.getLogger("edgekit")
@@ -68,11 +68,17 @@ def _fastest(able: Sequence[Variant], known: Sequence[measured.Entry]) -> Chosen
 
 
 def _together(entries: Iterable[measured.Entry]) -> list[measured.Entry]:
-    """Those of one test with as many threads: of the test that most variants had, the newest."""
+    """Those of one test with as many threads: of the test that most variants had, in the scenario that decides, the
+    newest."""
     tests: dict[tuple[str, str, int], list[measured.Entry]] = {}
     for entry in entries:
         tests.setdefault(entry.same, []).append(entry)
-    return max(tests.values(), key=lambda test: (len(test), max(entry.when for entry in test)), default=[])
+    rank = {name: number for number, name in enumerate(SCENARIOS)}
+
+    def better(test: list[measured.Entry]) -> tuple[int, int, str]:
+        return len(test), -rank.get(test[0].scenario, len(rank)), max(entry.when for entry in test)
+
+    return max(tests.values(), key=better, default=[])
 
 
 def _besides(able: Sequence[Variant], right: Sequence[Variant]) -> str:

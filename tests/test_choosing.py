@@ -47,6 +47,17 @@ def remember(bundle: Bundle, here: Environment, *rows: tuple[str, float], **othe
     measured.remember(record(here, *made))
 
 
+def test_a_caller_who_waits_for_one_answer_decides(three: Bundle, here: Environment) -> None:
+    digest = bundles.fingerprint(three)
+    rows = [
+        row(name, digest, scenario=scenario, test=test, figures={"latency": figure(seconds)})
+        for scenario, test, times in (("offline", "batch 32", (0.1, 0.2)), ("single-stream", "single", (0.4, 0.3)))
+        for name, seconds in zip(("cpu/int8", "cpu/int4"), times)
+    ]
+    measured.remember(record(here, *rows))
+    assert choose(three, "auto", None).variant.name == "cpu/int4"
+
+
 def test_the_fastest_that_was_measured_here(three: Bundle, here: Environment, caplog: pytest.LogCaptureFixture) -> None:
     remember(three, here, ("cpu/int8", 0.2), ("cpu/int4", 0.1))
     with caplog.at_level(logging.INFO, "edgekit"):

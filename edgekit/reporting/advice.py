@@ -13,12 +13,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgekit.record import Accuracy, Figure, Row
+from edgekit.record import SCENARIOS, Accuracy, Figure, Row
 from edgekit.reporting import words
 
 KEEPS = 0.005  # a variant keeps the accuracy while it loses no more than half a point of what the weights have
 LEVEL = 1.05  # medians within 5 % are one speed: the machine's own noise is of that size
-DECIDES = ("llm", "stream", "single-stream", "offline")  # the scenario by which a bundle is judged: its first of these
 ANSWER_TOKENS = 128  # of a language model's answer, where its test does not say
 
 
@@ -92,7 +91,7 @@ def judge(rows: Sequence[Row]) -> Verdict:
     tests = contests(rows)
     if not tests:
         return Verdict(None, "Nothing was measured.")
-    rank = {name: number for number, name in enumerate(DECIDES)}
+    rank = {name: number for number, name in enumerate(SCENARIOS)}
     first, *others = sorted(tests, key=lambda test: rank.get(test[0].rows[0].scenario, len(rank)))
     best, left_out = pick(first), _left_out(first)
     if best is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekit.record import Accuracy, Figure, Record, Row, Subject
+from edgekit.record import SCENARIOS, Accuracy, Figure, Record, Row, Subject
 from edgekit.reporting import advice, words
 from edgekit.reporting.advice import Verdict
 
@@ -54,7 +54,7 @@ class Group:
 
     @property
     def scenarios(self) -> list[str]:
-        return [name for name in advice.DECIDES if self.of(name)]
+        return [name for name in SCENARIOS if self.of(name)]
 
     def label(self, entry: Entry, *, test: bool = True) -> str:
         """What tells an entry from the others of these: device and test only where there are several."""

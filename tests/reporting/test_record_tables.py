@@ -105,7 +105,7 @@ def test_a_row_without_figures_is_still_told() -> None:
 
 def test_the_terminal_has_a_table_for_each_scenario() -> None:
     text = tables.table(typical())
-    assert [line for line in text.splitlines() if line.isupper()] == ["SINGLE-STREAM", "OFFLINE", "LLM", "STREAM"]
+    assert [line for line in text.splitlines() if line.isupper()] == ["LLM", "STREAM", "SINGLE-STREAM", "OFFLINE"]
     assert re.search(r"cpu/int8-dynamic +single +3\.\d+ ms +104\.7 MB +23\.1 MB +97\.9 % +yes", text)
     assert re.search(r"openvino/int8-dynamic +single .* NO$", text, re.M)
     assert "disturbed: others used 0.8 cores of 2 meanwhile" in text
