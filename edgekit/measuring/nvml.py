@@ -1,4 +1,4 @@
-"""The little of NVIDIA's management library that a benchmark asks: what a GPU has used since its driver was loaded.
+"""The little of NVIDIA's management library that a benchmark asks: what a GPU has used, and what a process has there.
 
 https://docs.nvidia.com/deploy/nvml-api/, by ctypes: no package is needed for it.
 """
@@ -10,6 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 NVML = "libnvidia-ml.so.1"
+MOST = 256  # processes on one GPU
+UNKNOWN = (1 << 64) - 1  # NVML_VALUE_NOT_AVAILABLE
+
+
+class _Process(ctypes.Structure):
+    """nvmlProcessInfo_t, of version 2 on."""
+
+    _fields_ = (
+        ("pid", ctypes.c_uint),
+        ("usedGpuMemory", ctypes.c_ulonglong),
+        ("gpuInstanceId", ctypes.c_uint),
+        ("computeInstanceId", ctypes.c_uint),
+    )
 
 
 def gpu_millijoules(library: str = NVML, index: int = 0) -> int:
@@ -19,6 +32,25 @@ def gpu_millijoules(library: str = NVML, index: int = 0) -> int:
         _check(nvml, nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle)))
         _check(nvml, nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(found)))
         return found.value
+
+
+def gpu_memory(pid: int, library: str = NVML) -> int:
+    """Bytes that a process holds on all GPUs, by nvmlDeviceGetComputeRunningProcesses. Raises OSError with NVML's own
+    words, and where it does not name the process: from a container it may know it by another number."""
+    with _opened(library) as nvml:
+        count = ctypes.c_uint()
+        _check(nvml, nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)))
+        held = [used for index in range(count.value) for number, used in _processes(nvml, index) if number == pid]
+    if not held or UNKNOWN in held:
+        raise OSError("NVML does not say what this process holds")
+    return sum(held)
+
+
+def _processes(nvml: ctypes.CDLL, index: int) -> Iterator[tuple[int, int]]:
+    handle, found, count = ctypes.c_void_p(), (_Process * MOST)(), ctypes.c_uint(MOST)
+    _check(nvml, nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle)))
+    _check(nvml, nvml.nvmlDeviceGetComputeRunningProcesses_v3(handle, ctypes.byref(count), found))
+    yield from ((one.pid, one.usedGpuMemory) for one in found[: count.value])
 
 
 @contextmanager

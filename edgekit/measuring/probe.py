@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from edgekit.model import Model
 
 Say = Callable[[Any], None]
+HOSTS = ("cpu", "openvino")  # targets whose engine has no memory of its own
 ITEMS = 400  # held-out inputs that are asked at most, where each has a right answer of its own
 WINDOWS = 120  # of a sustained run, at most
 SHORTEST = 0.5  # seconds of a window
@@ -56,13 +58,28 @@ def serve(order: dict[str, Any], say: Say) -> dict[str, Any]:
                 break
             say(subject.run(request["count"]) if request["do"] == "run" else subject.sustain(request["seconds"]))
         phases = subject.ran()
+        held, why = device_memory(subject.model.variant.target)
         check, accuracy = gate(subject.model)
     phases.append(process_memory.phase("closed"))
     return {
         "phases": msgspec.to_builtins(phases),
         "check": msgspec.to_builtins(check),
         "accuracy": msgspec.to_builtins(accuracy),
+        "device": held,
+        "device_why": why,
     }
+
+
+def device_memory(target: str) -> tuple[int | None, str]:
+    """Bytes that this process holds on a device of its own, or why that is not known."""
+    from edgekit.measuring.nvml import gpu_memory
+
+    if target in HOSTS:
+        return None, "it computes in the host's memory"
+    try:
+        return gpu_memory(os.getpid()), ""
+    except OSError as error:
+        return None, str(error)
 
 
 class Subject:

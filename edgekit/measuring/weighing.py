@@ -37,7 +37,6 @@ from edgekit.record import (
 )
 
 FELL = 0.1  # of what was made in a second, from the first quarter of a sustained run to its last: throttling
-HOST = "it computes in the host's memory"
 
 
 @dataclass(frozen=True)
@@ -252,7 +251,8 @@ class Weighing:
             weights_mapped=self._opened["weights_mapped"],
             states=self._opened["states"],
             states_expected=self.forecast.states if self.forecast and self._opened["states"] is not None else None,
-            device_why=HOST if self.variant.target in ("cpu", "openvino") else "nothing here tells it",
+            device=self._finished.get("device"),
+            device_why=self._finished.get("device_why", "it did not come so far"),
             forecast=self.forecast,
         )
 

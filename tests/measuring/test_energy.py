@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -12,6 +13,8 @@ import pytest
 from edgekit.errors import InputError
 from edgekit.measuring import energy
 from edgekit.measuring.energy import meter
+from edgekit.measuring.nvml import gpu_memory
+from edgekit.measuring.probe import device_memory
 
 RANGE = 262_143_328_850
 STUB = Path(__file__).parent.parent / "stub_nvml.c"
@@ -139,6 +142,26 @@ def test_a_gpu_that_has_no_counter(nvml: Path, monkeypatch: pytest.MonkeyPatch) 
     with meter(gpu=True, library=str(nvml)) as counted:
         pass
     assert counted.energy("run", 1).why == "NVML: Not Supported"
+
+
+def test_what_a_process_holds_on_a_gpu(nvml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STUB_NVML_FAILS", raising=False)
+    assert gpu_memory(os.getpid(), str(nvml)) == 3_000_000_000
+    with pytest.raises(OSError, match="does not say what this process holds"):
+        gpu_memory(2, str(nvml))
+    monkeypatch.setenv("STUB_NVML_HIDES", "1")
+    with pytest.raises(OSError, match="does not say what this process holds"):
+        gpu_memory(os.getpid(), str(nvml))
+    monkeypatch.setenv("STUB_NVML_FAILS", "1")
+    with pytest.raises(OSError, match="Not Supported"):
+        gpu_memory(os.getpid(), str(nvml))
+
+
+def test_memory_of_a_device_that_is_not_there_is_told_as_that() -> None:
+    assert device_memory("cpu") == (None, "it computes in the host's memory")
+    if not Path("/proc/driver/nvidia/version").exists():
+        held, why = device_memory("cuda")
+        assert (held, "libnvidia-ml" in why) == (None, True)
 
 
 def test_no_gpu() -> None:
