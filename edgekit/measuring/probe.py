@@ -158,7 +158,8 @@ class Subject:
         return {"values": values, "seconds": seconds, "seen": watch.seen, "rss": rss}
 
     def sustain(self, seconds: float) -> dict[str, Any]:
-        """On and on: what was made in each window, for each second of running. A window ends with a run."""
+        """On and on: what was made in each window, for each second of running. A window ends with a run; there is one,
+        however short the time was."""
         window = max(SHORTEST, seconds / WINDOWS)
         scenario, rates = self._scenario, list[float]()
         made, spent = 0, 0.0
@@ -170,6 +171,8 @@ class Subject:
                 if spent >= window:
                     rates.append(made / spent)
                     made, spent = 0, 0.0
+        if spent and not rates:
+            rates.append(made / spent)
         self._hertz = watch.hertz
         return {"window": window, "rates": rates, "seen": watch.seen}
 
