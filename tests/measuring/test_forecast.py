@@ -85,8 +85,8 @@ class Told:
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 @pytest.mark.parametrize(("model", "tokens", "batch"), [("zoo:parity", 8, 2), ("zoo:speaker", 48, 1)])
 def test_what_processes_take(exported: Callable[..., Path], model: str, tokens: int, batch: int) -> None:
-    """Of models so small that nearly all is Python's and the engine's own, whose peak was 17 MB higher than ever after
-    when their files had just been installed: so a fifth too low may be; a quarter too high is what a compile cache saves.
+    """Of models so small that nearly all is Python's and the engine's own. A fifth too low may be: when their files had
+    just been installed the peak was once 17 MB higher than ever after; a quarter too high: a compile cache saves that.
     """
     folder = exported(model, **(SPEAKER if model == "zoo:speaker" else PARITY))
     found = bundles.read(folder)
