@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 
 def test_what_is_allocated_shows_in_every_count() -> None:
-    """Of its own pages: how many of the others are shared, and so PSS and USS, changes as other processes come and go."""
+    """Of pages of its own: how many others are shared, and so PSS and USS, changes as other processes come and go."""
     with mmap.mmap(-1, 32 * MIB, flags=mmap.MAP_PRIVATE) as held:
         before = process_memory.phase("before")
         for page in range(0, 32 * MIB, mmap.PAGESIZE):
