@@ -16,6 +16,7 @@ class Footprint:
     """Bytes, and multiples of what the graph's files say."""
 
     base: int  # Python, numpy and the engine with a graph of no size open
+    libraries: int  # more, of their code: a sixth less or more, as its files lie in the kernel's page cache
     node: int  # for each node of the graph
     opening: int  # more, while it is opened for the first time
     weights: float  # of the weights' bytes: mapped, copied or packed

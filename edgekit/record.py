@@ -77,6 +77,7 @@ class Forecast:
     """What a run was expected to take at most, before anything was allocated: peak RSS of a fresh process."""
 
     base: int  # Python, numpy and the engine
+    libraries: int  # their code: how much of it is resident, the kernel decides
     weights: int
     states: int  # caches and cells, at the lengths of this test
     arena: int  # activations
@@ -94,6 +95,7 @@ class Memory:
     slope_runs: int = 0
     weights_on_disk: int | None = None
     weights_mapped: int | None = None
+    libraries: int | None = None  # shared libraries' pages
     states: int | None = None  # what the session says that its state takes
     states_expected: int | None = None  # by formula
     device: int | None = None

@@ -157,7 +157,8 @@ def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footp
     MatMulNBits keeps what it packs it from, and the form for prompts maps weights of its own.
     """
     held = Footprint(
-        base=76_000_000,
+        base=28_000_000,
+        libraries=56_000_000,
         node=8_000,
         opening=2_000_000,
         weights=1.0,

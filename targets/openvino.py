@@ -77,7 +77,8 @@ def computes(recipe: Recipe, graph: Graph) -> str:
 def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footprint:
     """In memory: the file of what was compiled, mapped and read, and the weights that were packed of it."""
     held = Footprint(
-        base=100_000_000,
+        base=20_000_000,
+        libraries=96_000_000,
         node=25_000,
         opening=10_000_000,
         weights=2.0,

@@ -77,8 +77,17 @@ def memory(base: int, weights: int, *, forecast: float = 1.05) -> Memory:
     )
     peak = int(base + 1.5 * weights)
     total = int(peak * forecast)
+    libraries = base // 2
     spike = total - base - weights - weights // 10 - weights // 20
-    told = Forecast(base=base, weights=weights, states=weights // 10, arena=weights // 20, spike=spike, total=total)
+    told = Forecast(
+        base=base - libraries,
+        libraries=libraries,
+        weights=weights,
+        states=weights // 10,
+        arena=weights // 20,
+        spike=spike,
+        total=total,
+    )
     return Memory(
         phases=phases,
         peak_rss=peak,
@@ -86,6 +95,7 @@ def memory(base: int, weights: int, *, forecast: float = 1.05) -> Memory:
         slope_runs=700,
         weights_on_disk=weights,
         weights_mapped=weights // 2,
+        libraries=libraries,
         states=weights // 10,
         states_expected=weights // 10,
         device_why="no GPU",

@@ -123,6 +123,7 @@ class Subject:
             "phases": self._phases,
             "placement": model.placement,
             "weights_mapped": _mapped(model.bundle, model.variant),
+            "libraries": process_memory.libraries(),
             "states": states,
             "facts": scenario.facts,
             "per": scenario.per,

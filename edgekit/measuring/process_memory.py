@@ -3,6 +3,7 @@
     phase("loaded")           RSS, PSS, USS and what is no file's, now (/proc/self/smaps_rollup)
     peak()                    the high-water mark of RSS (VmHWM)
     mapped(folder)            what of the files below a folder is in memory by mapping them
+    libraries()               what of shared libraries is
 
 proc_pid_smaps(5), proc_pid_status(5). None where this kernel does not tell. `getrusage` is of no use for the peak: a
 process inherits that of the one that started it.
@@ -13,11 +14,16 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.record import Phase
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SELF = Path("/proc/self")
 _REGION = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+ *(.*)")
+_LIBRARY = re.compile(r"\.so(\.\d+)*$")
 
 
 def phase(name: str, home: Path = SELF) -> Phase:
@@ -49,14 +55,27 @@ def resident(home: Path = SELF) -> int | None:
 
 def mapped(folder: Path, home: Path = SELF) -> int | None:
     """Bytes of the files below `folder` that are resident because this process has mapped them."""
+    below = os.path.realpath(folder) + os.sep
+    return _regions(home, lambda file: file.startswith(below))
+
+
+def libraries(home: Path = SELF) -> int | None:
+    """Bytes of shared libraries that are resident. A third more of the same ones are where the kernel keeps their files
+    in larger pieces, as it does with files that were just written: it maps a piece at a time.
+    """
+    return _regions(home, lambda file: _LIBRARY.search(file) is not None)
+
+
+def _regions(home: Path, wanted: Callable[[str], bool]) -> int | None:
+    """Resident bytes of the regions whose file is wanted."""
     try:
         lines = (home / "smaps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return None
-    inside, total, below = False, 0, os.path.realpath(folder) + os.sep
+    inside, total = False, 0
     for line in lines:
         if region := _REGION.fullmatch(line):
-            inside = region[1].startswith(below)
+            inside = wanted(region[1])
         elif inside and line.startswith("Rss:"):
             total += _bytes(line)
     return total

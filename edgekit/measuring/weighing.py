@@ -249,6 +249,7 @@ class Weighing:
             slope_runs=self.done if self._slope() is not None else 0,
             weights_on_disk=sizes.weights(self.bundle, self.variant),
             weights_mapped=self._opened["weights_mapped"],
+            libraries=self._opened["libraries"],
             states=self._opened["states"],
             states_expected=self.forecast.states if self.forecast and self._opened["states"] is not None else None,
             device=self._finished.get("device"),

@@ -120,8 +120,8 @@ def _memory(found: Memory) -> Iterator[str]:
     elif len(set(names)) < len(names):
         yield "a memory phase is there twice"
     sizes = [size for p in found.phases for size in (p.rss, p.pss, p.uss, p.anonymous)]
-    sizes += [found.peak_rss, found.weights_on_disk, found.weights_mapped, found.states, found.states_expected]
-    if any(size is not None and size < 0 for size in (*sizes, found.device)):
+    sizes += [found.peak_rss, found.weights_on_disk, found.weights_mapped, found.libraries, found.device]
+    if any(size is not None and size < 0 for size in (*sizes, found.states, found.states_expected)):
         yield "a negative amount of memory"
 
 

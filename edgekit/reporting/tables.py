@@ -35,6 +35,7 @@ MORE = {
     "slope_bytes_per_100_runs": "memory.slope",
     "weights_on_disk_bytes": "memory.weights_on_disk",
     "weights_mapped_bytes": "memory.weights_mapped",
+    "libraries_bytes": "memory.libraries",
     "states_bytes": "memory.states",
     "states_expected_bytes": "memory.states_expected",
     "device_memory_bytes": "memory.device",

@@ -49,8 +49,24 @@ def test_a_mapped_file_counts_as_far_as_it_was_read(tmp_path: Path) -> None:
     assert process_memory.mapped(inside) == 0
 
 
+def test_shared_libraries_are_counted_by_their_names(tmp_path: Path) -> None:
+    before = process_memory.libraries()
+    assert before is not None
+    assert before > MIB, "the C library's at least"
+    for name, size in {"libnew.so.12.3": 4, "ext.cpython-311.so": 2, "names.sorted": 8}.items():
+        file = tmp_path / name
+        file.write_bytes(b"l" * (size * MIB))
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            assert sum(view[::4096]) > 0
+            after = process_memory.libraries()
+        assert after is not None
+        grown = after - before
+        assert abs(grown - (0 if name == "names.sorted" else size * MIB)) < MIB, name
+
+
 def test_what_the_kernel_does_not_tell_is_none(tmp_path: Path) -> None:
     found = process_memory.phase("x", tmp_path)
     assert (found.rss, found.pss, found.uss, found.anonymous) == (None, None, None, None)
     assert process_memory.peak(tmp_path) is None
     assert process_memory.mapped(tmp_path, tmp_path) is None
+    assert process_memory.libraries(tmp_path) is None
