@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ._blueprint import Blueprint
 from ._onnx import Draft
-from ._parts import Heads, Linear, Norm
+from ._parts import Heads, Norm
 from ._store import Store
 
 if TYPE_CHECKING:
@@ -42,9 +42,10 @@ class Attention:
     def layer(self, number: int, layer: Heads, hidden: ir.Value) -> tuple[ir.Value, dict[str, ir.Value]]:
         """(batch, sequence, heads * head_dim) before the output projection, and the caches with the new tokens."""
         plan, draft, at = self.plan, self.draft, f"layers.{number}"
-        query = self._heads(f"{at}.q", layer.q, plan.heads, layer.q_norm, hidden)
-        key = self._heads(f"{at}.k", layer.k, plan.kv_heads, layer.k_norm, hidden)
-        value = self._heads(f"{at}.v", layer.v, plan.kv_heads, None, hidden)
+        query, key, value = self.store.together(f"{at}.qkv", {"q": layer.q, "k": layer.k, "v": layer.v}, hidden)
+        query = self._heads(f"{at}.q", query, plan.heads, layer.q_norm)
+        key = self._heads(f"{at}.k", key, plan.kv_heads, layer.k_norm)
+        value = self._heads(f"{at}.v", value, plan.kv_heads, None)
         if layer.rope:
             query = self._rotary(f"{at}.q_rotary", layer.rope, query)
             key = self._rotary(f"{at}.k_rotary", layer.rope, key)
@@ -62,9 +63,8 @@ class Attention:
         attended = draft.op("Reshape", [attended, flat], name=f"{at}.attended")
         return attended, {f"present.{number}.key": key, f"present.{number}.value": value}
 
-    def _heads(self, name: str, linear: Linear, heads: int, norm: Norm | None, hidden: ir.Value) -> ir.Value:
+    def _heads(self, name: str, made: ir.Value, heads: int, norm: Norm | None) -> ir.Value:
         """(batch, heads, sequence, head_dim). A norm's width says whether it goes over one head or over all."""
-        made = self.store.linear(name, linear, hidden)
         over_all = norm is not None and norm.width != self.plan.head_dim
         if over_all:
             made = self.store.norm(f"{name}_norm", norm, made)

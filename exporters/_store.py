@@ -8,7 +8,7 @@ and the head multiplies by its transpose. Knows no architecture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,28 +46,46 @@ class Store:
 
     def linear(self, name: str, linear: Linear, value: ir.Value) -> ir.Value:
         """(batch, sequence, inputs) -> (batch, sequence, outputs)."""
-        precision = self._precision((linear.name,), self.recipe.weights)
-        matrix = self._matrix(f"{linear.name}.weight", linear, precision, self.plan.conv1d)
-        made = self.draft.op("MatMul", [value, matrix], name=name)
-        if not linear.bias:
+        return self._product(name, (linear,), value)
+
+    def together(self, name: str, linears: Mapping[str, Linear], value: ir.Value) -> Sequence[ir.Value]:
+        """What several layers make of one value: (batch, sequence, outputs) of each, in order.
+
+        One product, where the recipe and the files have them alike: an engine starts less often, and a device with few
+        cores reads what lies together faster.
+        """
+        layers = tuple(linears.values())
+        if len({(self._told(layer), layer.bias) for layer in layers}) > 1:
+            return [self.linear(f"{name}.{part}", layer, value) for part, layer in linears.items()]
+        made = self._product(name, layers, value)
+        return self.draft.split(made, [layer.outputs for layer in layers], name=f"{name}.parts")
+
+    def _product(self, name: str, linears: tuple[Linear, ...], value: ir.Value) -> ir.Value:
+        """Of layers that are alike, one's outputs after the other's."""
+        made = self.draft.op("MatMul", [value, self._matrix(linears, self._told(linears[0]))], name=name)
+        if not linears[0].bias:
             return made
-        bias = self._vector(f"{linear.name}.bias", linear.first, linear.outputs, times=_outward(linear))
-        return self.draft.op("Add", [made, bias], name=f"{name}.biased")
+        bias = np.concatenate([self._bias(linear) for linear in linears])
+        return self.draft.op("Add", [made, self.draft.tensor(_named(linears, "bias"), bias)], name=f"{name}.biased")
+
+    def _told(self, linear: Linear) -> str:
+        return self._precision((linear.name,), self.recipe.weights)
+
+    def _bias(self, linear: Linear) -> Floats:
+        rows = self.weights.rows(f"{linear.name}.bias", linear.first, linear.first + linear.outputs)
+        return rows * _outward(linear)
 
     def norm(self, name: str, norm: Norm | None, value: ir.Value) -> ir.Value:
         """Over the last axis; without a norm, the value itself."""
         if norm is None:
             return value
         attributes = {"axis": -1, "epsilon": self.plan.epsilon}
-        weight = self._vector(f"{norm.name}.weight", 0, norm.width, self.plan.norm_offset)
+        offset = np.float32(self.plan.norm_offset)
+        weight = self.whole(f"{norm.name}.weight", norm.width, lambda found: found + offset)
         if self.plan.norm_kind == "rms":
             return self.draft.op("RMSNormalization", [value, weight], attributes, name=name)
-        bias = self._vector(f"{norm.name}.bias", 0, norm.width)
+        bias = self.whole(f"{norm.name}.bias", norm.width)
         return self.draft.op("LayerNormalization", [value, weight, bias], attributes, name=name)
-
-    def _vector(self, name: str, first: int, length: int, plus: float = 0.0, times: Floats | float = 1.0) -> ir.Value:
-        made = self.weights.rows(name, first, first + length) * np.float32(times) + np.float32(plus)
-        return self.draft.tensor(f"{name}.{first}" if first else name, made)
 
     def whole(self, name: str, length: int, turn: Callable[[Floats], Floats] = lambda found: found) -> ir.Value:
         """A small tensor as float32, or what `turn` makes of it."""
@@ -96,7 +114,7 @@ class Store:
         if not self.tied:
             linear = Linear(plan.head, plan.hidden, plan.vocabulary)
             precision = self._precision((plan.head,), self.recipe.weights)
-            return self._matrix(f"{plan.head}.weight", linear, precision, conv1d=False)
+            return self._matrix((linear,), precision)
         table, scale = self._embedding_table()
         if scale is not None:
             attributes = {"axis": 1, "block_size": plan.hidden // _groups(scale)}
@@ -124,37 +142,45 @@ class Store:
             )
         return block
 
-    def _matrix(self, name: str, linear: Linear, precision: str, conv1d: bool) -> ir.Value:
-        shape = linear.inputs, linear.outputs
-        at = f"{name}.{linear.first}" if linear.stored else name
-        block = 0 if precision == "fp32" else self._block(name, linear.inputs, linear.narrow)
+    def _matrix(self, linears: tuple[Linear, ...], precision: str) -> ir.Value:
+        """(inputs, outputs of all)."""
+        at, first = _named(linears, "weight"), linears[0]
+        shape = inputs, outputs = first.inputs, sum(linear.outputs for linear in linears)
+        block = 0 if precision == "fp32" else self._block(at, inputs, first.narrow)
         if not block:
             made = np.empty(shape, np.float32)
-            for rows, columns, piece in self._pieces(name, linear, 1, conv1d):
+            for rows, columns, piece in self._pieces(linears, 1):
                 made[rows, columns] = piece
             return self.draft.stream(at, "float32", shape, [made])
-        values, scale = np.empty(shape, np.int8), np.empty((linear.inputs // block, linear.outputs), np.float32)
-        for rows, columns, piece in self._pieces(name, linear, block, conv1d):
+        values, scale = np.empty(shape, np.int8), np.empty((inputs // block, outputs), np.float32)
+        for rows, columns, piece in self._pieces(linears, block):
             found = blocks.quantize(piece, blocks.BITS[precision], block, 0)
             values[rows, columns], scale[rows.start // block : rows.stop // block, columns] = found
         stored = self.draft.stream(at, precision, shape, packed(values, precision))
-        per_output = block == linear.inputs
+        per_output = block == inputs
         scales = self.draft.tensor(f"{at}.scale", scale[0] if per_output else scale)
         attributes = {"axis": 1} if per_output else {"axis": 0, "block_size": block}
         return self.draft.op("DequantizeLinear", [stored, scales], attributes, name=f"{at}.dequantized")
 
-    def _pieces(self, name: str, linear: Linear, block: int, conv1d: bool) -> Iterator[tuple[slice, slice, Floats]]:
+    def _pieces(self, linears: tuple[Linear, ...], block: int) -> Iterator[tuple[slice, slice, Floats]]:
         """The matrix (inputs, outputs) in pieces of whole blocks: where a piece belongs, and the piece."""
-        times = _outward(linear) * np.float32(linear.inward)
-        if conv1d:
-            whole = slice(0, linear.outputs)
+        at = 0
+        for linear in linears:
+            for rows, begin, piece in self._pieces_of(linear, block):
+                yield rows, slice(at + begin, at + begin + piece.shape[1]), piece
+            at += linear.outputs
+
+    def _pieces_of(self, linear: Linear, block: int) -> Iterator[tuple[slice, int, Floats]]:
+        """One layer's: the rows, the first column, and the piece."""
+        name, times = f"{linear.name}.weight", _outward(linear) * np.float32(linear.inward)
+        if self.plan.conv1d and linear.name != self.plan.head:
             for begin, end in chunks(0, linear.inputs, linear.stored or linear.outputs, block):
                 rows = self.weights.rows(name, begin, end)
-                yield slice(begin, end), whole, rows[:, linear.first : linear.first + linear.outputs] * times
+                yield slice(begin, end), 0, rows[:, linear.first : linear.first + linear.outputs] * times
             return
         for begin, end in chunks(0, linear.outputs, linear.inputs, 1):
             rows = self.weights.rows(name, linear.first + begin, linear.first + end)
-            yield slice(0, linear.inputs), slice(begin, end), np.ascontiguousarray(rows.T) * times[begin:end]
+            yield slice(0, linear.inputs), begin, np.ascontiguousarray(rows.T) * times[begin:end]
 
     def _rows(self, name: str, count: int) -> Iterator[Floats]:
         for begin, end in chunks(0, count, self.plan.hidden, 2):
@@ -209,6 +235,15 @@ class Store:
         rows = draft.op("Gather", [table, ids], {"axis": 0}, name="embed.rows")
         rows = draft.op("Cast", [rows], {"to": ir.DataType.INT32}, name="embed.bytes")
         return draft.op("Gather", [draft.tensor("embed.pairs", PAIRS), rows], {"axis": 0}, name="embed.values")
+
+
+def _named(linears: tuple[Linear, ...], what: str) -> str:
+    """`self_attn.q_proj+k_proj+v_proj.weight`: of several, which lie apart in the files or one after another."""
+    names = dict.fromkeys(linear.name for linear in linears)
+    first, *others = names
+    name = "+".join([first, *(other.rpartition(".")[2] for other in others)])
+    place = linears[0].first
+    return f"{name}.{what}.{place}" if place else f"{name}.{what}"
 
 
 def _outward(linear: Linear) -> Floats:

@@ -28,7 +28,6 @@ VALUES, SCALES = ".int8", ".int8_scales"  # behind the names of blocks and their
 DOMAIN = "com.microsoft"
 ZERO = 128  # the zero of quantized tokens: the fast kernels take unsigned by signed
 PRESENT = "present"  # how the names of states begin, of both kinds
-SINK = 11  # GroupQueryAttention's input
 FLOOR = 1e-12  # a scale for tokens of zeros
 
 
@@ -50,8 +49,6 @@ def reading(model: ir.Model) -> ir.Model | None:
             found.graph.inputs.remove(value)
     tokens: dict[str, tuple[ir.Value, ir.Value]] = {}
     for node in list(found.graph):
-        if node.op_type == "GroupQueryAttention":
-            _materialize(found, node)
         blocks = _blocks_to_read(node)
         if blocks is not None:
             _rewrite(found, node, blocks, tokens)
@@ -60,17 +57,6 @@ def reading(model: ir.Model) -> ir.Model | None:
     graph.drop_unused(found)
     found.graph.opset_imports[DOMAIN] = 1
     return found
-
-
-def _materialize(model: ir.Model, node: ir.Node) -> None:
-    """Let the attention take the kernel that writes its probabilities down, twice as fast for whole prompts.
-
-    ONNX Runtime takes it where heads have a sink; one of minus infinity, to the power of e, changes nothing.
-    """
-    heads = node.attributes["num_heads"].as_int()
-    sink = graph.initializer(model, f"no_sink.{heads}", np.full(heads, -np.inf, np.float32))
-    node.resize_inputs(SINK + 1)
-    node.replace_input_with(SINK, sink)
 
 
 def _blocks_to_read(node: ir.Node) -> Blocks | None:

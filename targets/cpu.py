@@ -68,6 +68,7 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
 
     Raises UnsupportedError where the `options` want caches in 8 bits that cannot be.
     """
+    from ._attention_kernel import quicken
     from ._decoder_graph import group_queries, is_decoder, is_shareable
     from ._kv_int8_graph import quantize_caches
     from ._nbits import transposed_tables
@@ -86,11 +87,13 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
             from ._integer import integer_matmuls
 
             integer_matmuls(model)
-    if (options or {}).get(KV_CACHE) == "int8":
+    eight = (options or {}).get(KV_CACHE) == "int8"
+    if eight:
         quantize_caches(model)
-        if prompt(model) is None:
-            hint = "export it in int4 or int8, or without kv_cache=int8"
-            raise UnsupportedError("caches in 8 bits are filled by a form that needs weights in blocks", hint=hint)
+    quicken(model)
+    if eight and prompt(model) is None:
+        hint = "export it in int4 or int8, or without kv_cache=int8"
+        raise UnsupportedError("caches in 8 bits are filled by a form that needs weights in blocks", hint=hint)
     return model
 
 

@@ -33,6 +33,7 @@ MB = 1_000_000
 
 def both(found: Variant, home: Path, folder: Path, threads: int) -> dict[str, Any]:
     """A session of each form; their graphs lie in `folder`."""
+    from edgekit.targets._attention_kernel import quicken
     from edgekit.targets._kv_int8_graph import float_caches, quantize_caches
 
     (noun,) = found.graphs
@@ -41,6 +42,8 @@ def both(found: Variant, home: Path, folder: Path, threads: int) -> dict[str, An
     float_caches(models["float32"])
     float_caches(models["int8"])
     quantize_caches(models["int8"])
+    for model in models.values():
+        quicken(model)
     prompt = target.prompt(models["float32"])
     graph.pack({f"{form}.onnx": model for form, model in models.items()} | {"prompt.onnx": prompt}, folder)
     described = graph.describe(prompt, "prompt", "prompt.onnx", {})

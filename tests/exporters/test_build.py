@@ -12,6 +12,7 @@ from typing import Any
 
 import built_decoders as tiny
 import numpy as np
+import onnx
 import pytest
 
 from edgekit.core import Recipe
@@ -167,6 +168,19 @@ def test_names_in_a_recipe_are_heeded(tmp_path: Path) -> None:
         found[name] = np.abs(step.logits[0] - tiny.expected(model, row[0])[-1]).max()
     assert found["nothing"] <= EXACT
     assert EXACT < found["int8 head"] < found["int4 head"] / 4 < found["int4"]
+
+
+def test_queries_keys_and_values_are_one_product_where_the_recipe_has_them_alike(tmp_path: Path) -> None:
+    source, model = tiny.trained(tmp_path, "qwen2")  # with biases
+    recipe = Recipe("int8", group_size=32, skip=("model.layers.0.self_attn.v_proj",))
+    graph = tiny.build(source, tmp_path, recipe)
+    names = [node.name for node in onnx.load(tmp_path / graph.path, load_external_data=False).graph.node]
+    assert "layers.0.qkv" not in names
+    assert {"layers.0.qkv.q", "layers.0.qkv.k", "layers.0.qkv.v", "layers.1.qkv", "layers.1.qkv.parts"} < {*names}
+    row = tiny.prompts([8])
+    step = next(tiny.generate(tiny.onnxruntime(tmp_path / graph.path), graph, row, steps=0))
+    apart = np.abs(step.logits[0] - tiny.expected(model, row[0])[-1]).max()
+    assert EXACT < apart < 0.1, "it is rounded, and no more than that"
 
 
 def test_longrope_switches_for_each_row_by_itself(tmp_path: Path) -> None:

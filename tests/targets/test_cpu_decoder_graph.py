@@ -38,7 +38,7 @@ def attributes(model: Any, name: str) -> dict[str, Any]:
 def test_masks_repeats_and_rotations_vanish(tmp_path: Path) -> None:
     model = compiled(tmp_path, Shape())
     assert ops(model) == {
-        "Gather": 1, "RMSNormalization": 5, "MatMul": 13, "GroupQueryAttention": 2, "Add": 4, "Sigmoid": 2, "Mul": 2,
+        "Gather": 1, "RMSNormalization": 5, "MatMul": 13, "GroupQueryAttention": 2, "Add": 4, "Sigmoid": 2, "Mul": 4,
         "Unsqueeze": 1, "GatherND": 1,
     }  # fmt: skip
     assert [value.name for value in model.graph.inputs] == [
@@ -84,11 +84,24 @@ def test_a_query_and_a_key_that_turn_by_different_tables_keep_their_nodes(tmp_pa
 def test_attributes_say_what_the_mask_and_the_attention_said(tmp_path: Path) -> None:
     model = compiled(tmp_path, Shape(windows=(None, 7), softcap=30.0, scale=0.25, interleaved=True))
     wanted = {
-        "num_heads": 4, "kv_num_heads": 2, "scale": 0.25, "softcap": 30.0, "local_window_size": -1, "do_rotary": 1,
+        "num_heads": 4, "kv_num_heads": 2, "scale": 1.0, "softcap": 30.0, "local_window_size": -1, "do_rotary": 1,
         "rotary_interleaved": 1,
     }  # fmt: skip
     assert attributes(model, "layers.0.attention") == wanted
     assert attributes(model, "layers.1.attention") == wanted | {"local_window_size": 7}
+    (query, factor), attention = find(model, "layers.0.attention.scaled").inputs, find(model, "layers.0.attention")
+    assert query.producer().name == "layers.0.q_proj"
+    assert factor.const_value.numpy() == 0.25
+    assert attention.inputs[0].producer() is find(model, "layers.0.attention.scaled")
+
+
+def test_attention_takes_the_kernel_for_heads_with_a_sink_that_takes_nothing(tmp_path: Path) -> None:
+    model = compiled(tmp_path, Shape(scale=1.0))
+    for layer in (0, 1):
+        sink = find(model, f"layers.{layer}.attention").inputs[11].const_value.numpy()
+        assert (sink == -np.inf).all()
+        assert sink.shape == (4,)
+    assert "layers.0.attention.scaled" not in [node.name for node in model.graph], "there is nothing to scale by"
 
 
 def test_a_bundle_may_hold_what_comes_out(tmp_path: Path) -> None:

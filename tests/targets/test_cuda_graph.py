@@ -33,7 +33,7 @@ FLOATS = {F32, F16, B16}
 KERNELS: dict[str, set[int]] = {
     **dict.fromkeys(("Add", "Mul", "Div", "Tanh", "Sigmoid", "Relu", "Gelu", "MatMul", "MatMulNBits"), FLOATS),
     **dict.fromkeys(("RMSNormalization", "LayerNormalization", "RotaryEmbedding"), FLOATS),
-    **dict.fromkeys(("Gather", "Reshape", "Transpose", "Unsqueeze", "Cast"), FLOATS | INTEGERS),
+    **dict.fromkeys(("Gather", "Reshape", "Split", "Transpose", "Unsqueeze", "Cast"), FLOATS | INTEGERS),
     **{name: FLOATS | {TensorProto.INT64} for name in ("GatherND", "Where")},
     **{name: {F32, F16, TensorProto.INT64} for name in ("ReduceMax", "Greater")},
     "DequantizeLinear": {F32, F16},

@@ -1,0 +1,54 @@
+"""A graph pass for ONNX Runtime: GroupQueryAttention takes the quickest of its kernels for the CPU.
+
+One goes over the cache in tiles and never holds all probabilities of a query; the other writes them down, and takes two
+thirds of the time, for one token and for many. ONNX Runtime chooses the second where heads have a sink. There the
+product of one query with the keys has a fast path of its own, unless it is to be scaled as well: so queries are scaled
+before. tests/benchmarks/attention_kernels.py measures each.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit import graph
+
+from ._kv_int8_graph import BITS
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+QUERY, SINK = 0, 11  # GroupQueryAttention's inputs
+
+
+def quicken(model: ir.Model) -> None:
+    """In place; nothing where there is no such attention."""
+    for node in list(model.graph):
+        if node.op_type == "GroupQueryAttention":
+            _sink(model, node)
+            if BITS not in node.attributes:  # 8-bit caches have products of their own
+                _scale_before(model, node)
+
+
+def _sink(model: ir.Model, node: ir.Node) -> None:
+    """One of minus infinity, which to the power of e changes nothing."""
+    heads = node.attributes["num_heads"].as_int()
+    sink = graph.initializer(model, f"no_sink.{heads}", np.full(heads, -np.inf, np.float32))
+    if len(node.inputs) <= SINK:
+        node.resize_inputs(SINK + 1)
+    node.replace_input_with(SINK, sink)
+
+
+def _scale_before(model: ir.Model, node: ir.Node) -> None:
+    import onnx_ir as ir
+
+    scale = node.attributes["scale"].as_float()
+    if scale == 1:
+        return
+    factor = graph.initializer(model, f"query_scale.{scale}", np.array(scale, np.float32))
+    scaled = ir.node("Mul", [node.inputs[QUERY], factor], name=f"{node.name}.scaled")
+    scaled.outputs[0].name = scaled.name
+    model.graph.insert_before(node, scaled)
+    node.replace_input_with(QUERY, scaled.outputs[0])
+    node.attributes["scale"] = ir.AttrFloat32("scale", 1.0)
