@@ -1,12 +1,13 @@
 """Is what `edgekit bench` says true? Its figures beside others, taken without it.
 
-    python tests/benchmarks/bench_truth.py BUNDLE... [--target cpu] [--runs 2000] -o truth.json
+    python tests/benchmarks/bench_truth.py BUNDLE... [--target cpu] [--runs 200] [--turns 60] -o truth.json
 
 latency: a process that holds nothing of the harness runs the model N times between two readings of the clock, made by
-another process over a pipe; the total over N, beside the mean of the harness. The two take turns; the ratio is the
-median of the turns' ratios. peak: of that outside process by `wait4` (ru_maxrss, which is what /usr/bin/time -v
-prints), beside the peak that the harness reports for its own. overhead: a run that only waits for a millisecond on the
-clock, timed by the harness, beside that millisecond.
+another process over a pipe; the total over N, beside the mean of the harness. The two take turns, each as often before
+the other as after it, and short ones, so that what else the machine does meets both alike; the ratio is the median of
+the turns' ratios, `between` its 95 % interval by their ranks. peak: of that outside process by `wait4` (ru_maxrss,
+which is what /usr/bin/time -v prints), beside the peak that the harness reports for its own. overhead: a run that only
+waits for a millisecond on the clock, timed by the harness, beside that millisecond.
 """
 
 from __future__ import annotations
@@ -95,18 +96,31 @@ def latency(bundle: Bundle, variant: Variant, threads: int, runs: int, turns: in
         subject.hear()
         subject.stop()
         outside.seconds(runs)
-        for _ in range(turns):
+        for turn in range(turns):
+            if turn % 2:
+                theirs.append(outside.seconds(runs))
             ours.append(fmean(subject.ask(do="run", count=runs)["values"]["latency"]))
-            theirs.append(outside.seconds(runs))
+            if turn % 2 == 0:
+                theirs.append(outside.seconds(runs))
         found = subject.finish()
+    ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
     (peak,) = (phase["rss"] for phase in found["phases"] if phase["name"] == "peak")
     return {
         "ours": median(ours),
         "outside": median(theirs),
-        "ratio": median(a / b for a, b in zip(ours, theirs, strict=True)),
+        "ratio": median(ratios),
+        "between": _between(ratios),
         "peak": peak,
         "maxrss": outside.close(),
     }
+
+
+def _between(ranked: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, by the normal approximation of the binomial: Conover, Practical Nonparametric
+    Statistics, 3.2."""
+    count = len(ranked)
+    off = round(0.98 * count**0.5)
+    return ranked[max(0, count // 2 - off)], ranked[min(count - 1, count // 2 + off)]
 
 
 def overhead(runs: int) -> dict[str, float]:
@@ -130,8 +144,8 @@ def main() -> None:
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--target", action="append", help="(default: all of the bundle that this machine has)")
     parser.add_argument("--threads", type=int, default=device.threads())
-    parser.add_argument("--runs", type=int, default=2000, help="in a turn (default: 2000)")
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=200, help="in a turn (default: 200)")
+    parser.add_argument("--turns", type=int, default=60)
     parser.add_argument("-o", "--output", type=Path, help="write all figures to this JSON file")
     args = parser.parse_args()
     found: dict[str, Any] = {}
@@ -144,11 +158,12 @@ def main() -> None:
                 say(json.dumps({name: found[name]}))
     extra = overhead(2000)
     rows = [
-        (name, one["ours"] * 1e3, one["outside"] * 1e3, one["ratio"], one["peak"] / 1e6, one["maxrss"] / 1e6,
+        (name, one["ours"] * 1e3, one["outside"] * 1e3, f"{one['ratio']:.3f}",
+         " – ".join(f"{end:.3f}" for end in one["between"]), one["peak"] / 1e6, one["maxrss"] / 1e6,
          one["peak"] / one["maxrss"])
         for name, one in found.items()
     ]  # fmt: skip
-    head = ("variant", "ms, harness", "ms, outside", "ratio", "peak MB, harness", "peak MB, outside", "ratio")
+    head = ("variant", "ms, harness", "ms, outside", "ratio", "between", "peak, harness", "peak, outside", "ratio")
     text = f"{table(head, rows)}\n\nof a millisecond: timed {extra['timed']:+.3%}, whole loop {extra['loop']:+.3%}"
     publish(args, text, {"figures": found, "overhead": extra, "machine": machine()})
 
