@@ -100,6 +100,7 @@ def judge(rows: Sequence[Row]) -> Verdict:
     said = [_figures(best), _against(best, first), _smaller(best, first), *(_elsewhere(best, test) for test in others)]
     if best.disturbed:
         said.append("All of its runs were disturbed, so measure again before you rely on them.")
+    said.append(_unsure(best, first))
     if not best.is_ours:
         said.append("It is no bundle: nobody checked its answers here.")
     if best.rows[0].random:
@@ -122,9 +123,9 @@ def contests(rows: Sequence[Row]) -> list[list[Contender]]:
 
 
 def pick(test: Sequence[Contender]) -> Contender | None:
-    """The fastest that is right, of those within `LEVEL` the smallest; a disturbed one only where all were."""
+    """The fastest that is right, of those within `LEVEL` the smallest. What disturbs a run takes time from it: a
+    disturbed one that is the fastest all the same would be, too, if it had been left alone."""
     able = [one for one in test if not one.fault]
-    able = [one for one in able if not one.disturbed] or able
     fastest = min((one.cost or 0.0 for one in able), default=0.0)
     level = [one for one in able if (one.cost or 0.0) <= fastest * LEVEL]
     return min(level, key=lambda one: (one.bytes if one.bytes is not None else math.inf, one.cost), default=None)
@@ -158,11 +159,15 @@ def middle(rows: Sequence[Row], of: Callable[[Row], float | None]) -> float | No
 
 
 def _left_out(test: Sequence[Contender]) -> tuple[tuple[str, str], ...]:
-    """Who may not win, and why; the disturbed where others were not."""
-    wrong = [(one.variant, one.fault) for one in test if one.fault]
-    able = [one for one in test if not one.fault]
-    noisy = [one for one in able if one.disturbed] if any(not one.disturbed for one in able) else []
-    return (*wrong, *((one.variant, f"disturbed: {one.rows[0].disturbed[0]}") for one in noisy))
+    """Who may not win, and why."""
+    return tuple((one.variant, one.fault) for one in test if one.fault)
+
+
+def _unsure(best: Contender, test: Sequence[Contender]) -> str:
+    """Who may be faster than they were seen to be, and so than the best."""
+    found = [one for one in test if one.disturbed and not one.fault and one is not best]
+    told = "; ".join(f"{one.variant} ({one.rows[0].disturbed[0]})" for one in found)
+    return f"Disturbed, and perhaps faster than they were measured: {told}." if told else ""
 
 
 def _figures(best: Contender) -> str:

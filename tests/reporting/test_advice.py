@@ -61,13 +61,16 @@ def test_of_equally_fast_ones_ships_the_smallest() -> None:
     assert best(one, replace(small, figures={"latency": figure("latency", [1.06])})) == "cpu/fp32"
 
 
-def test_a_disturbed_one_wins_only_among_disturbed_ones() -> None:
+def test_what_was_disturbed_is_at_least_as_fast_as_it_seemed() -> None:
+    """The faster of two was once left out because the hypervisor had taken three percent of its time."""
     calm, noisy = timed("cpu/fp32", 1.0), timed("openvino/fp32", 0.5, disturbed=("others used 1.2 cores",))
-    assert best(calm, noisy) == "cpu/fp32"
-    assert "openvino/fp32 (disturbed: others used 1.2 cores)" in judge([calm, noisy]).words
-    alone = judge([noisy])
-    assert alone.best is not None
-    assert "measure again" in alone.words
+    assert best(calm, noisy) == "openvino/fp32"
+    assert "measure again" in judge([calm, noisy]).words
+    slower = judge([calm, timed("openvino/fp32", 1.5, disturbed=("others used 1.2 cores",))])
+    assert slower.best is not None
+    assert slower.best.variant == "cpu/fp32"
+    assert "perhaps faster than they were measured: openvino/fp32 (others used 1.2 cores)." in slower.words
+    assert "measure again" not in slower.words
 
 
 def test_repetitions_count_by_their_median_and_without_the_disturbed() -> None:
