@@ -100,7 +100,8 @@ def judge(rows: Sequence[Row]) -> Verdict:
     said = [_figures(best), _against(best, first), _smaller(best, first), *(_elsewhere(best, test) for test in others)]
     if best.disturbed:
         said.append("All of its runs were disturbed, so measure again before you rely on them.")
-    said.append(_unsure(best, first))
+    else:
+        said.append(_unsure(best, first))
     if not best.is_ours:
         said.append("It is no bundle: nobody checked its answers here.")
     if best.rows[0].random:
