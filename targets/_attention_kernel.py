@@ -3,7 +3,8 @@
 One goes over the cache in tiles and never holds all probabilities of a query; the other writes them down, and takes two
 thirds of the time, for one token and for many. ONNX Runtime chooses the second where heads have a sink. There the
 product of one query with the keys has a fast path of its own, unless it is to be scaled as well: so queries are scaled
-before. tests/benchmarks/attention_kernels.py measures each.
+before; 8-bit caches have products of their own, to which that is all one. tests/benchmarks/attention_kernels.py
+measures each.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit import graph
-
-from ._kv_int8_graph import BITS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,8 +26,7 @@ def quicken(model: ir.Model) -> None:
     for node in list(model.graph):
         if node.op_type == "GroupQueryAttention":
             _sink(model, node)
-            if BITS not in node.attributes:  # 8-bit caches have products of their own
-                _scale_before(model, node)
+            _scale_before(model, node)
 
 
 def _sink(model: ir.Model, node: ir.Node) -> None:

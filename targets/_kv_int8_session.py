@@ -12,6 +12,7 @@ import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,13 +175,10 @@ class Int8DecoderSession(DecoderSession):
 
     def _too_small(self, state: Int8Cache, places: Mapping[int, slice]) -> dict[str, Array]:
         """Larger scales for the caches that have a number cut off at these tokens of these rows."""
-        news = {
-            into: np.concatenate([buffer[row, :, at] for row, at in places.items()], axis=1)
-            for into, buffer in state.buffers.items()
-        }
-        if not is_full(np.concatenate([new.ravel() for new in news.values()])):  # one look: hardly ever is one
+        news = {into: [buffer[row, :, at] for row, at in places.items()] for into, buffer in state.buffers.items()}
+        if not is_full(np.concatenate([*chain.from_iterable(news.values())], axis=None)):  # hardly ever is one
             return {}
-        larger = {into: doubled(state.scales[into], new) for into, new in news.items()}
+        larger = {into: doubled(state.scales[into], np.concatenate(new, axis=1)) for into, new in news.items()}
         return {into: scales for into, scales in larger.items() if scales is not state.scales[into]}
 
     def _settle(self, state: Int8Cache, news: Arrays, real: NDArray[np.bool_]) -> None:
