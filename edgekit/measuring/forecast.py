@@ -133,16 +133,15 @@ class _Costs:
         kept = tokens - 1 if self.bundle.loop == "decode" else tokens  # nobody computes the last one
         states_ = states(self.graph, batch, max(kept, 1), held.state, held.fixed)
         base, weights = self._base(), self._weights(tokens)
-        libraries = held.libraries
         arena = self._arena(batch, tokens) + round(held.copied * states_)
         return Forecast(
             base=base,
-            libraries=libraries,
+            libraries=held.libraries,
             weights=weights,
             states=states_,
             arena=arena,
             spike=held.opening,
-            total=base + libraries + weights + states_ + arena + held.opening,
+            total=base + held.libraries + weights + states_ + arena + held.opening,
         )
 
     def _base(self) -> int:
