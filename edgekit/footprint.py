@@ -20,6 +20,7 @@ class Footprint:
     node: int  # for each node of the graph
     opening: int  # more, while it is opened for the first time
     weights: float  # of the weights' bytes: mapped, copied or packed
+    mapped: float = 0.0  # more of them, while it is opened: read from a file whose pages are given back then
     tied: float  # of the largest weight's, where a decoder looks tokens up in the matrix that makes its logits
     prompt: float = 0.0  # of the bytes of the weights that the form for prompts is given
     state: float = 1.0  # of the bytes of a state that grows

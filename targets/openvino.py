@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +20,8 @@ from edgekit.core import Availability, Graph, Life, Recipe, Session, check_feeds
 from edgekit.footprint import ANY, Footprint
 
 from ._compile_cache import ask, compile_cached
+from ._large_pages import large_pages
+from ._mapped_files import give_back
 from ._openvino_decoder import BYTES, DecoderSession
 from ._openvino_decoder import ask as ask_decoder
 from ._openvino_engine import DEVICE, core, engine_errors, new_request, placement
@@ -75,13 +77,14 @@ def computes(recipe: Recipe, graph: Graph) -> str:
 
 
 def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footprint:
-    """In memory: the file of what was compiled, mapped and read, and the weights that were packed of it."""
+    """In memory: weights as they were packed, and while that happens the file that they are packed of."""
     held = Footprint(
         base=20_000_000,
         libraries=96_000_000,
         node=25_000,
         opening=10_000_000,
-        weights=2.0,
+        weights=1.0,
+        mapped=1.0,
         tied=0.0,
         item=2 if computes(recipe, graph) == "bf16" else 4,
         live=10.0,
@@ -96,7 +99,6 @@ def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footp
     kept = options.get("KV_CACHE_PRECISION", CACHE[recipe.weights])
     return replace(
         held,
-        tied=1.0,
         state=BYTES[kept] / 4,
         fixed=1.0,
         chunk=DecoderSession.chunk_tokens,
@@ -138,11 +140,13 @@ def open(
     def read() -> Any:
         return stateful(core(), path, graph) if decodes else path
 
-    with engine_errors(f"OpenVINO cannot open {graph.path}"):
+    # What decodes reads all weights for every token.
+    with engine_errors(f"OpenVINO cannot open {graph.path}"), large_pages() if decodes else nullcontext():
         if cache is None:
             compiled = core().compile_model(read(), DEVICE, config)
         else:
             compiled = compile_cached(core(), read, path, DEVICE, config, question, cache)
+            give_back(folder, cache)
     if not graph.states:
         return OpenVinoSession(graph, compiled)
     if not decodes:

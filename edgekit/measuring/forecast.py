@@ -134,14 +134,16 @@ class _Costs:
         states_ = states(self.graph, batch, max(kept, 1), held.state, held.fixed)
         base, weights = self._base(), self._weights(tokens)
         arena = self._arena(batch, tokens) + round(held.copied * states_)
+        mapped = round(held.mapped * sum(tensor.size for tensor in self.weights.values()))
+        spike = held.opening + max(0, mapped - states_ - arena)  # which come when that has gone
         return Forecast(
             base=base,
             libraries=held.libraries,
             weights=weights,
             states=states_,
             arena=arena,
-            spike=held.opening,
-            total=base + held.libraries + weights + states_ + arena + held.opening,
+            spike=spike,
+            total=base + held.libraries + weights + states_ + arena + spike,
         )
 
     def _base(self) -> int:
