@@ -1,23 +1,34 @@
 """A graph pass for ONNX Runtime: caches in 8 bits, on a decoder that `group_queries` made.
 
 GroupQueryAttention rounds what is new to int8 and multiplies what it holds as it is: a quarter of the bytes to read,
-and for single tokens half the time. Scales are inputs, one for each channel, that `_kv_int8` chooses. Knows which
-channels are turned into one another, which the shape of the scales tells the session.
+and for single tokens a third of the time. Its kernels are quicker where a cache has one scale and not one for each
+channel. So that scale is 1, and the channels' own are applied outside, where single tokens are all there is:
+
+    q * SPREAD(k) ─┐
+    k / SCALE(k) ─ GroupQueryAttention ─ * SPREAD(v)
+    v / SCALE(v) ──┘
+
+Scales are inputs that `_kv_int8` chooses; SPREAD has them once for each head of the queries. Knows which channels are
+turned into one another, which the shape of the scales tells the session.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from edgekit import graph
 from edgekit.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-SCALE = ".scale"  # behind the name of the past: the input that its scales are
+SCALE = ".scale"  # behind the name of the past: the input that its scales are, (heads, a, n, b)
+SPREAD = ".spread"  # as flat as queries are: each query head's share of the scales
 TYPES = ("k_quant_type", "v_quant_type")
 BITS = "kv_cache_bit_width"
-COS, SCALES = 7, 12  # GroupQueryAttention's inputs; the values' scales come next
+NEW, COS, SCALES = 1, 7, 12  # GroupQueryAttention's inputs: what is new, keys first; positions; the caches' scales
 
 
 def quantize_caches(model: ir.Model) -> None:
@@ -35,11 +46,15 @@ def quantize_caches(model: ir.Model) -> None:
             "what this model holds cannot be kept in 8 bits: it is not all GroupQueryAttention's keys and values",
             hint="export it without kv_cache=int8",
         )
+    unit = graph.initializer(model, "unit_scale", np.ones(1, np.float32))
     for node in attentions:
         node.resize_inputs(SCALES + 2)
+        keys, values = (_divided(model, node, place) for place in range(2))
+        _multiplied(model, node, keys)
+        _multiplied_behind(model, node, values)
         for place, kind in enumerate(TYPES):
-            node.replace_input_with(SCALES + place, _scales(model, node, place))
-            node.attributes[kind] = ir.AttrString(kind, "PER_CHANNEL")
+            node.replace_input_with(SCALES + place, unit)
+            node.attributes[kind] = ir.AttrString(kind, "PER_TENSOR")
         node.attributes[BITS] = ir.AttrInt64(BITS, 8)
         _retype(node, ir.DataType.INT8)
 
@@ -52,25 +67,75 @@ def float_caches(model: ir.Model) -> None:
         if node.attributes.pop(BITS, None) is None:
             continue
         for place, kind in enumerate(TYPES):
-            scales = node.inputs[SCALES + place]
-            assert scales is not None
             node.replace_input_with(SCALES + place, None)
-            model.graph.inputs.remove(scales)
             del node.attributes[kind]
         node.resize_inputs(SCALES if node.inputs[SCALES - 1] else COS + 2)
         _retype(node, ir.DataType.FLOAT)
+    for value in [value for value in model.graph.inputs if str(value.name).endswith((SCALE, SPREAD))]:
+        (scaling,) = value.consumers()
+        if scaling.op_type == "Reshape":
+            (scaling,) = scaling.outputs[0].consumers()
+        ir.convenience.replace_all_uses_with(scaling.outputs[0], scaling.inputs[0])
+        graph.drop_unused(model)
+        model.graph.inputs.remove(value)
 
 
-def _scales(model: ir.Model, node: ir.Node, place: int) -> ir.Value:
-    """The input for the keys' scales (place 0) or the values', as (heads, a, n, b): see `_kv_int8`."""
-    import onnx_ir as ir
+def _divided(model: ir.Model, node: ir.Node, place: int) -> str:
+    """New keys (place 0) or values by their scales, which are an input of shape (heads, a, n, b): see `_kv_int8`.
 
+    Gives the name of the past.
+    """
     past = node.inputs[3 + place]
     assert past is not None
     assert past.shape is not None
     heads, dim = int(past.shape[1]), int(past.shape[3])  # type: ignore[arg-type]
     shape = heads, *((1, dim, 1) if place else _turning(node, dim))
-    value = ir.Value(name=f"{past.name}{SCALE}", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))
+    flat = graph.initializer(model, "flat", np.array([-1]))
+    scales = _node("Reshape", f"{past.name}{SCALE}.flat", _input(model, f"{past.name}{SCALE}", shape), flat)
+    divided = _node("Div", f"{past.name}.scaled", node.inputs[NEW + place], scales.outputs[0])
+    model.graph.insert_before(node, [scales, divided])
+    node.replace_input_with(NEW + place, divided.outputs[0])
+    return str(past.name)
+
+
+def _multiplied(model: ir.Model, node: ir.Node, keys: str) -> None:
+    """Queries, by the scales of the keys that they will meet."""
+    scaled = _node("Mul", f"{node.name}.queries", node.inputs[0], _spread(model, node, keys))
+    model.graph.insert_before(node, scaled)
+    node.replace_input_with(0, scaled.outputs[0])
+
+
+def _multiplied_behind(model: ir.Model, node: ir.Node, values: str) -> None:
+    """What attention gives, by the scales of the values that it is made of."""
+    import onnx_ir as ir
+
+    found = node.outputs[0]
+    scaled = _node("Mul", f"{node.name}.values", found, _spread(model, node, values))
+    scaled.outputs[0].type, scaled.outputs[0].shape = found.type, found.shape
+    ir.convenience.replace_all_uses_with(found, scaled.outputs[0])
+    scaled.replace_input_with(0, found)
+    model.graph.insert_after(node, scaled)
+
+
+def _spread(model: ir.Model, node: ir.Node, past: str) -> ir.Value:
+    (cache,) = (value for value in node.inputs[3:5] if value is not None and value.name == past)
+    assert cache.shape is not None
+    return _input(model, f"{past}{SPREAD}", (node.attributes["num_heads"].as_int() * int(cache.shape[3]),))  # type: ignore[arg-type]
+
+
+def _node(kind: str, name: str, *inputs: ir.Value | None) -> ir.Node:
+    """With an output of its name."""
+    import onnx_ir as ir
+
+    node = ir.node(kind, inputs, name=name)
+    node.outputs[0].name = name
+    return node
+
+
+def _input(model: ir.Model, name: str, shape: tuple[int, ...]) -> ir.Value:
+    import onnx_ir as ir
+
+    value = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))
     model.graph.inputs.append(value)
     return value
 

@@ -155,6 +155,7 @@ def test_scales_are_inputs_whose_shape_says_what_turns(change: Any, keys: tuple[
     for layer in (0, 1):
         assert ports[f"past_key_values.{layer}.key.scale"].shape == keys
         assert ports[f"past_key_values.{layer}.value.scale"].shape == (2, 1, HEAD, 1)
+        assert ports[f"past_key_values.{layer}.key.spread"].shape == (Shape().heads * HEAD,)
         assert ports[f"past_key_values.{layer}.key"].dtype == "int8"
 
 

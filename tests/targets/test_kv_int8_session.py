@@ -181,8 +181,8 @@ def test_scales_that_are_a_million_times_too_small_are_found(rows: int, pair: Pa
     """And no larger than needed, however many rows need them."""
     state, texts = pair.eight.session.start(rows, 40), [list[int]() for _ in range(rows)]
     state.settled = True
-    for array in state.scales.values():
-        array[...] = 1e-6
+    for into, array in state.scales.items():
+        state.scale(into, np.full_like(array, 1e-6))
     for count in (1, 1, 3):
         state = follow(pair.eight, state, texts, drawn(draw, [count] * rows))
     assert state.repeats > 10
@@ -203,7 +203,7 @@ def test_scales_usually_fit(pair: Pair, draw: np.random.Generator) -> None:
 
 def test_a_token_takes_a_quarter(pair: Pair) -> None:
     eight, full = (one.nbytes(one.start(2, 100)) for one in (pair.eight.session, pair.full))
-    scales = 2 * 2 * 2 * HEAD * 4  # layers, key and value, heads, channels, float32
+    scales = 2 * 2 * (2 + SHAPES["plain"].heads) * HEAD * 4  # layers, key and value, heads of both kinds, channels
     assert (eight - scales) * 4 == full
 
 
