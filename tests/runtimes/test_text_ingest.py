@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,21 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_bert import SENTENCES, minilm, tokenizer
+from tiny_bert import SENTENCES, minilm, tokenizer, write_tokenizer
 
-from edgekit import limits
-from edgekit.errors import BundleError, InputError, TokenizerError
+from edgekit.errors import InputError
 from edgekit.runtimes.ingest import text as module
 from edgekit.runtimes.ingest.text import Text
-
-WORDS: dict[str, Any] = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "[UNK]": 2}, "unk_token": "[UNK]"}
-BPE: dict[str, Any] = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]}
-
-
-def write(folder: Path, **parts: Any) -> Path:
-    """A tokenizer.json with these parts and nothing else."""
-    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": WORDS, **parts}))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +111,7 @@ def test_cutting_keeps_what_transformers_keeps(
 def test_cutting_with_other_templates(tmp_path: Path, post_processor: Any, pair: bool) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    write(tmp_path, post_processor=post_processor, pre_tokenizer={"type": "Whitespace"})
+    write_tokenizer(tmp_path, post_processor=post_processor, pre_tokenizer={"type": "Whitespace"})
     reference = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
     expected = reference(*["a b a b a b a b", "b b"][: 1 + pair], truncation="longest_first", max_length=7)
     text = module.open(tmp_path, {"max_length": 7})
@@ -135,7 +121,7 @@ def test_cutting_with_other_templates(tmp_path: Path, post_processor: Any, pair:
 
 def test_the_side_that_is_cut_is_the_files(tmp_path: Path) -> None:
     cut = {"direction": "Left", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
-    write(tmp_path, truncation=cut, pre_tokenizer={"type": "Whitespace"})
+    write_tokenizer(tmp_path, truncation=cut, pre_tokenizer={"type": "Whitespace"})
     assert module.open(tmp_path, {"max_length": 3}).encode(["a a a b a b"], truncate=True)[0].ids == [1, 0, 1]
 
 
@@ -196,7 +182,7 @@ def test_prompts() -> None:
 
 
 def test_lowercase_keeps_offsets_of_the_text_as_given(tmp_path: Path) -> None:
-    write(tmp_path, pre_tokenizer={"type": "Whitespace"}, normalizer={"type": "NFC"})
+    write_tokenizer(tmp_path, pre_tokenizer={"type": "Whitespace"}, normalizer={"type": "NFC"})
     (found,) = module.open(tmp_path, {"lowercase": True}).encode(["İİ B A"], offsets=True)
     assert found.ids == [2, 1, 0]
     assert found.offsets == [(0, 2), (3, 4), (5, 6)]
@@ -204,7 +190,7 @@ def test_lowercase_keeps_offsets_of_the_text_as_given(tmp_path: Path) -> None:
 
 
 def test_lowercase_where_there_is_no_normalizer(tmp_path: Path) -> None:
-    assert module.open(write(tmp_path), {"lowercase": True}).encode(["B"])[0].ids == [1]
+    assert module.open(write_tokenizer(tmp_path), {"lowercase": True}).encode(["B"])[0].ids == [1]
 
 
 def test_decode_is_the_way_back(text: Text) -> None:
@@ -292,7 +278,7 @@ def test_only_the_inputs_of_the_graph_are_fed() -> None:
 
 
 def test_a_text_without_tokens_is_a_row_of_padding(tmp_path: Path) -> None:
-    text = module.open(write(tmp_path), {"pad_id": 5})
+    text = module.open(write_tokenizer(tmp_path), {"pad_id": 5})
     (batch,) = text.batches(text.encode([""]))
     assert batch.feeds["input_ids"].tolist() == [[5]]
     assert batch.feeds["attention_mask"].tolist() == [[0]]
@@ -300,121 +286,3 @@ def test_a_text_without_tokens_is_a_row_of_padding(tmp_path: Path) -> None:
 
 def test_no_texts_no_batches(text: Text) -> None:
     assert list(text.batches([])) == []
-
-
-# Bad files
-
-
-@pytest.mark.parametrize(
-    ("parts", "cause"),
-    [
-        ({"model": BPE}, "out of range for slice"),
-        ({"model": {**BPE, "vocab": {"a": 0, "b": 1, "ab": 2}, "continuing_subword_prefix": "####"}}, "out of range"),
-        ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "chunk size must be non-zero"),
-        (
-            {
-                "post_processor": {
-                    "type": "TemplateProcessing",
-                    "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}],
-                    "pair": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}],
-                    "special_tokens": {},
-                }
-            },
-            "no entry found for key",
-        ),
-        ({"model": {"type": "Unigram", "vocab": [["a", -1.0]], "unk_id": 5}}, "UnkIdNotInVocabulary"),
-        ({"model": {**WORDS, "vocab": {"b": 0}}}, "Missing [UNK]"),
-    ],
-)
-def test_a_bad_tokenizer_is_an_error_when_it_is_opened(
-    tmp_path: Path, parts: dict[str, Any], cause: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json is not a tokenizer that works") as caught:
-        module.open(write(tmp_path, **parts), {})
-    assert cause in caught.value.cause
-    assert capfd.readouterr().err == ""
-
-
-def test_a_panic_while_encoding_is_an_error(tmp_path: Path) -> None:
-    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
-    text = module.open(write(tmp_path, pre_tokenizer=split), {})
-    for offsets in (False, True):
-        with pytest.raises(TokenizerError, match="cannot encode") as caught:
-            text.encode(["a" * 40 + "!"], offsets=offsets)
-        assert "retry-limit-in-match" in caught.value.cause
-    assert text.encode(["b"])[0].ids == [1]  # still usable
-
-
-@pytest.mark.parametrize("content", ["", "not json", "[" * 3000, "{}", "\x00\xff"])
-def test_what_is_no_tokenizer_is_an_error(tmp_path: Path, content: str) -> None:
-    (tmp_path / "own.json").write_text(content)
-    with pytest.raises(TokenizerError, match=r"own\.json") as caught:
-        module.open(tmp_path, {"tokenizer": "own.json"})
-    assert caught.value.cause
-
-
-@pytest.mark.parametrize("limit", ["TOKENIZER_BYTES", "VOCABULARY"])
-def test_limits_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    monkeypatch.setattr(limits, limit, 2)
-    with pytest.raises(TokenizerError) as caught:
-        module.open(write(tmp_path), {})
-    assert " 2 " in caught.value.cause
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_stopping_the_program_is_never_swallowed(stop: type[BaseException]) -> None:
-    class Stopping:
-        def encode_batch_fast(self, texts: list[str]) -> None:
-            raise stop
-
-    with pytest.raises(stop):
-        Text(Stopping()).encode(["a"])
-
-
-def test_decode_errors_are_tokenizer_errors(text: Text) -> None:
-    with pytest.raises(TokenizerError, match="cannot decode"):
-        text.decode([-1])
-
-
-def test_what_others_write_to_stderr_while_a_tokenizer_is_opened_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
-    with module._without_backtrace():
-        os.write(2, b"from another thread\n")
-        assert capfd.readouterr().err == ""
-    assert capfd.readouterr().err == "from another thread\n"
-
-
-def test_a_closed_stderr_is_no_trouble(tmp_path: Path) -> None:
-    script = (
-        "import os, sys; from pathlib import Path; from edgekit.runtimes.ingest import text\n"
-        "os.close(2); print(text.open(Path(sys.argv[1]), {}).encode(['b'])[0].ids)"
-    )
-    command = [sys.executable, "-c", script, str(write(tmp_path))]
-    assert subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout == "[1]\n"
-
-
-@pytest.mark.parametrize("name", ["/etc/passwd", "../tokenizer.json", "a/../../b", "a\\b", "a\0b"])
-def test_a_name_that_leads_out_of_the_bundle_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BundleError, match="unsafe path"):
-        module.open(tmp_path, {"tokenizer": name})
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"tokenizer\.json is missing"):
-        module.open(tmp_path, {})
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"inputs": ["input_ids", "pixel_values"]}, "pixel_values"),
-        ({"default_prompt": "query"}, "'query' is not among the prompts"),
-        ({"max_length": 3}, "max_length is 3, and the tokenizer adds 3"),
-        ({"max_length": "256"}, "max_length is '256'"),
-        ({"pad_id": None}, "pad_id is None"),
-        ({"prompts": {"query": 5}}, "the prompt 'query' is not a text"),
-        ({"prompts": ["query"]}, r"prompts is \['query'\]"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(BundleError, match=message):
-        module.open(minilm(), given)

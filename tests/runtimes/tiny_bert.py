@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,13 @@ SENTENCES = [
     "Der Zug nach München fährt um 12:30 Uhr ab; das café hat zu.",
     "A much longer sentence that goes on and on so that padding is needed for every other row of the batch.",
 ]
+WORDS: dict[str, Any] = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "[UNK]": 2}, "unk_token": "[UNK]"}
+
+
+def write_tokenizer(folder: Path, **parts: Any) -> Path:
+    """A tokenizer.json with these parts and nothing else."""
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": WORDS, **parts}))
+    return folder
 
 
 def minilm() -> Path:
