@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from edgekit.core import Graph, Port, State
 
@@ -58,19 +58,13 @@ def pack(models: Mapping[str, ir.Model], folder: Path) -> None:
     """
     import onnx_ir as ir
 
-    places: dict[bytes, tuple[int, int]] = {}
     with (folder / WEIGHTS).open("wb") as out:
+        packed = _Packed(out)
         for path, model in models.items():
             for value in _heavy(model):
                 tensor = value.const_value
                 assert tensor is not None
-                data = tensor.tobytes()
-                key = hashlib.sha256(data).digest()
-                if key not in places:
-                    out.seek(-out.tell() % PAGE, 1)
-                    places[key] = (out.tell(), len(data))
-                    out.write(data)
-                offset, length = places[key]
+                offset, length = packed.place(tensor)
                 value.const_value = ir.ExternalTensor(
                     WEIGHTS,
                     offset,
@@ -82,6 +76,35 @@ def pack(models: Mapping[str, ir.Model], folder: Path) -> None:
                 )
             _forget(model)
             (folder / path).write_bytes(to_bytes(model))
+
+
+class _Packed:
+    """The file of weights while it is written: what lies where (offset, length), by its content and by its source."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
+        self._contents: dict[bytes, tuple[int, int]] = {}
+        self._sources: dict[tuple[str, int, int], tuple[int, int]] = {}
+
+    def place(self, tensor: ir.TensorProtocol) -> tuple[int, int]:
+        """Where its bytes are from now on. Forms of one model read the same file, whose bytes are looked at once."""
+        import onnx_ir as ir
+
+        if not isinstance(tensor, ir.ExternalTensor):
+            return self._written(tensor)
+        source = str(tensor.path), tensor.offset or 0, tensor.nbytes
+        if source not in self._sources:
+            self._sources[source] = self._written(tensor)
+        return self._sources[source]
+
+    def _written(self, tensor: ir.TensorProtocol) -> tuple[int, int]:
+        data = tensor.tobytes()
+        key = hashlib.sha256(data).digest()
+        if key not in self._contents:
+            self._out.seek(-self._out.tell() % PAGE, 1)
+            self._contents[key] = self._out.tell(), len(data)
+            self._out.write(data)
+        return self._contents[key]
 
 
 def to_bytes(model: ir.Model) -> bytes:

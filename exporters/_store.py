@@ -8,11 +8,15 @@ and the head multiplies by its transpose. Knows no architecture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit import device
 from edgekit.core import QUANTIZED, Recipe
 from edgekit.errors import UnsupportedError
 from edgekit.quantize import blocks
@@ -30,6 +34,15 @@ if TYPE_CHECKING:
 
 # Of the inputs of a narrow layer, the fewest that may share a scale: with less, the scales weigh more than is saved.
 NARROWEST = 16
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a matrix (inputs, outputs): where it belongs, and what reads it."""
+
+    rows: slice
+    columns: slice
+    read: Callable[[], Floats]
 
 
 class Store:
@@ -149,38 +162,52 @@ class Store:
         block = 0 if precision == "fp32" else self._block(at, inputs, first.narrow)
         if not block:
             made = np.empty(shape, np.float32)
-            for rows, columns, piece in self._pieces(linears, 1):
-                made[rows, columns] = piece
+
+            def copy(piece: Piece) -> None:
+                made[piece.rows, piece.columns] = piece.read()
+
+            _at_once(copy, self._pieces(linears, 1))
             return self.draft.stream(at, "float32", shape, [made])
         values, scale = np.empty(shape, np.int8), np.empty((inputs // block, outputs), np.float32)
-        for rows, columns, piece in self._pieces(linears, block):
-            found = blocks.quantize(piece, blocks.BITS[precision], block, 0)
-            values[rows, columns], scale[rows.start // block : rows.stop // block, columns] = found
+
+        def quantize(piece: Piece) -> None:
+            groups = slice(piece.rows.start // block, piece.rows.stop // block)
+            found = blocks.quantize(piece.read(), blocks.BITS[precision], block, 0)
+            values[piece.rows, piece.columns], scale[groups, piece.columns] = found
+
+        _at_once(quantize, self._pieces(linears, block))
         stored = self.draft.stream(at, precision, shape, packed(values, precision))
         per_output = block == inputs
         scales = self.draft.tensor(f"{at}.scale", scale[0] if per_output else scale)
         attributes = {"axis": 1} if per_output else {"axis": 0, "block_size": block}
         return self.draft.op("DequantizeLinear", [stored, scales], attributes, name=f"{at}.dequantized")
 
-    def _pieces(self, linears: tuple[Linear, ...], block: int) -> Iterator[tuple[slice, slice, Floats]]:
-        """The matrix (inputs, outputs) in pieces of whole blocks: where a piece belongs, and the piece."""
-        at = 0
+    def _pieces(self, linears: tuple[Linear, ...], block: int) -> Iterator[Piece]:
+        """The matrix (inputs, outputs) in pieces of whole blocks."""
+        first = 0
         for linear in linears:
-            for rows, begin, piece in self._pieces_of(linear, block):
-                yield rows, slice(at + begin, at + begin + piece.shape[1]), piece
-            at += linear.outputs
+            yield from self._pieces_of(linear, block, first)
+            first += linear.outputs
 
-    def _pieces_of(self, linear: Linear, block: int) -> Iterator[tuple[slice, int, Floats]]:
-        """One layer's: the rows, the first column, and the piece."""
+    def _pieces_of(self, linear: Linear, block: int, first: int) -> Iterator[Piece]:
+        """One layer's, whose columns begin with the `first`."""
         name, times = f"{linear.name}.weight", _outward(linear) * np.float32(linear.inward)
         if self.plan.conv1d and linear.name != self.plan.head:
+            columns = slice(linear.first, linear.first + linear.outputs)
+
+            def rows(begin: int, end: int) -> Floats:
+                return self.weights.rows(name, begin, end)[:, columns] * times
+
             for begin, end in chunks(0, linear.inputs, linear.stored or linear.outputs, block):
-                rows = self.weights.rows(name, begin, end)
-                yield slice(begin, end), 0, rows[:, linear.first : linear.first + linear.outputs] * times
+                yield Piece(slice(begin, end), slice(first, first + linear.outputs), partial(rows, begin, end))
             return
+
+        def turned(begin: int, end: int) -> Floats:
+            found = self.weights.rows(name, linear.first + begin, linear.first + end)
+            return np.ascontiguousarray(found.T) * times[begin:end]
+
         for begin, end in chunks(0, linear.outputs, linear.inputs, 1):
-            rows = self.weights.rows(name, linear.first + begin, linear.first + end)
-            yield slice(0, linear.inputs), begin, np.ascontiguousarray(rows.T) * times[begin:end]
+            yield Piece(slice(0, linear.inputs), slice(first + begin, first + end), partial(turned, begin, end))
 
     def _rows(self, name: str, count: int) -> Iterator[Floats]:
         for begin, end in chunks(0, count, self.plan.hidden, 2):
@@ -235,6 +262,13 @@ class Store:
         rows = draft.op("Gather", [table, ids], {"axis": 0}, name="embed.rows")
         rows = draft.op("Cast", [rows], {"to": ir.DataType.INT32}, name="embed.bytes")
         return draft.op("Gather", [draft.tensor("embed.pairs", PAIRS), rows], {"axis": 0}, name="embed.values")
+
+
+def _at_once(work: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
+    """As many at a time as there are cores: numpy lets go of the interpreter. Raises what the first of them raises."""
+    with ThreadPoolExecutor(device.threads()) as pool:
+        for job in [pool.submit(work, piece) for piece in pieces]:
+            job.result()
 
 
 def _named(linears: tuple[Linear, ...], what: str) -> str:

@@ -153,6 +153,20 @@ def test_pack_holds_each_tensor_once_on_a_page_and_repeats_itself(tmp_path: Path
     assert first == ((other / "x.onnx").read_bytes(), (other / graph.WEIGHTS).read_bytes())
 
 
+def test_what_lies_in_files_is_packed_as_what_does_not(tmp_path: Path) -> None:
+    """Also where two files hold the same, and where one file is read for two models."""
+    make(tmp_path / "a.onnx")
+    folders = [tmp_path / name for name in ("one", "two", "all")]
+    for folder in folders:
+        folder.mkdir()
+    for folder in folders[:2]:
+        graph.pack({"x.onnx": graph.load(tmp_path / "a.onnx")}, folder)
+    graph.pack({f"{n}.onnx": graph.load(folders[n // 2] / "x.onnx") for n in range(3)}, folders[2])
+    for n in range(3):
+        assert (folders[2] / f"{n}.onnx").read_bytes() == (folders[0] / "x.onnx").read_bytes()
+    assert (folders[2] / graph.WEIGHTS).read_bytes() == (folders[0] / graph.WEIGHTS).read_bytes()
+
+
 def test_ports_name_their_free_axes(tmp_path: Path) -> None:
     noun = graph.describe(graph.load(make(tmp_path / "a.onnx")), "small", "a.onnx", {"batch": (1, 4)})
     assert isinstance(noun, Graph)
