@@ -8,18 +8,17 @@ and the head multiplies by its transpose. Knows no architecture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit import device
 from edgekit.core import QUANTIZED, Recipe
 from edgekit.errors import UnsupportedError
 from edgekit.quantize import blocks
+from edgekit.quantize.cores import at_once
 
 from ._blueprint import Blueprint
 from ._onnx import Draft
@@ -166,7 +165,7 @@ class Store:
             def copy(piece: Piece) -> None:
                 made[piece.rows, piece.columns] = piece.read()
 
-            _at_once(copy, self._pieces(linears, 1))
+            at_once(copy, self._pieces(linears, 1))
             return self.draft.stream(at, "float32", shape, [made])
         values, scale = np.empty(shape, np.int8), np.empty((inputs // block, outputs), np.float32)
 
@@ -175,7 +174,7 @@ class Store:
             found = blocks.quantize(piece.read(), blocks.BITS[precision], block, 0)
             values[piece.rows, piece.columns], scale[groups, piece.columns] = found
 
-        _at_once(quantize, self._pieces(linears, block))
+        at_once(quantize, self._pieces(linears, block))
         stored = self.draft.stream(at, precision, shape, packed(values, precision))
         per_output = block == inputs
         scales = self.draft.tensor(f"{at}.scale", scale[0] if per_output else scale)
@@ -262,13 +261,6 @@ class Store:
         rows = draft.op("Gather", [table, ids], {"axis": 0}, name="embed.rows")
         rows = draft.op("Cast", [rows], {"to": ir.DataType.INT32}, name="embed.bytes")
         return draft.op("Gather", [draft.tensor("embed.pairs", PAIRS), rows], {"axis": 0}, name="embed.values")
-
-
-def _at_once(work: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
-    """As many at a time as there are cores: numpy lets go of the interpreter. Raises what the first of them raises."""
-    with ThreadPoolExecutor(device.threads()) as pool:
-        for job in [pool.submit(work, piece) for piece in pieces]:
-            job.result()
 
 
 def _named(linears: tuple[Linear, ...], what: str) -> str:

@@ -12,6 +12,7 @@ from edgekit import build, graph, quantize, registry
 from edgekit.core import Graph, Recipe
 from edgekit.errors import UnsupportedError
 from edgekit.quantize import smooth
+from edgekit.quantize.cores import at_once
 from edgekit.quantize.int8 import rounded
 
 RNG = np.random.default_rng(0)
@@ -151,6 +152,19 @@ def test_pack_holds_each_tensor_once_on_a_page_and_repeats_itself(tmp_path: Path
     other.mkdir()
     graph.pack({"x.onnx": graph.load(tmp_path / "a.onnx")}, other)
     assert first == ((other / "x.onnx").read_bytes(), (other / graph.WEIGHTS).read_bytes())
+
+
+def test_work_on_parts_is_all_done_and_the_first_that_fails_is_told() -> None:
+    done = np.zeros(50)
+
+    def work(part: int) -> None:
+        done[part] += 1
+        if part in (20, 30):
+            raise ValueError(f"part {part}")
+
+    with pytest.raises(ValueError, match="part 20"):
+        at_once(work, range(50))
+    assert (done == 1).all()
 
 
 def test_what_lies_in_files_is_packed_as_what_does_not(tmp_path: Path) -> None:
