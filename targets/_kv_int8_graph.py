@@ -28,7 +28,8 @@ SCALE = ".scale"  # behind the name of the past: the input that its scales are, 
 SPREAD = ".spread"  # as flat as queries are: each query head's share of the scales
 TYPES = ("k_quant_type", "v_quant_type")
 BITS = "kv_cache_bit_width"
-NEW, COS, SCALES = 1, 7, 12  # GroupQueryAttention's inputs: what is new, keys first; positions; the caches' scales
+# GroupQueryAttention's inputs: what is new, keys first; the caches; positions; the caches' scales.
+NEW, PAST, COS, SCALES = 1, 3, 7, 12
 
 
 def quantize_caches(model: ir.Model) -> None:
@@ -39,7 +40,7 @@ def quantize_caches(model: ir.Model) -> None:
     import onnx_ir as ir
 
     attentions = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
-    caches = [value for node in attentions for value in node.inputs[3:5]]
+    caches = [value for node in attentions for value in node.inputs[PAST : PAST + 2]]
     states = [value for value in model.graph.outputs if str(value.name).startswith("present")]
     if not attentions or len(caches) != len(states):
         raise UnsupportedError(
@@ -49,9 +50,10 @@ def quantize_caches(model: ir.Model) -> None:
     unit = graph.initializer(model, "unit_scale", np.ones(1, np.float32))
     for node in attentions:
         node.resize_inputs(SCALES + 2)
-        keys, values = (_divided(model, node, place) for place in range(2))
-        _multiplied(model, node, keys)
-        _multiplied_behind(model, node, values)
+        for place in range(2):
+            _divide_new(model, node, place)
+        _multiply_queries(model, node)
+        _multiply_found(model, node)
         for place, kind in enumerate(TYPES):
             node.replace_input_with(SCALES + place, unit)
             node.attributes[kind] = ir.AttrString(kind, "PER_TENSOR")
@@ -71,56 +73,62 @@ def float_caches(model: ir.Model) -> None:
             del node.attributes[kind]
         node.resize_inputs(SCALES if node.inputs[SCALES - 1] else COS + 2)
         _retype(node, ir.DataType.FLOAT)
-    for value in [value for value in model.graph.inputs if str(value.name).endswith((SCALE, SPREAD))]:
+    scales = [value for value in model.graph.inputs if str(value.name).endswith((SCALE, SPREAD))]
+    for value in scales:
         (scaling,) = value.consumers()
         if scaling.op_type == "Reshape":
             (scaling,) = scaling.outputs[0].consumers()
         ir.convenience.replace_all_uses_with(scaling.outputs[0], scaling.inputs[0])
-        graph.drop_unused(model)
+    graph.drop_unused(model)
+    for value in scales:
         model.graph.inputs.remove(value)
 
 
-def _divided(model: ir.Model, node: ir.Node, place: int) -> str:
-    """New keys (place 0) or values by their scales, which are an input of shape (heads, a, n, b): see `_kv_int8`.
-
-    Gives the name of the past.
-    """
-    past = node.inputs[3 + place]
-    assert past is not None
-    assert past.shape is not None
-    heads, dim = int(past.shape[1]), int(past.shape[3])  # type: ignore[arg-type]
+def _divide_new(model: ir.Model, node: ir.Node, place: int) -> None:
+    """New keys (place 0) or values by their scales, which are an input of shape (heads, a, n, b): see `_kv_int8`."""
+    past, heads, dim = _cache(node, place)
     shape = heads, *((1, dim, 1) if place else _turning(node, dim))
     flat = graph.initializer(model, "flat", np.array([-1]))
-    scales = _node("Reshape", f"{past.name}{SCALE}.flat", _input(model, f"{past.name}{SCALE}", shape), flat)
-    divided = _node("Div", f"{past.name}.scaled", node.inputs[NEW + place], scales.outputs[0])
+    scales = _node("Reshape", f"{past}{SCALE}.flat", _input(model, f"{past}{SCALE}", shape), flat)
+    divided = _node("Div", f"{past}.scaled", node.inputs[NEW + place], scales.outputs[0])
     model.graph.insert_before(node, [scales, divided])
     node.replace_input_with(NEW + place, divided.outputs[0])
-    return str(past.name)
 
 
-def _multiplied(model: ir.Model, node: ir.Node, keys: str) -> None:
-    """Queries, by the scales of the keys that they will meet."""
-    scaled = _node("Mul", f"{node.name}.queries", node.inputs[0], _spread(model, node, keys))
+def _multiply_queries(model: ir.Model, node: ir.Node) -> None:
+    """By the scales of the keys that they will meet."""
+    scaled = _node("Mul", f"{node.name}.queries", node.inputs[0], _spread(model, node, 0))
     model.graph.insert_before(node, scaled)
     node.replace_input_with(0, scaled.outputs[0])
 
 
-def _multiplied_behind(model: ir.Model, node: ir.Node, values: str) -> None:
+def _multiply_found(model: ir.Model, node: ir.Node) -> None:
     """What attention gives, by the scales of the values that it is made of."""
     import onnx_ir as ir
 
     found = node.outputs[0]
-    scaled = _node("Mul", f"{node.name}.values", found, _spread(model, node, values))
+    scaled = _node("Mul", f"{node.name}.values", found, _spread(model, node, 1))
     scaled.outputs[0].type, scaled.outputs[0].shape = found.type, found.shape
     ir.convenience.replace_all_uses_with(found, scaled.outputs[0])
     scaled.replace_input_with(0, found)
     model.graph.insert_after(node, scaled)
 
 
-def _spread(model: ir.Model, node: ir.Node, past: str) -> ir.Value:
-    (cache,) = (value for value in node.inputs[3:5] if value is not None and value.name == past)
-    assert cache.shape is not None
-    return _input(model, f"{past}{SPREAD}", (node.attributes["num_heads"].as_int() * int(cache.shape[3]),))  # type: ignore[arg-type]
+def _spread(model: ir.Model, node: ir.Node, place: int) -> ir.Value:
+    """The input for the scales of the keys (place 0) or values, once for each head of the queries."""
+    past, _, dim = _cache(node, place)
+    return _input(model, f"{past}{SPREAD}", (node.attributes["num_heads"].as_int() * dim,))
+
+
+def _cache(node: ir.Node, place: int) -> tuple[str, int, int]:
+    """Of the past keys (place 0) or values: name, heads and dimensions of a head."""
+    past = node.inputs[PAST + place]
+    assert past is not None
+    assert past.shape is not None
+    _, heads, _, dim = past.shape
+    assert isinstance(heads, int)
+    assert isinstance(dim, int)
+    return str(past.name), heads, dim
 
 
 def _node(kind: str, name: str, *inputs: ir.Value | None) -> ir.Node:
@@ -158,6 +166,6 @@ def _retype(node: ir.Node, dtype: ir.DataType) -> None:
     """Past and present are one buffer of this type."""
     import onnx_ir as ir
 
-    for value in (*node.inputs[3:5], *node.outputs[1:3]):
+    for value in (*node.inputs[PAST : PAST + 2], *node.outputs[1:3]):
         assert value is not None
         value.type = ir.TensorType(dtype)

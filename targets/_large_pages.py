@@ -7,14 +7,11 @@ where the administrator wants no large pages, nothing happens. Knows nothing of 
 
 from __future__ import annotations
 
-import ctypes
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-log = logging.getLogger("edgekit")
+from ._madvise import advise
 
 COLLAPSE = 25  # MADV_COLLAPSE, asm-generic/mman-common.h
 LARGE = 2 << 20  # bytes of a large page on x86-64 and ARM64 with pages of 4 KiB
@@ -70,9 +67,5 @@ def beyond(regions: Sequence[Region], old: Sequence[Region]) -> list[Region]:
 
 def collapse(first: int, end: int) -> None:
     """Both at a large page's border."""
-    if end <= first:
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    if libc.madvise(first, end - first, COLLAPSE):
-        log.debug("no large pages for %d bytes: %s", end - first, os.strerror(ctypes.get_errno()))
+    if end > first:
+        advise(first, end, COLLAPSE, "large pages")

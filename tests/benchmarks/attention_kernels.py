@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--exact-queries", action="store_true")
+    parser.add_argument("--exact-queries", action="store_true", help="do not round queries where a cache has one scale")
     args = parser.parse_args()
     os.environ[QUICK] = str(int(not args.exact_queries))
     say(f"{machine()['cpu']}, {args.threads} threads, ONNX Runtime {ort.__version__}")
