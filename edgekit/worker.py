@@ -109,7 +109,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # what it was told and had not read when it died
+                pipe.close()
 
 
 def post_mortem(status: int, stage: str, log: Path) -> EdgeKitError:

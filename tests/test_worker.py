@@ -59,6 +59,19 @@ def test_a_kill_likely_means_memory(tmp_path: Path) -> None:
         run("killed", tmp_path)
 
 
+def test_a_worker_that_died_before_it_was_told_is_ended_all_the_same(tmp_path: Path) -> None:
+    process = worker.start("worker_jobs:echo", tmp_path)
+    process.kill()
+    process.wait()
+    assert process.stdin is not None
+    with pytest.raises(BrokenPipeError):
+        process.stdin.write(b"{}\n" * 10_000)
+    worker.end(process)
+    assert process.stdin.closed
+    assert process.stdout is not None
+    assert process.stdout.closed
+
+
 def test_memory_limit_is_the_workers_own(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="out of memory in stage 'trial' within 256 MiB"):
         worker.run("worker_jobs:eat", {"bytes": 1 << 30}, tmp_path, stage="trial", memory_limit=256 << 20)

@@ -18,10 +18,27 @@ import venv
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contenders import cpu_facts
+
 TORCH = "torch==2.13.0"
-# llama.cpp is compiled here (a quarter of an hour on two cores), without AMX: that code of it was seen to crash.
-AVX = "AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16"
-LLAMA = " ".join(["-DGGML_NATIVE=OFF", *(f"-DGGML_{name}=ON" for name in AVX.split(" "))])
+# llama.cpp is compiled here (a quarter of an hour on two cores) for what this CPU has, by the names of Linux and its
+# own; but without AMX: that code of it was seen to crash.
+FEATURES = {
+    "avx": "AVX",
+    "avx2": "AVX2",
+    "fma": "FMA",
+    "f16c": "F16C",
+    "bmi2": "BMI2",
+    "avx_vnni": "AVX_VNNI",
+    "avx512f": "AVX512",
+    "avx512_vbmi": "AVX512_VBMI",
+    "avx512_vnni": "AVX512_VNNI",
+    "avx512_bf16": "AVX512_BF16",
+}
+LLAMA = " ".join([
+    "-DGGML_NATIVE=OFF",
+    *(f"-DGGML_{name}={'ON' if feature in cpu_facts()[1] else 'OFF'}" for feature, name in FEATURES.items()),
+])  # fmt: skip
 
 
 @dataclass(frozen=True)
