@@ -3,6 +3,9 @@
 They are made once and kept in the target's cache, mapped: pages that no prompt needs cost nothing, and two processes
 share them. Where nothing can be kept they are made for every session. What is kept is never trusted: it must be as
 long, and add up, as when it was written.
+
+Processors without instructions for it multiply two pairs of bytes at once and add them up in 16 bits, which two
+products of 255 by 127 overflow: what comes out is cut off, and nobody is told. They are given weights of seven bits.
 """
 
 from __future__ import annotations
@@ -39,10 +42,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgekit")
 
-FORM = "1"  # of what is kept; another makes all that was kept before worthless
+FORM = "2"  # of what is kept; another makes all that was kept before worthless
 PAGE = 4096
 SLAB = 1 << 18  # weights at a time: what a core's own cache holds
-LARGEST = 127
+WHOLE, HALF = 127, 63  # the largest weight: where products are added up in 32 bits, and in 16
 # The two int4 numbers in a byte, the low one first, each as a byte.
 PAIRS = np.array([((byte & 15 ^ 8) - 8, (byte >> 4 ^ 8) - 8) for byte in range(256)], np.int8).view(np.int16)
 
@@ -69,16 +72,19 @@ class Blocks:
     scales: Floats  # (inputs / block, outputs)
 
 
-def prepare(folder: Path, graph: Graph, threads: int, cache: Path | None) -> Arrays:
-    """The inputs of `graph.prompt` that stand for weights, by name. Raises BundleError without them."""
+def prepare(folder: Path, graph: Graph, threads: int, cache: Path | None, largest: int = WHOLE) -> Arrays:
+    """The inputs of `graph.prompt` that stand for weights, by name; no number in them is beyond `largest`.
+
+    Raises BundleError without them.
+    """
     assert graph.prompt is not None
     matrices = list(_matrices(graph.prompt))
     places, end = _places(matrices)
-    kept = None if cache is None else cache / f"{_key(folder, graph)}.int8"
+    kept = None if cache is None else cache / f"{_key(folder, graph, largest)}.int8"
     found = None if kept is None else _read(kept, end)
     if found is None:
         sources = _sources(folder, graph, matrices)
-        found = _write(kept, end, lambda data: _fill(data, matrices, places, sources, threads))
+        found = _write(kept, end, lambda data: _fill(data, matrices, places, sources, threads, largest))
     named: dict[str, Array] = {}
     for one, values, scales in _parts(found, matrices, places):
         named |= {one.values: values, one.scales: scales}
@@ -185,21 +191,26 @@ def _keep(path: Path, end: int, fill: Fill) -> Bytes:
 
 
 def _fill(
-    data: Bytes, matrices: list[Matrix], places: list[tuple[int, int]], sources: list[Blocks], threads: int
+    data: Bytes,
+    matrices: list[Matrix],
+    places: list[tuple[int, int]],
+    sources: list[Blocks],
+    threads: int,
+    largest: int,
 ) -> None:
     with ThreadPoolExecutor(threads) as pool:
         parts = zip(_parts(data, matrices, places), sources, strict=True)
-        for job in [pool.submit(_convert, blocks, values, scales) for (_, values, scales), blocks in parts]:
+        for job in [pool.submit(_convert, blocks, values, scales, largest) for (_, values, scales), blocks in parts]:
             job.result()
 
 
-def _convert(source: Blocks, values: Values, scales: Floats) -> None:
-    """Every output's weights in steps of its own: the largest of them is 127 steps."""
+def _convert(source: Blocks, values: Values, scales: Floats, largest: int) -> None:
+    """Every output's weights in steps of its own: the largest of them is `largest` steps."""
     groups, outputs = source.scales.shape
     blocks = _numbers(source.numbers, values.size).reshape(groups, -1, outputs)
     sizes = np.maximum(blocks.max(1), -blocks.min(1).astype(np.float32)) * np.abs(source.scales)
-    largest = sizes.max(0)
-    scales[:] = np.where(largest > 0, largest / LARGEST, 1)
+    most = sizes.max(0)
+    scales[:] = np.where(most > 0, most / largest, 1)
     steps, into = source.scales / scales, values.reshape(blocks.shape)
     many = max(1, SLAB // blocks[0].size)
     for first in range(0, groups, many):
@@ -217,8 +228,8 @@ def _sum(data: Bytes) -> np.uint64:
     return np.add.reduce(data.view(np.uint64), initial=1, dtype=np.uint64)  # zeros do not add up to zero
 
 
-def _key(folder: Path, graph: Graph) -> str:
-    """Another for another model at this place."""
+def _key(folder: Path, graph: Graph, largest: int) -> str:
+    """Another for another model at this place, or another processor."""
     beside = sorted(path for path in (folder / graph.path).parent.iterdir() if path.is_file())
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in beside]
-    return hashlib.sha256(repr((FORM, graph.path, files)).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((FORM, graph.path, largest, files)).encode()).hexdigest()[:32]

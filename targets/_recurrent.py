@@ -111,10 +111,14 @@ def _integer(model: ir.Model, node: ir.Node, inputs: Rows, states: Rows) -> None
         assert guard is not None
         x = guard.inputs[0]
     weights, scales = zip(*(_turned(model, rows) for rows in (inputs, states)))
-    zero = graph.initializer(model, f"{node.name}.zero", np.zeros(states.shape[:2], np.int8))
+    # Two of them: where ONNX Runtime turns int8 into uint8 for a processor, it writes a new one for each weight.
+    zeros = [
+        graph.initializer(model, f"{rows.numbers.name}.zero", np.zeros(states.shape[:2], np.int8))
+        for rows in (inputs, states)
+    ]
     made = draft.several(
         "DynamicQuantizeLSTM",
-        [x, *weights, bias, counts, *into, None, scales[0], zero, scales[1], zero],
+        [x, *weights, bias, counts, *into, None, scales[0], zeros[0], scales[1], zeros[1]],
         {"hidden_size": states.shape[2], "direction": direction},
         outputs=3,
     )

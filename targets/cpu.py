@@ -27,7 +27,7 @@ from ._onnxruntime import OnnxRuntimeSession
 from ._plain_decoder import PlainDecoderSession
 from ._prompt_session import CHUNK as PROMPT
 from ._prompt_session import PromptReader
-from ._prompt_weights import prepare
+from ._prompt_weights import HALF, WHOLE, prepare
 from ._stream_session import StreamSession, is_stream
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ log = logging.getLogger("edgekit")
 
 PRECISIONS = ("fp32", "int8", "int4")
 PROVIDER = "CPUExecutionProvider"
-# Instructions that multiply unsigned by signed bytes into 32 bits.
+# Instructions that multiply unsigned by signed bytes into 32 bits. Without, two products are added up in 16.
 INTEGER = {"avx512_vnni", "avx_vnni", "asimddp"}
 # Its CPU kernel adds and normalizes one number at a time; the two nodes that it replaces are vectorized.
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
@@ -117,20 +117,8 @@ def open(
 
     Raises BundleError for an option that a bundle may not set.
     """
-    import onnxruntime as ort
-
     check_options(options or {}, OPTIONS, "cpu")
-    entries: dict[str, str] = {"session.force_spinning_stop": "1", **(options or {})}
-    entries.pop(KV_CACHE, None)  # what the graph's ports say
-    config = ort.SessionOptions()
-    config.intra_op_num_threads = threads
-    config.inter_op_num_threads = 1
-    config.enable_cpu_mem_arena = entries.pop("enable_cpu_mem_arena", "0") == "1"
-    for name, value in entries.items():
-        config.add_session_config_entry(name, value)
-    if recipe.activations == "int8" and not device.cpu_features() & INTEGER:
-        # Without these the kernels saturate at 16 bits and give other numbers, unless told to take the slow way.
-        config.add_session_config_entry("session.x64quantprecision", "1")
+    config = session_options(recipe, threads, options or {})
     if not graph.states:
         return OnnxRuntimeSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
     if is_stream(graph):
@@ -142,11 +130,34 @@ def open(
     with large_pages():
         reader = None
         if graph.prompt is not None:
-            weights = prepare(folder, graph, threads, cache)
+            weights = prepare(folder, graph, threads, cache, WHOLE if multiplies_bytes() else HALF)
             reader = PromptReader(folder, graph.prompt, PROVIDER, config, SLOW_FUSIONS, weights)
             if is_quantized(graph):
                 return Int8DecoderSession(folder, graph, PROVIDER, config, SLOW_FUSIONS, reader)
         return DecoderSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS, reader=reader)
+
+
+def session_options(recipe: Recipe, threads: int, told: Mapping[str, str]) -> Any:
+    """What ONNX Runtime is told; `told` are options of a bundle."""
+    import onnxruntime as ort
+
+    entries: dict[str, str] = {"session.force_spinning_stop": "1", **told}
+    entries.pop(KV_CACHE, None)  # what the graph's ports say
+    config = ort.SessionOptions()
+    config.intra_op_num_threads = threads
+    config.inter_op_num_threads = 1
+    config.enable_cpu_mem_arena = entries.pop("enable_cpu_mem_arena", "0") == "1"
+    for name, value in entries.items():
+        config.add_session_config_entry(name, value)
+    if recipe.activations == "int8" and not multiplies_bytes():
+        # The kernels would cut off what 16 bits do not hold, unless they are told to take the slow way.
+        config.add_session_config_entry("session.x64quantprecision", "1")
+    return config
+
+
+def multiplies_bytes() -> bool:
+    """Whether products of bytes are added up in 32 bits at once."""
+    return bool(device.cpu_features() & INTEGER)
 
 
 def facts(recipe: Recipe, graph: Graph) -> dict[str, Any]:

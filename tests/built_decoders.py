@@ -147,11 +147,11 @@ def trained(folder: Path, arch: str, *, embedding: float = 0.15, **changes: Any)
 Run = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def onnxruntime(file: Path) -> Run:
+def onnxruntime(file: Path, options: Any = None) -> Run:
     """The graph in ONNX Runtime, with activations as float where it would take int8 by itself."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")

@@ -21,7 +21,7 @@ from edgekit.errors import BundleError, InputError
 from edgekit.targets import _prompt_session
 from edgekit.targets._prompt_graph import SCALES, VALUES
 from edgekit.targets._prompt_session import CHUNK, LEAST, chunks, silent
-from edgekit.targets._prompt_weights import prepare
+from edgekit.targets._prompt_weights import HALF, WHOLE, prepare
 
 BLOCKS = Shape(weights="int4", windows=(None, 40), head_norm=True)
 # Tokens have one scale each here and one for 16 numbers there: both are 8 bits of what they multiply.
@@ -220,14 +220,30 @@ def exact(folder: Path, noun: Graph) -> dict[tuple[str, str], Any]:
     }
 
 
-def test_weights_are_the_blocks_in_steps_of_their_output(twins: Twins) -> None:
-    made, truth = prepare(twins.folder, twins.graph, 2, None), exact(twins.folder, twins.graph)
+@pytest.mark.parametrize("largest", [WHOLE, HALF])
+def test_weights_are_the_blocks_in_steps_of_their_output(twins: Twins, largest: int) -> None:
+    made, truth = prepare(twins.folder, twins.graph, 2, None, largest), exact(twins.folder, twins.graph)
     assert len(truth) == len(made) // 2 >= 3
     for (name, scale), wanted in truth.items():
         values, scales = made[f"{name}{VALUES}"], made[f"{scale}{SCALES}"]
-        np.testing.assert_allclose(scales, np.abs(wanted).max(0) / 127, rtol=1e-6)
+        np.testing.assert_allclose(scales, np.abs(wanted).max(0) / largest, rtol=1e-6)
         assert values.dtype == np.int8
         assert np.abs(values * scales - wanted).max() <= 0.5001 * scales.max()
+
+
+def test_two_products_of_the_largest_bytes_fit_where_they_are_added_up_in_16_bits() -> None:
+    assert 2 * 255 * HALF < 1 << 15 <= 2 * 255 * (HALF + 2)
+
+
+@pytest.mark.parametrize(("features", "largest"), [({"avx2"}, HALF), ({"avx512f"}, HALF), ({"avx_vnni"}, WHOLE)])
+def test_the_processor_says_how_large_weights_may_be(
+    features: set[str], largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.device.cpu_features", lambda: features)
+    made: list[int] = []
+    monkeypatch.setattr("edgekit.targets.cpu.prepare", lambda *told: made.append(told[-1]) or prepare(*told))
+    opened(tmp_path, packed(tmp_path, BLOCKS)).close()
+    assert made == [largest]
 
 
 def test_an_output_without_weights_is_zero(tmp_path: Path) -> None:
@@ -311,6 +327,7 @@ def test_another_bundle_at_the_same_place_is_another(tmp_path: Path) -> None:
     assert not same(first, dict(second))
     assert same(dict(second), dict(prepare(folder, noun, 1, None)))
     assert len(list(cache.iterdir())) == 1  # the old one is gone
+    assert np.abs(prepare(folder, noun, 1, cache, HALF)[next(iter(second))]).max() == HALF  # on another processor
 
 
 def test_no_room_to_keep_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

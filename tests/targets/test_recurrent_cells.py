@@ -25,10 +25,26 @@ LENGTHS, RAGGED = (9, 4, 7), [(4, 1, 3), (1, 1, 1), (1, 1, 2), (3, 1, 1)]  # eac
 
 def compiled(folder: Path, graph: Graph, recipe: Recipe) -> tuple[tiny.Run, list[str]]:
     """The form in which the cpu target runs it, and its operators."""
-    model = registry.find("targets", "cpu").compile(graphs.load(folder / graph.path), recipe)
+    target = registry.find("targets", "cpu")
+    model = target.compile(graphs.load(folder / graph.path), recipe)
     (folder / "compiled.onnx").write_bytes(graphs.to_bytes(model))
     assert graphs.describe(model, "model", graph.path, {}, graph.states) == graph
-    return engines.onnxruntime(folder / "compiled.onnx"), [node.op_type for node in model.graph]
+    run = engines.onnxruntime(folder / "compiled.onnx", target.session_options(recipe, 1, {}))
+    return run, [node.op_type for node in model.graph]
+
+
+def test_an_integer_lstm_also_where_16_bits_add_up_products_of_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.device.cpu_features", lambda: {"avx2"})
+    source, _ = tiny.trained(tmp_path, "lstm", spread=0.15, **SIZES)
+    graph = tiny.build(source, INT8)
+    run, kinds = compiled(tmp_path, graph, INT8)
+    rows = tiny.series(LENGTHS, 16)
+    found, wanted = (tiny.fed(one, graph, rows, RAGGED)[0] for one in (run, engines.onnxruntime(tmp_path / graph.path)))
+    assert "DynamicQuantizeLSTM" in kinds
+    for row, truth in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(row, truth, atol=0.02)
 
 
 @pytest.mark.parametrize(
