@@ -149,8 +149,9 @@ def session_options(recipe: Recipe, threads: int, told: Mapping[str, str]) -> An
     config.enable_cpu_mem_arena = entries.pop("enable_cpu_mem_arena", "0") == "1"
     for name, value in entries.items():
         config.add_session_config_entry(name, value)
-    if recipe.activations == "int8" and not multiplies_bytes():
-        # The kernels would cut off what 16 bits do not hold, unless they are told to take the slow way.
+    if recipe.activations == "int8" and recipe.group_size is None and not multiplies_bytes():
+        # The kernels would cut off what 16 bits do not hold, unless they are told to take the slow way. That of blocks
+        # does not, and could not be told.
         config.add_session_config_entry("session.x64quantprecision", "1")
     return config
 

@@ -13,6 +13,7 @@ import pytest
 from opened_decoder import Opened, follow, open_both, opened, padded, tiny
 from tiny_decoder import HEAD, Shape
 
+from edgekit.core import Recipe
 from edgekit.errors import ResourceError
 
 __all__ = ["opened", "tiny"]
@@ -33,6 +34,19 @@ def test_weights_in_blocks_stay_near_to_the_portable_graph(weights: str, tied: b
         logits = tiny.session.run(padded([text]))[0]["logits"][0, 0]
         wanted = tiny.whole(text)[-1]
         assert np.abs(logits - wanted).max() < 0.1 * wanted.std()
+    finally:
+        tiny.session.close()
+
+
+def test_blocks_of_int8_open_where_16_bits_add_up_products_of_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.device.cpu_features", lambda: {"avx2"})
+    recipe = Recipe("int8", activations="int8", group_size=16, method="rtn")
+    tiny = open_both("cpu", tmp_path, Shape(weights="int8"), recipe=recipe)
+    try:
+        logits = tiny.session.run(padded([[3, 4, 5]]))[0]["logits"][0, 0]
+        assert np.abs(logits - tiny.whole([3, 4, 5])[-1]).max() < 0.1 * logits.std()
     finally:
         tiny.session.close()
 
