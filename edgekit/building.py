@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from edgekit import device, given, graph, registry
+from edgekit import device, given, graph, pages, registry
 from edgekit.core import Bundle, Graph, Recipe, Source, Variant
 from edgekit.errors import UnsupportedError, VerificationError
 from edgekit.quantize.gate import as_item, prove
@@ -78,14 +78,15 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
 def _prompts(bundle: Bundle, built: Graph, file: Path, prompts: Sequence[Sequence[int]]) -> list[Array]:
     """What the head makes of each prompt, read at once by the graph as it is."""
     head = registry.find("heads", bundle.head)
-    # Mapped and not packed: the float32 weights of a large model need not fit into memory.
+    # Mapped, not packed, and given back: the float32 weights of a large model need not fit into memory.
     options = {"session.disable_prepacking": "1"}
     session = registry.find("targets", "cpu").open(
         file.parent, replace(built, states=()), Recipe(), threads=device.threads(), options=options
     )
     try:
-        outputs = (session.run(feeds(built, ids, head.positions(len(ids))))[0] for ids in prompts)
-        return [head.numbers(each["logits"][0], bundle.settings) for each in outputs]
+        with pages.giving_back(file.parent):
+            outputs = (session.run(feeds(built, ids, head.positions(len(ids))))[0] for ids in prompts)
+            return [head.numbers(each["logits"][0], bundle.settings) for each in outputs]
     finally:
         session.close()
 

@@ -15,7 +15,7 @@ from edgekit.errors import UsageError
 GOLDENS = 8  # how many of the samples a bundle keeps with their answers
 # Of a decoder, whose samples cost most: tokens of a prompt, enough to be read as long ones are, and the fewest prompts.
 PROMPT, PROMPTS = 64, 4
-MOST = 512  # tokens in all, beyond the fewest prompts
+MOST = 256  # tokens in all, beyond the fewest prompts
 
 TEXTS = (
     "The delivery arrived two days late, but the driver called ahead and apologised.",

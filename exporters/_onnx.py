@@ -1,12 +1,14 @@
 """An ONNX file that is written as it is thought of: nodes are kept, tensors go straight to the file beside it.
 
 Knows the format, and no model. Tensors start on pages, so that engines can map them; only small ones are in the
-graph's own file. The graph's file is written last: where it is, the rest is whole.
+graph's own file. While one piece is written the next can be thought of. The graph's file is written last: where it is,
+the rest is whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -32,6 +34,9 @@ class Draft:
     def __init__(self, path: Path) -> None:
         self.path, self.weights = path, path.with_suffix(".bin")
         self._file: BinaryIO | None = None
+        self._writer = ThreadPoolExecutor(1)
+        self._written: Future[int] | None = None  # the last piece
+        self._size = 0  # of the file, when that is written
         self.inputs: list[Port] = []
         self.outputs: list[Port] = []
         self._inputs: list[ir.Value] = []
@@ -46,6 +51,7 @@ class Draft:
 
     def __exit__(self, kind: object, *rest: object) -> None:
         assert self._file is not None
+        self._writer.shutdown()
         self._file.close()
         if kind is not None:
             self.weights.unlink(missing_ok=True)
@@ -129,13 +135,26 @@ class Draft:
         return self.tensor(name, np.asarray(number, np.float32))
 
     def stream(self, name: str, dtype: str, shape: Sequence[int], pieces: Iterable[Array]) -> ir.Value:
-        """An initializer whose bytes come in `pieces`, in order; `dtype` is numpy's name, or int4 for packed bytes."""
-        assert self._file is not None
-        self._file.write(b"\0" * (-self._file.tell() % PAGE))
-        begin = self._file.tell()
+        """An initializer whose bytes come in `pieces`, in order; `dtype` is numpy's name, or int4 for packed bytes.
+
+        A piece must stay as it is: it is written while the next one comes.
+        """
+        self._put(memoryview(b"\0" * (-self._size % PAGE)))
+        begin = self._size
         for piece in pieces:
-            self._file.write(np.ascontiguousarray(piece).data.cast("B"))
-        return self._external(name, dtype, shape, begin, self._file.tell() - begin)
+            self._put(np.ascontiguousarray(piece).data.cast("B"))
+        return self._external(name, dtype, shape, begin, self._size - begin)
+
+    def _put(self, data: memoryview) -> None:
+        """One piece at a time waits to be written. Raises OSError where the one before could not be."""
+        assert self._file is not None
+        self._wait()
+        self._written = self._writer.submit(self._file.write, data)
+        self._size += data.nbytes
+
+    def _wait(self) -> None:
+        if self._written is not None:
+            self._written.result()
 
     def alias(self, name: str, dtype: str, shape: Sequence[int], of: ir.Value) -> ir.Value:
         """An initializer that reads the bytes of another one as something else."""
@@ -169,6 +188,7 @@ class Draft:
         import onnx_ir as ir
 
         assert self._file is not None
+        self._wait()
         self._file.flush()
         graph = ir.Graph(
             self._inputs,

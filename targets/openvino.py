@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.core import Availability, Graph, Life, Recipe, Session, check_feeds, check_options
 from edgekit.footprint import ANY, Footprint
+from edgekit.pages import give_back
 
 from ._compile_cache import ask, compile_cached
 from ._large_pages import large_pages
-from ._mapped_files import give_back
 from ._openvino_decoder import BYTES, DecoderSession
 from ._openvino_decoder import ask as ask_decoder
 from ._openvino_engine import DEVICE, core, engine_errors, new_request, placement

@@ -61,7 +61,7 @@ def rule_for(module: str) -> Rule:
         ours = ("edgekit.core", "edgekit.errors", "edgekit.files", "edgekit.limits", "edgekit.runtimes")
         return Rule(ours, frozenset({"numpy"}), files)
     if folder == "targets":
-        files = ("edgekit.graph", "edgekit.onnxfile", "edgekit.device", "edgekit.footprint")
+        files = ("edgekit.graph", "edgekit.onnxfile", "edgekit.device", "edgekit.footprint", "edgekit.pages")
         ours = ("edgekit.core", "edgekit.errors", *files, "edgekit.targets")
         engine = "openvino" if "openvino" in rest or rest == "_compile_cache" else "onnxruntime"
         return Rule(ours, frozenset({"numpy"}), frozenset({engine, "onnx", "onnx_ir"}))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgekit.core import Array, Floats
 
 METHODS = ("generate",)
-POSITIONS = 8  # of a sample's end, whose next tokens are compared
+POSITIONS = 16  # of a sample's end, whose next tokens are compared
 # Largest mean divergence from the reference in nats, unless the user gives another.
 BUDGET = {"fp32": 1e-3, "bf16": 2e-2, "int8": 2e-2, "int4": 2e-1}
 MAX_NEW_TOKENS = 512  # where neither the caller nor the model says

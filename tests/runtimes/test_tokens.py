@@ -140,5 +140,5 @@ def test_the_distance_of_two_models() -> None:
 
 def test_only_the_last_positions_are_compared() -> None:
     assert tokens.positions(2) == [0, 1]
-    assert tokens.positions(20) == list(range(12, 20))
+    assert tokens.positions(20) == list(range(4, 20))
     assert tokens.open(Path(), {"a": 1}) == {"a": 1}

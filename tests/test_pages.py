@@ -1,10 +1,11 @@
-"""Mapped files: what is given back, and that nothing is lost by it."""
+"""Pages of mapped files: what is given back, and that nothing is lost by it."""
 
 from __future__ import annotations
 
 import mmap
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import pytest
 from chat_bundles import HERE
 
 import edgekit
-from edgekit.targets import _mapped_files
-from edgekit.targets._mapped_files import give_back
+from edgekit import pages
+from edgekit.pages import give_back, giving_back
 
 SIZE = 1 << 21
 
@@ -51,6 +52,17 @@ def test_pages_are_given_back_and_come_again(tmp_path: Path, access: int) -> Non
     assert memory[:SIZE] == b"x" * SIZE
 
 
+def test_pages_are_given_back_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "OFTEN", 0.01)
+    memory, most = mapped(tmp_path / "weights", mmap.ACCESS_READ), time.monotonic() + 20
+    with giving_back(tmp_path):
+        while resident(tmp_path) and time.monotonic() < most:
+            time.sleep(0.01)
+        assert resident(tmp_path) == 0
+    assert memory[:SIZE] == b"x" * SIZE
+    assert resident(tmp_path) == SIZE, "nobody gives back any more"
+
+
 def test_what_was_written_is_kept(tmp_path: Path) -> None:
     memory = mapped(tmp_path / "weights", mmap.ACCESS_COPY)
     memory[:5] = b"other"
@@ -67,7 +79,7 @@ def test_files_of_other_folders_stay(tmp_path: Path) -> None:
 
 def test_nothing_happens_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = mapped(tmp_path / "weights", mmap.ACCESS_READ)
-    monkeypatch.setattr(_mapped_files, "SMAPS", tmp_path / "none")
+    monkeypatch.setattr(pages, "SMAPS", tmp_path / "none")
     give_back(tmp_path)
     assert (resident(tmp_path), len(memory)) == (SIZE, SIZE)
 

@@ -1,0 +1,71 @@
+"""Pages of memory: what this process tells the kernel of them (madvise(2)), and mapped files whose pages it gives back.
+
+What is mapped is read once, when weights are packed or a large model is computed; the pages stay in resident memory,
+beside what was made of them. Given back they are still in the kernel's page cache, and what is read again comes from
+there. Linux only; elsewhere nothing happens. Knows nothing of engines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import mmap
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+SMAPS = Path("/proc/self/smaps")
+REGION = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)")
+OFTEN = 0.25  # seconds: two cores read some hundred MB in it
+
+log = logging.getLogger("edgekit")
+
+
+def advise(first: int, end: int, advice: int, what: str) -> None:
+    """For the addresses from `first`, at a page's border, to `end`. A refusal is noted with `what` was asked for."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    if libc.madvise(first, end - first, advice):
+        log.debug("no %s for %d bytes: %s", what, end - first, os.strerror(ctypes.get_errno()))
+
+
+@contextmanager
+def giving_back(*folders: Path) -> Iterator[None]:
+    """Again and again until the end of the block: who reads a file larger than memory never holds much of it."""
+    over = threading.Event()
+
+    def again() -> None:
+        while not over.wait(OFTEN):
+            give_back(*folders)
+
+    thread = threading.Thread(target=again, name="edgekit-pages", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def give_back(*folders: Path) -> None:
+    """Pages of the files in these folders, as far as this process has not written to them."""
+    within = tuple(f"{folder.resolve()}/" for folder in folders)
+    try:
+        lines = SMAPS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # another system, or one that does not tell
+        return
+    for first, end in _unwritten(lines, within):
+        advise(first, end, mmap.MADV_DONTNEED, "pages given back")
+
+
+def _unwritten(lines: Sequence[str], within: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    """Where files of these folders are mapped and no page is a copy of this process's own."""
+    place = None
+    for line in lines:
+        if found := REGION.fullmatch(line):
+            place = (int(found[1], 16), int(found[2], 16)) if found[3].startswith(within) else None
+        elif place and line.startswith("Anonymous:") and line.split()[1] == "0":
+            yield place
