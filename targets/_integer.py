@@ -23,12 +23,13 @@ DOMAIN = "com.microsoft"
 def integer_matmuls(model: ir.Model) -> None:
     """Rewrite every MatMul whose weights are int8, behind a DequantizeLinear with one scale an output; in place."""
     quantized: dict[str, tuple[ir.Value, ...]] = {}
+    read: set[str] = set()
     for node in list(model.graph):
         if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx"):
             continue
         dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
         if dequantize is not None and _takes(dequantize):
-            _rewrite(model, node, dequantize, quantized)
+            _rewrite(model, node, dequantize, quantized, read)
     graph.drop_unused(model)
     model.graph.opset_imports[DOMAIN] = 1
 
@@ -42,7 +43,14 @@ def _takes(node: ir.Node) -> bool:
     return whole and weight is not None and weight.dtype == ir.DataType.INT8
 
 
-def _rewrite(model: ir.Model, node: ir.Node, dequantize: ir.Node, quantized: dict[str, tuple[ir.Value, ...]]) -> None:
+def _rewrite(
+    model: ir.Model,
+    node: ir.Node,
+    dequantize: ir.Node,
+    quantized: dict[str, tuple[ir.Value, ...]],
+    read: set[str],
+) -> None:
+    """`quantized`: what was made of inputs so far, by their names; `read`: the names of weights that have a reader."""
     import onnx_ir as ir
 
     x, (weight, scale) = node.inputs[0], dequantize.inputs[:2]
@@ -55,6 +63,10 @@ def _rewrite(model: ir.Model, node: ir.Node, dequantize: ir.Node, quantized: dic
         model.graph.insert_before(node, quantize)
         quantized[x.name] = tuple(quantize.outputs)
     values, x_scale, x_zero = quantized[x.name]
+    assert weight is not None
+    if weight.name in read:
+        weight = _again(model, weight, f"{node.name}.weight")
+    read.add(str(weight.name))
     last, bias = _bias(node)
     product = ir.node(
         "MatMulIntegerToFloat",
@@ -63,6 +75,16 @@ def _rewrite(model: ir.Model, node: ir.Node, dequantize: ir.Node, quantized: dic
         name=f"{node.name}.integer",
     )
     stand_in(model, last, [product])
+
+
+def _again(model: ir.Model, weight: ir.Value, name: str) -> ir.Value:
+    """The same numbers under another name, which are stored once: where ONNX Runtime turns int8 into uint8 for a
+    processor, it writes a new weight for each reader, and fails at the second of one name."""
+    import onnx_ir as ir
+
+    made = ir.Value(name=name, type=weight.type, shape=weight.shape, const_value=weight.const_value)
+    model.graph.register_initializer(made)
+    return made
 
 
 def _bias(node: ir.Node) -> tuple[ir.Node, ir.Value | None]:

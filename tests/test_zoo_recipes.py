@@ -172,6 +172,13 @@ def test_a_word_is_what_its_first_piece_says() -> None:
     assert spotter.spans(offsets, words, ["O", "B-YEAR", "O", "B-YEAR", "O", "O"]) == [(0, 9, "YEAR"), (10, 14, "YEAR")]
 
 
+def _said(file: Path) -> object:
+    """A file's content; a config's without the version of the library that wrote it."""
+    if file.name != "config.json":
+        return file.read_bytes()
+    return {key: value for key, value in json.loads(file.read_text()).items() if key != "transformers_version"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.names())
 def test_a_recipe_run_twice_gives_the_same_folder(name: str, tmp_path: Path) -> None:
@@ -187,5 +194,5 @@ def test_a_recipe_run_twice_gives_the_same_folder(name: str, tmp_path: Path) -> 
     made = {file for file in digests[0] if file not in ("model.safetensors", "card.json")}
     assert {"config.json", "heldout.json"} <= made
     assert ("tokenizer.json" in made) == (committed / "tokenizer.json").is_file()
-    assert all((committed / file).read_bytes() == (tmp_path / "first" / file).read_bytes() for file in made)
+    assert all(_said(committed / file) == _said(tmp_path / "first" / file) for file in made)
     assert json.loads((tmp_path / "first" / "card.json").read_text())["made_with"]["steps"] == 3

@@ -40,7 +40,7 @@ RIGHT: dict[str, tuple[dict[str, Any], bool]] = {
     "cohere": ({}, True),
     "glm": ({}, True),
     "bloom": ({}, False),
-    "codegen": ({"rotary_dim": 8}, False),
+    "codegen": ({"rotary_dim": 8}, True),
     "falcon": ({"multi_query": True, "parallel_attn": True, "alibi": False}, False),
 }
 # These are held against transformers in every precision.

@@ -183,11 +183,13 @@ def test_weights_of_a_module_are_quantized(tmp_path: Path, weights: str, group: 
     for recipe in (Recipe(), Recipe(weights=weights, activations="int8", group_size=group, method="rtn")):
         graph = built(found, tmp_path, recipe)
         sizes.append(sum(file.stat().st_size for file in tmp_path.glob("fp32.*")))
-        compiled = registry.find("targets", "cpu").compile(graphs.load(tmp_path / graph.path), recipe)
+        cpu = registry.find("targets", "cpu")
+        compiled = cpu.compile(graphs.load(tmp_path / graph.path), recipe)
         kinds = {node.op_type for node in compiled.graph}
         assert ("DynamicQuantizeLSTM" in kinds) == (recipe.weights == "int8")
         (tmp_path / "compiled.onnx").write_bytes(graphs.to_bytes(compiled))
-        for run in (engines.openvino(tmp_path / graph.path), engines.onnxruntime(tmp_path / "compiled.onnx")):
+        options = cpu.session_options(recipe, 1, {})
+        for run in (engines.openvino(tmp_path / graph.path), engines.onnxruntime(tmp_path / "compiled.onnx", options)):
             outputs = run({"x": np.stack(rows), **tiny.zeros(graph, 2)})
             answers.append(outputs["y"])
     with torch.inference_mode():
