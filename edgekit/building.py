@@ -7,7 +7,7 @@ architecture, as the workbench of a user may have no torch. Where the exporter t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from edgekit.quantize.gate import as_item, prove
 if TYPE_CHECKING:
     from edgekit.core import Array
     from edgekit.export import Reference, Workbench
+
+TOGETHER = 1024  # tokens of the reference's prompts in one run
 
 
 def prepare(bench: Workbench, bundle: Bundle, items: list[Any]) -> Reference:
@@ -76,7 +78,8 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _prompts(bundle: Bundle, built: Graph, file: Path, prompts: Sequence[Sequence[int]]) -> list[Array]:
-    """What the head makes of each prompt, read at once by the graph as it is."""
+    """What the head makes of each prompt, read at once by the graph as it is; several together, as each run reads all
+    weights from the file."""
     head = registry.find("heads", bundle.head)
     # Mapped, not packed, and given back: the float32 weights of a large model need not fit into memory.
     options = {"session.disable_prepacking": "1"}
@@ -84,9 +87,14 @@ def _prompts(bundle: Bundle, built: Graph, file: Path, prompts: Sequence[Sequenc
         file.parent, replace(built, states=()), Recipe(), threads=device.threads(), options=options
     )
     try:
+        found: list[Array] = []
         with pages.giving_back(file.parent):
-            outputs = (session.run(feeds(built, ids, head.positions(len(ids))))[0] for ids in prompts)
-            return [head.numbers(each["logits"][0], bundle.settings) for each in outputs]
+            for rows in together(prompts):
+                positions = [head.positions(len(ids)) for ids in rows]
+                logits = session.run(feeds(built, rows, positions))[0]["logits"]
+                numbers = (each[: len(asked)] for each, asked in zip(logits, positions, strict=True))
+                found += [head.numbers(each, bundle.settings) for each in numbers]
+        return found
     finally:
         session.close()
 
@@ -130,17 +138,40 @@ def _prove(target: str, file: Path, form: Graph, name: str) -> None:
         session.close()
 
 
-def feeds(graph: Graph, ids: Sequence[int], positions: Sequence[int]) -> dict[str, Array]:
-    """One prompt, from an empty past: what the portable graph of a decoder takes."""
+def together(prompts: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
+    """The prompts in order, as many at a time as make no more than TOGETHER tokens with what pads them."""
+    rows: list[Sequence[int]] = []
+    for ids in prompts:
+        if rows and (len(rows) + 1) * max(map(len, [*rows, ids])) > TOGETHER:
+            yield rows
+            rows = []
+        rows.append(ids)
+    if rows:
+        yield rows
+
+
+def feeds(graph: Graph, prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]) -> dict[str, Array]:
+    """Prompts from an empty past: what the portable graph of a decoder takes. Rows are padded on the right, ids and
+    positions with zeros."""
+    counts = np.array([len(ids) for ids in prompts], np.int64)
+    places = np.arange(counts.max())
     known = {
-        "input_ids": np.asarray([ids], np.int64),
-        "counts": np.asarray([len(ids)], np.int64),
-        "position_ids": np.arange(len(ids), dtype=np.int64)[None],
-        "attention_mask": np.ones((1, len(ids)), np.int64),
-        "logit_positions": np.asarray([positions], np.int64),
+        "input_ids": _rows(prompts),
+        "counts": counts,
+        "position_ids": np.minimum(places, counts[:, None] - 1),
+        "attention_mask": (places < counts[:, None]).astype(np.int64),
+        "logit_positions": _rows(positions),
     }
-    given, sizes = {}, {"batch": 1, "past": 0}
+    given, sizes = {}, {"batch": len(prompts), "past": 0}
     for port in graph.inputs:
         shape = [axis if isinstance(axis, int) else sizes.get(axis, 0) for axis in port.shape]
         given[port.name] = known[port.name] if port.name in known else np.zeros(shape, port.dtype)
     return given
+
+
+def _rows(lists: Sequence[Sequence[int]]) -> Array:
+    """int64 (lists, the longest)."""
+    found = np.zeros((len(lists), max(map(len, lists))), np.int64)
+    for row, numbers in zip(found, lists, strict=True):
+        row[: len(numbers)] = numbers
+    return found

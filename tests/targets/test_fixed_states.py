@@ -42,7 +42,7 @@ def reference(folder: Path, portable: Any) -> Callable[[Any], Any]:
     engine = onnxruntime.InferenceSession(folder / portable.path)
 
     def whole(tokens: Any) -> Any:
-        return engine.run(["logits"], building.feeds(portable, tokens, range(len(tokens))))[0][0]
+        return engine.run(["logits"], building.feeds(portable, [tokens], [range(len(tokens))]))[0][0]
 
     return whole
 
