@@ -292,7 +292,7 @@ def test_the_reference_is_fed_what_the_graph_takes(tmp_path: Path, arch: str) ->
     source, model = tiny.trained(tmp_path, arch)
     graph = tiny.build(source, tmp_path)
     (row,) = tiny.prompts([7])
-    given = feeds(graph, row, [6, 2])
+    given = feeds(graph, [row], [[6, 2]])
     assert list(given) == [port.name for port in graph.inputs]
     found = tiny.onnxruntime(tmp_path / graph.path)(given)["logits"][0]
     assert np.abs(found - tiny.expected(model, row)[[6, 2]]).max() <= EXACT
