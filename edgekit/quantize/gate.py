@@ -127,8 +127,8 @@ def latency(model: Model, items: list[Any]) -> float:
     import statistics
 
     if "generate" in model.methods:
-        shortest = min(model.tokens(items, truncate=True), key=len)
-        prompt = shortest[: max(1, model.bundle.settings["context_length"] - TOKENS)]
+        room = max(1, int(model.bundle.settings["context_length"]) - TOKENS)
+        prompt: list[int] = min(model.tokens(items, truncate=True), key=len)[:room].tolist()
         took = model.generate(prompt, max_new_tokens=TOKENS, min_new_tokens=TOKENS).timings
         return round(took.get("tpot", took["ttft"]) * 1e3, 3)
     timed = items[:TIMED]
