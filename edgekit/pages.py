@@ -32,6 +32,22 @@ def advise(first: int, end: int, advice: int, what: str) -> None:
         log.debug("no %s for %d bytes: %s", what, end - first, os.strerror(ctypes.get_errno()))
 
 
+def resident(first: int, end: int) -> bytes:
+    """For each page from `first` to `end`, both at a page's border, 1 where it takes memory (mincore(2)); empty where
+    some of it is not mapped."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mincore.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+    found = ctypes.create_string_buffer((end - first) // mmap.PAGESIZE)
+    return b"" if libc.mincore(first, end - first, found) else found.raw
+
+
+def trim() -> None:
+    """Pages of what was allocated and freed: malloc(3) keeps them, unless it is glibc's and is told not to."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 @contextmanager
 def giving_back(*folders: Path) -> Iterator[None]:
     """Again and again until the end of the block: who reads a file larger than memory never holds much of it."""

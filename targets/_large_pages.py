@@ -1,17 +1,19 @@
 """Large pages for the weights that an engine has allocated: what reads all of them for every token misses the TLB less.
 
 Linux gives malloc's memory pages of 4 KiB unless it is asked for more (Documentation/admin-guide/mm/transhuge.rst).
-An engine does not ask, so what it has taken is asked for here, once it has it. Elsewhere, on kernels before 6.1, and
+An engine does not ask, so what it has taken is asked for here, once it has it. What it has freed in between is given
+back before: a large page takes its whole size, however little of it is in use. Elsewhere, on kernels before 6.1, and
 where the administrator wants no large pages, nothing happens. Knows nothing of engines.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekit.pages import advise
+from edgekit.pages import advise, resident, trim
 
 COLLAPSE = 25  # MADV_COLLAPSE, asm-generic/mman-common.h
 LARGE = 2 << 20  # bytes of a large page on x86-64 and ARM64 with pages of 4 KiB
@@ -28,8 +30,10 @@ def large_pages() -> Iterator[None]:
         return
     before = anonymous()
     yield
+    trim()
     for first, end in beyond(anonymous(), before):
-        collapse(-(-first // LARGE) * LARGE, end // LARGE * LARGE)
+        for used in in_use(-(-first // LARGE) * LARGE, end // LARGE * LARGE):
+            collapse(*used)
 
 
 def wanted() -> bool:
@@ -65,7 +69,14 @@ def beyond(regions: Sequence[Region], old: Sequence[Region]) -> list[Region]:
     return found
 
 
+def in_use(first: int, end: int) -> Iterator[Region]:
+    """The large pages from `first` to `end` of which most takes memory already."""
+    pages, each = resident(first, end) if end > first else b"", LARGE // mmap.PAGESIZE
+    for number in range(len(pages) // each):
+        if pages.count(1, number * each, (number + 1) * each) > each // 2:
+            yield first + number * LARGE, first + (number + 1) * LARGE
+
+
 def collapse(first: int, end: int) -> None:
     """Both at a large page's border."""
-    if end > first:
-        advise(first, end, COLLAPSE, "large pages")
+    advise(first, end, COLLAPSE, "large pages")

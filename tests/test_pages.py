@@ -63,6 +63,15 @@ def test_pages_are_given_back_as_they_are_read(tmp_path: Path, monkeypatch: pyte
     assert resident(tmp_path) == SIZE, "nobody gives back any more"
 
 
+def test_what_takes_memory_is_told() -> None:
+    memory = mmap.mmap(-1, 4 * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    memory[mmap.PAGESIZE] = 1
+    first = np.frombuffer(memory, np.uint8).ctypes.data
+    assert pages.resident(first, first + len(memory)) == bytes([0, 1, 0, 0])
+    assert pages.resident(0, mmap.PAGESIZE) == b"", "nothing is mapped there"
+
+
 def test_what_was_written_is_kept(tmp_path: Path) -> None:
     memory = mapped(tmp_path / "weights", mmap.ACCESS_COPY)
     memory[:5] = b"other"

@@ -45,6 +45,11 @@ def large_bytes(address: int) -> int:
     raise AssertionError("no such mapping")
 
 
+def taken() -> int:
+    """Bytes that are resident."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
+
+
 def held() -> tuple[mmap.mmap, int]:
     """Eight large pages' worth of memory, written to."""
     memory = mmap.mmap(-1, 8 * pages.LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -63,6 +68,29 @@ def test_what_is_allocated_inside_lies_in_large_pages() -> None:
     assert inside[:10] == b"x" * 10
     assert len(before) == 8 * pages.LARGE
     del address_before
+
+
+@pytest.mark.usefixtures("allowed")
+def test_what_takes_no_memory_is_left_alone() -> None:
+    memory, address = held()
+    first = -(-address // pages.LARGE) * pages.LARGE
+    begin = first - address
+    small = mmap.PAGESIZE
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    memory.madvise(mmap.MADV_DONTNEED)
+    memory[begin : begin + small] = b"x" * small  # a page of the first, three quarters of the third
+    memory[begin + 2 * pages.LARGE : begin + 2 * pages.LARGE + pages.LARGE * 3 // 4] = b"x" * (pages.LARGE * 3 // 4)
+    assert list(pages.in_use(first, first + 4 * pages.LARGE)) == [(first + 2 * pages.LARGE, first + 3 * pages.LARGE)]
+    assert not list(pages.in_use(first, first))
+
+
+@pytest.mark.usefixtures("allowed")
+def test_what_was_freed_inside_is_given_back() -> None:
+    with pages.large_pages():
+        kept = [np.ones(100_000, np.uint8) for _ in range(400)]  # too small for a mapping of its own
+        del kept[:-1]  # the last keeps the end of the heap
+        before = taken()
+    assert taken() < before - 30_000_000
 
 
 @pytest.mark.usefixtures("allowed")
