@@ -49,12 +49,13 @@ def trim() -> None:
 
 
 @contextmanager
-def giving_back(*folders: Path) -> Iterator[None]:
-    """Again and again until the end of the block: who reads a file larger than memory never holds much of it."""
+def giving_back(*folders: Path, every: float = OFTEN) -> Iterator[None]:
+    """Again and again until the end of the block, `every` so many seconds: who reads a file larger than memory never
+    holds much of it."""
     over = threading.Event()
 
     def again() -> None:
-        while not over.wait(OFTEN):
+        while not over.wait(every):
             give_back(*folders)
 
     thread = threading.Thread(target=again, name="edgekit-pages", daemon=True)

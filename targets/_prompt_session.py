@@ -7,10 +7,13 @@ decoder session's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from edgekit.pages import giving_back
 
 from ._decoder_graph import COUNTS, LENGTHS, POSITIONS, TOTAL
 from ._onnxruntime import OnnxRuntimeSession
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 CHUNK = 256  # tokens at a time: of more the attention costs more than the products gain
 LEAST = 32  # tokens that are worth it
+# Seconds between pages of weights given back: what a short prompt reads is there for the next one.
+OFTEN = 0.5
 
 
 def silent(counts: Integers, wanted: Integers) -> Integers:
@@ -38,11 +43,18 @@ class PromptReader(OnnxRuntimeSession):
     chunk_tokens = CHUNK
 
     def __init__(
-        self, folder: Path, graph: Graph, provider: str, options: Any, without: Sequence[str], weights: Arrays
+        self,
+        folder: Path,
+        graph: Graph,
+        provider: str,
+        options: Any,
+        without: Sequence[str],
+        weights: Arrays,
+        kept: Path | None,
     ) -> None:
-        """As OnnxRuntimeSession; `weights` are the inputs that stand for weights."""
+        """As OnnxRuntimeSession; `weights` are the inputs that stand for weights, mapped from a file in `kept`."""
         super().__init__(folder, graph, provider, options, without=without)
-        self._weights = weights
+        self._weights, self._kept = weights, kept
         self._told = {port.name for port in graph.inputs}
 
     def read(
@@ -53,6 +65,10 @@ class PromptReader(OnnxRuntimeSession):
         then: Callable[[], None] = lambda: None,
     ) -> None:
         """Put the tokens (n,) of one row, behind the `length` that its state holds, into it; `then` after each run."""
+        with giving_back(self._kept, every=OFTEN) if self._kept else nullcontext():
+            self._read(ids, length, bind_states, then)
+
+    def _read(self, ids: Integers, length: int, bind_states: Callable[[Any], None], then: Callable[[], None]) -> None:
         for chunk in chunks(len(ids)):
             binding = self._engine.io_binding()
             bind_states(binding)

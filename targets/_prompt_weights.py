@@ -154,8 +154,6 @@ def _read(path: Path, end: int) -> Bytes | None:
     if data[end : end + 8].view(np.uint64)[0] != _sum(data[:end]):
         log.warning("what was kept in %s is damaged; it is made anew", path.parent)
         return None
-    if hasattr(mmap, "MADV_DONTNEED"):  # they were looked at; until a prompt needs them they are not this process's
-        mapped.madvise(mmap.MADV_DONTNEED)
     return data[:end]
 
 

@@ -17,6 +17,7 @@ from edgekit import device
 from edgekit.core import Availability, Graph, Recipe, Session, check_options
 from edgekit.errors import UnsupportedError
 from edgekit.footprint import Footprint
+from edgekit.pages import give_back
 
 from ._decoder_feeds import CHUNK
 from ._decoder_graph import MASK
@@ -131,7 +132,9 @@ def open(
         reader = None
         if graph.prompt is not None:
             weights = prepare(folder, graph, threads, cache, WHOLE if multiplies_bytes() else HALF)
-            reader = PromptReader(folder, graph.prompt, PROVIDER, config, SLOW_FUSIONS, weights)
+            if cache is not None:  # they were looked at, or made; until a prompt needs them they take no memory
+                give_back(cache)
+            reader = PromptReader(folder, graph.prompt, PROVIDER, config, SLOW_FUSIONS, weights, cache)
             if is_quantized(graph):
                 return Int8DecoderSession(folder, graph, PROVIDER, config, SLOW_FUSIONS, reader)
         return DecoderSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS, reader=reader)

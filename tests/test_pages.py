@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chat_bundles import HERE
+from mapped import resident
 
 import edgekit
 from edgekit import pages
@@ -32,17 +32,6 @@ def mapped(file: Path, access: int) -> mmap.mmap:
     return found
 
 
-def resident(*within: Path) -> int:
-    """Bytes of mapped files in these folders that are this process's."""
-    found, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
-        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            inside = any(str(folder) in line for folder in within)
-        elif inside and line.startswith("Rss:"):
-            found += int(line.split()[1]) * 1024
-    return found
-
-
 @pytest.mark.parametrize("access", [mmap.ACCESS_READ, mmap.ACCESS_COPY, mmap.ACCESS_WRITE])
 def test_pages_are_given_back_and_come_again(tmp_path: Path, access: int) -> None:
     memory = mapped(tmp_path / "weights", access)
@@ -52,10 +41,9 @@ def test_pages_are_given_back_and_come_again(tmp_path: Path, access: int) -> Non
     assert memory[:SIZE] == b"x" * SIZE
 
 
-def test_pages_are_given_back_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "OFTEN", 0.01)
+def test_pages_are_given_back_as_they_are_read(tmp_path: Path) -> None:
     memory, most = mapped(tmp_path / "weights", mmap.ACCESS_READ), time.monotonic() + 20
-    with giving_back(tmp_path):
+    with giving_back(tmp_path, every=0.01):
         while resident(tmp_path) and time.monotonic() < most:
             time.sleep(0.01)
         assert resident(tmp_path) == 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from built_decoders import build, config_of, folder_of
+from mapped import resident
 from opened_decoder import drawn, padded
 from tiny_decoder import TABLE, VOCABULARY, Shape, write
 
 from edgekit import graph, registry
 from edgekit.core import Graph, Recipe
 from edgekit.errors import BundleError, InputError
+from edgekit.pages import give_back
 from edgekit.targets import _prompt_session
 from edgekit.targets._prompt_graph import SCALES, VALUES
 from edgekit.targets._prompt_session import CHUNK, LEAST, chunks, silent
@@ -316,6 +320,31 @@ def _new(file: Path, content: bytes) -> Path:
     other = file.parent.parent / "spoiled"
     other.write_bytes(content)
     return other
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are read from /proc")
+def test_weights_take_memory_while_a_prompt_is_read(
+    tmp_path: Path, draw: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noun, cache, given = packed(tmp_path, BLOCKS), tmp_path / "cache", []
+
+    @contextmanager
+    def noted(folder: Path, *, every: float) -> Iterator[None]:
+        yield
+        given.append((resident(folder), every))
+        give_back(folder)
+
+    monkeypatch.setattr(_prompt_session, "giving_back", noted)
+    (text,) = drawn(draw, [100])
+    answers = []
+    for _ in ("made", "kept"):
+        with closing(opened(tmp_path, noun, cache)) as session:
+            assert resident(cache) == 0
+            answers += [session.run(padded([text]))[0]["logits"] for _ in range(2)]
+            assert resident(cache) == 0
+    assert len(given) == 4
+    assert all(taken and every == _prompt_session.OFTEN for taken, every in given)
+    assert all(np.array_equal(each, answers[0]) for each in answers)
 
 
 def test_another_bundle_at_the_same_place_is_another(tmp_path: Path) -> None:
