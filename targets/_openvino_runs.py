@@ -36,7 +36,7 @@ class Runs:
         """
         with self._turn:
             self._wait_for_left()
-            if feeds["input_ids"].shape[1] < LONG:
+            if feeds["input_ids"].size < LONG:
                 request.infer(feeds, share_inputs=True)
                 return
             self._started = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -20,13 +20,15 @@ from edgekit.core import Availability, Graph, Life, Recipe, Session, check_feeds
 from edgekit.footprint import ANY, Footprint
 from edgekit.pages import give_back
 
-from ._compile_cache import ask, compile_cached
+from ._compile_cache import Ask, ask, compile_cached
 from ._large_pages import large_pages
-from ._openvino_decoder import BYTES, DecoderSession
 from ._openvino_decoder import ask as ask_decoder
 from ._openvino_engine import DEVICE, core, engine_errors, new_request, placement
+from ._openvino_paged import keeps, mark, page, pageable
+from ._openvino_pages import PagedSession
 from ._openvino_rotary import write_out_rotary
 from ._openvino_stateful import stateful, warn_if_loose
+from ._openvino_variables import BYTES, VariableSession
 from ._stream_session import StreamSession, is_stream
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ GROUP = 128  # activations that share a scale: as fast as 192 on AVX-512, nearer
 KEPT = 64  # kernels made for shapes that were met; its own 5,000 are memory that only grows
 HINT = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int4": "bf16"}
 CACHE = {"fp32": "f32", "bf16": "bf16", "int8": "f16", "int4": "f16"}  # what keys and values are kept in
+ROUNDED = {"KEY_CACHE_QUANT_MODE": "BY_TOKEN"}  # keys in blocks, as values are: what was rounded once stays as it is
 # What a bundle may set. Not the precision: that is the recipe's, and what was proved.
 OPTIONS: dict[str, tuple[str, ...] | range] = {
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": range(4097),
@@ -57,8 +60,10 @@ def probe() -> Availability:
 
 
 def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None = None) -> ir.Model:
-    """The portable graph is what OpenVINO reads, but for rotary positions, which its cache would spoil; in place."""
+    """The portable graph is what OpenVINO reads, but for rotary positions, which its cache would spoil, and for the
+    names of masks; in place."""
     write_out_rotary(model)
+    mark(model)
     return model
 
 
@@ -101,7 +106,7 @@ def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footp
         held,
         state=BYTES[kept] / 4,
         fixed=1.0,
-        chunk=DecoderSession.chunk_tokens,
+        chunk=VariableSession.chunk_tokens,
         together=ANY,
         asked=0,
     )
@@ -116,7 +121,8 @@ def open(
     cache: Path | None = None,
     options: Mapping[str, str] | None = None,
 ) -> Session:
-    """A compiled model of `threads` threads; with `cache`, a folder, what was compiled is kept there and used again.
+    """A compiled model of `threads` threads; with `cache`, a folder, what was compiled is kept there and used again,
+    where OpenVINO can do that.
 
     `options` are OpenVINO's properties that the bundle sets. Raises BundleError for one that it may not set.
     """
@@ -133,27 +139,53 @@ def open(
     if recipe.activations == "int8":
         config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = GROUP
     config |= options or {}
+    if graph.states and not is_stream(graph):
+        return _decoder(folder, graph, config, cache)
     path = folder / graph.path
-    decodes = bool(graph.states) and not is_stream(graph)
-    question = partial(ask_decoder if decodes else ask, graph=graph)
-
-    def read() -> Any:
-        return stateful(core(), path, graph) if decodes else path
-
-    # What decodes reads all weights for every token.
-    with engine_errors(f"OpenVINO cannot open {graph.path}"), large_pages() if decodes else nullcontext():
-        if cache is None:
-            compiled = core().compile_model(read(), DEVICE, config)
-        else:
-            compiled = compile_cached(core(), read, path, DEVICE, config, question, cache)
-            give_back(folder, cache)
+    with engine_errors(f"OpenVINO cannot open {graph.path}"):
+        compiled = _compiled(path, lambda: path, config, partial(ask, graph=graph), cache)
     if not graph.states:
         return OpenVinoSession(graph, compiled)
-    if not decodes:
-        engine = OpenVinoStream(graph, compiled)
-        return StreamSession(graph, engine.bind, placement(compiled), engine.close)
+    engine = OpenVinoStream(graph, compiled)
+    return StreamSession(graph, engine.bind, placement(compiled), engine.close)
+
+
+def _compiled(path: Path, read: Callable[[], Any], config: dict[str, Any], ask: Ask, cache: Path | None) -> Any:
+    if cache is None:
+        return core().compile_model(read(), DEVICE, config)
+    compiled = compile_cached(core(), read, path, DEVICE, config, ask, cache)
+    give_back(path.parent, cache)
+    return compiled
+
+
+def _decoder(folder: Path, graph: Graph, config: dict[str, Any], cache: Path | None) -> Session:
+    """Its states are blocks outside the model where that can be, else inside it."""
+    path = folder / graph.path
+    # What decodes reads all weights for every token.
+    with engine_errors(f"OpenVINO cannot open {graph.path}"), large_pages():
+        model = stateful(core(), path, graph)
+        if pageable(model, graph) and keeps(config["KV_CACHE_PRECISION"], _computing(config)):
+            page(model, graph)
+            session = PagedSession(graph, core().compile_model(model, DEVICE, config | ROUNDED))
+            ask_decoder(session)  # which is when the engine packs its weights
+            give_back(folder)
+            return session
+        del model
+        compiled = _compiled(
+            path,
+            lambda: stateful(core(), path, graph),
+            config,
+            lambda compiled: ask_decoder(VariableSession(graph, compiled)),
+            cache,
+        )
     warn_if_loose(compiled, graph)
-    return DecoderSession(graph, compiled)
+    return VariableSession(graph, compiled)
+
+
+def _computing(config: Mapping[str, Any]) -> str:
+    """What the hint comes to on this processor: bf16 only where it has instructions for that."""
+    native = "BF16" in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if native and config["INFERENCE_PRECISION_HINT"] == "bf16" else "f32"
 
 
 class OpenVinoStream:
