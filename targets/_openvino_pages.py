@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
 
 TABLES = "block_indices"
+FEW, STEP = 4, 8  # a step of more tokens than that is one of a multiple of this
 
 
 @dataclass(eq=False)
@@ -54,26 +55,30 @@ class PagedSession(Decoder[Pages]):
     def _step(self, state: Pages, ids: Integers, counts: Integers, wanted: Integers) -> None:
         new = np.arange(ids.shape[1])
         real = new < counts[:, None]
-        ends, lengths = np.cumsum(counts), state.lengths + counts
+        lengths, before = state.lengths + counts, np.cumsum(counts) - counts
+        run = counts.copy()
+        run[-1] += (more := _padding(int(counts.sum())))  # behind its text, where the next step writes over it
         with changing(state) as request:
-            if state.blocks.reserve(state.lengths, counts):
+            if state.blocks.reserve(state.lengths, run):
                 _bind(request, state.blocks, self._forms)
             tables = state.blocks.tables
             feeds = {
-                "input_ids": ids[real],
-                POSITIONS: (state.lengths[:, None] + new)[real],
+                "input_ids": np.pad(ids[real], (0, more)),
+                POSITIONS: np.pad((state.lengths[:, None] + new)[real], (0, more)),
                 "past_lens": state.lengths.astype(np.int32),
-                "subsequence_begins": _begins(counts),
+                "subsequence_begins": _begins(run),
                 TABLES: np.concatenate(tables).astype(np.int32),
                 "block_indices_begins": _begins([len(table) for table in tables]),
-                "max_context_len": np.array(lengths.max(), np.int32),
-                PLACES: (ends - counts)[:, None] + wanted,
+                "max_context_len": np.array((state.lengths + run).max(), np.int32),
+                PLACES: before[:, None] + wanted,
             }
             self._runs.infer(request, feeds)
+            state.blocks.cut(lengths)
             state.lengths = lengths
 
     def _empty(self, batch: int, capacity: int) -> Pages:
-        return self._of(Blocks(self._forms, batch, batch * -(-capacity // BLOCK)), np.zeros(batch, np.int64))
+        blocks = batch * -(-capacity // BLOCK) + 1  # one more for what is behind a text
+        return self._of(Blocks(self._forms, batch, blocks), np.zeros(batch, np.int64))
 
     def _copied(self, state: Pages, rows: Sequence[int]) -> Pages:
         return self._of(state.blocks.copy(rows), state.lengths[list(rows)])
@@ -116,6 +121,14 @@ def _bind(request: Any, blocks: Blocks, forms: dict[str, Form]) -> None:
     for name, array in blocks.arrays.items():
         kind = openvino.Type.bf16 if forms[name].kind == "bf16" else openvino.Type(array.dtype)
         request.set_tensor(name, openvino.Tensor(array, openvino.Shape(array.shape), kind))
+
+
+def _padding(tokens: int) -> int:
+    """How many to add to a step of so many, so that OpenVINO does not meet all numbers that there are.
+
+    For each it makes other kernels, and oneDNN keeps the last thousand: half a MB a number, of a small model too.
+    """
+    return -tokens % STEP if tokens > FEW else 0
 
 
 def _begins(counts: Sequence[int] | Integers) -> Array:

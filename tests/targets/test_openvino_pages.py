@@ -146,3 +146,19 @@ def test_the_window_reaches_the_engine(tmp_path: Path) -> None:
 
 def test_positions_end_where_the_tables_do(tiny: Opened) -> None:
     assert tiny.session._positions == TABLE
+
+
+def test_the_engine_meets_few_numbers_of_tokens(tiny: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps kernels for each; what is added changes no answer, and takes no block for longer than the run."""
+    met, runs = [], tiny.session._runs
+    infer = runs.infer
+    monkeypatch.setattr(
+        runs, "infer", lambda request, feeds: (met.append(feeds["input_ids"].size), infer(request, feeds))
+    )
+    draw = np.random.default_rng(6)
+    for counts in ([1], [4], [5], [17], [3, 30], [31, 33], [60, 1, 1]):
+        texts = [list[int]() for _ in counts]
+        state = follow(tiny, tiny.session.start(len(counts), 64), texts, drawn(draw, counts))
+        assert [len(table) for table in state.blocks.tables] == [-(-count // paged.BLOCK) for count in counts]
+        follow(tiny, state, texts, drawn(draw, [1] * len(counts)))
+    assert met == [1, 1, 4, 1, 8, 1, 24, 1, 40, 2, 64, 2, 64, 3]
