@@ -1,8 +1,8 @@
 """A decoder in OpenVINO on blocks of keys and values: a state is an infer request and the blocks that it writes to.
 
-The tokens of all rows lie one behind the other in a step, without padding, and each row has its own table of blocks. So
-rows of any length go together, a long prompt can be read in parts at no cost, and what is cut off or picked is a matter
-of tables.
+The tokens of all rows lie one behind the other in a step, and each row has its own table of blocks. So rows of any
+length go together without padding (but for a few tokens, see `_padding`), a long prompt can be read in parts at no
+cost, and what is cut off or picked is a matter of tables.
 """
 
 from __future__ import annotations

@@ -65,7 +65,12 @@ def test_states_are_what_the_session_says(exported: Callable[..., Path], precisi
     with edgekit.load(folder, target=target, precision=precision) as opened:
         told = forecast(opened.bundle, opened.variant, batch=2, tokens=30)
         *_, last = registry.find("loops", "decode").decode(opened.engine, [Told(20, 10), Told(20, 10)])
-        assert told.states == opened.engine.nbytes(last.state)
+        kept = places = 2 * 29  # the last token is not read
+        if (
+            type(opened.engine).__name__ == "PagedSession"
+        ):  # room for whole blocks and one more, which is not written to
+            places = (2 + 1) * 32
+        assert told.states * places == opened.engine.nbytes(last.state) * kept
 
 
 class Told:
