@@ -84,7 +84,8 @@ class PagedSession(Decoder[Pages]):
         return self._of(state.blocks.copy(rows), state.lengths[list(rows)])
 
     def _taken(self, state: Pages, rows: Sequence[int]) -> Pages:
-        state.blocks.pick(rows)
+        with changing(state):
+            state.blocks.pick(rows)
         return Pages(self, state.request, state.blocks, state.lengths[list(rows)])
 
     def _cut(self, state: Pages, lengths: Integers) -> None:

@@ -170,14 +170,7 @@ def _decoder(folder: Path, graph: Graph, config: dict[str, Any], cache: Path | N
             ask_decoder(session)  # which is when the engine packs its weights
             give_back(folder)
             return session
-        del model
-        compiled = _compiled(
-            path,
-            lambda: stateful(core(), path, graph),
-            config,
-            lambda compiled: ask_decoder(VariableSession(graph, compiled)),
-            cache,
-        )
+        compiled = _compiled(path, lambda: model, config, lambda made: ask_decoder(VariableSession(graph, made)), cache)
     warn_if_loose(compiled, graph)
     return VariableSession(graph, compiled)
 
