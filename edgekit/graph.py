@@ -7,7 +7,7 @@ what a target wants rewritten is in `targets/`. Only the workbench imports onnx:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -147,6 +147,26 @@ def initializer(model: ir.Model, name: str, array: Any) -> ir.Value:
     value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
     model.graph.register_initializer(value)
     return value
+
+
+def op(
+    before: ir.Node,
+    kind: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    name: str,
+    outputs: int = 1,
+) -> list[ir.Value]:
+    """What a new node in front of `before` gives: called after the node, and numbered where it is several."""
+    import onnx_ir as ir
+
+    assert before.graph is not None
+    node = ir.node(kind, inputs, attributes or {}, name=name, num_outputs=outputs)
+    for number, value in enumerate(node.outputs):
+        value.name = f"{name}.{number}" if outputs > 1 else name
+    before.graph.insert_before(before, node)
+    return list(node.outputs)
 
 
 def drop_unused(model: ir.Model) -> None:

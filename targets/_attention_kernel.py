@@ -4,7 +4,7 @@ One goes over the cache in tiles and never holds all probabilities of a query; t
 thirds of the time, for one token and for many. ONNX Runtime chooses the second where heads have a sink. There the
 product of one query with the keys has a fast path of its own, unless it is to be scaled as well: so queries are scaled
 before; 8-bit caches have products of their own, to which that is all one. tests/benchmarks/attention_kernels.py
-measures each.
+measures each. What attention reads is one piece, as `_packed_attention` has it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import numpy as np
 
 from edgekit import graph
 
+from ._kv_int8_graph import BITS
+from ._packed_attention import QUERY, heads
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-QUERY, SINK = 0, 11  # GroupQueryAttention's inputs
+SINK = 11  # of GroupQueryAttention's inputs
 
 
 def quicken(model: ir.Model) -> None:
-    """In place; nothing where there is no such attention."""
+    """In place; nothing where there is no such attention, or it is quick already."""
     for node in list(model.graph):
         if node.op_type == "GroupQueryAttention":
             _sink(model, node)
@@ -31,22 +34,23 @@ def quicken(model: ir.Model) -> None:
 
 def _sink(model: ir.Model, node: ir.Node) -> None:
     """One of minus infinity, which to the power of e changes nothing."""
-    heads = node.attributes["num_heads"].as_int()
-    sink = graph.initializer(model, f"no_sink.{heads}", np.full(heads, -np.inf, np.float32))
+    count = node.attributes["num_heads"].as_int()
+    sink = graph.initializer(model, f"no_sink.{count}", np.full(count, -np.inf, np.float32))
     if len(node.inputs) <= SINK:
         node.resize_inputs(SINK + 1)
     node.replace_input_with(SINK, sink)
 
 
 def _scale_before(model: ir.Model, node: ir.Node) -> None:
+    """Queries, which come in one piece with keys and values."""
     import onnx_ir as ir
 
     scale = node.attributes["scale"].as_float()
-    if scale == 1:
+    if scale == 1 or BITS in node.attributes:
         return
-    factor = graph.initializer(model, f"query_scale.{scale}", np.array(scale, np.float32))
-    scaled = ir.node("Mul", [node.inputs[QUERY], factor], name=f"{node.name}.scaled")
-    scaled.outputs[0].name = scaled.name
-    model.graph.insert_before(node, scaled)
-    node.replace_input_with(QUERY, scaled.outputs[0])
+    queries, keys, dim = heads(node)
+    factors = np.repeat(np.array([scale, 1], np.float32), [queries * dim, 2 * keys * dim])
+    factor = graph.initializer(model, f"query_scale.{scale}.{queries}.{keys}.{dim}", factors)
+    (scaled,) = graph.op(node, "Mul", [node.inputs[QUERY], factor], name=f"{node.name}.scaled")
+    node.replace_input_with(QUERY, scaled)
     node.attributes["scale"] = ir.AttrFloat32("scale", 1.0)

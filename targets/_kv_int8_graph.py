@@ -1,15 +1,14 @@
-"""A graph pass for ONNX Runtime: caches in 8 bits, on a decoder that `group_queries` made.
+"""A graph pass for ONNX Runtime: caches in 8 bits, on a decoder whose attention takes what it reads in one piece.
 
 GroupQueryAttention rounds what is new to int8 and multiplies what it holds as it is: a quarter of the bytes to read,
 and for single tokens a third of the time. Its kernels are quicker where a cache has one scale and not one for each
 channel. So that scale is 1, and the channels' own are applied outside, where single tokens are all there is:
 
-    q * SPREAD(k) ─┐
-    k / SCALE(k) ─ GroupQueryAttention ─ * SPREAD(v)
-    v / SCALE(v) ──┘
+    queries, keys, values ─ * FACTORS ─ GroupQueryAttention ─ * SPREAD
 
-Scales are inputs that `_kv_int8` chooses; SPREAD has them once for each head of the queries. Knows which channels are
-turned into one another, which the shape of the scales tells the session.
+FACTORS are the scales of the keys for queries, and one by its scale for keys and values; SPREAD is the scales of the
+values. Both have them once for each head of the queries, and are inputs that `_kv_int8` chooses. Knows which channels
+are turned into one another, which the shape of FACTORS tells the session.
 """
 
 from __future__ import annotations
@@ -21,15 +20,17 @@ import numpy as np
 from edgekit import graph
 from edgekit.errors import UnsupportedError
 
+from ._packed_attention import PAST, QUERY, heads
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-SCALE = ".scale"  # behind the name of the past: the input that its scales are, (heads, a, n, b)
-SPREAD = ".spread"  # as flat as queries are: each query head's share of the scales
+KEY = "key"  # the last part of a cache's name, or `value`
+# In its place: (heads of all three, a, n, b), and as flat as queries are.
+FACTORS, SPREAD = ".factors", ".spread"
 TYPES = ("k_quant_type", "v_quant_type")
 BITS = "kv_cache_bit_width"
-# GroupQueryAttention's inputs: what is new, keys first; the caches; positions; the caches' scales.
-NEW, PAST, COS, SCALES = 1, 3, 7, 12
+COS, SCALES = 7, 12  # of GroupQueryAttention's inputs; the caches' scales
 
 
 def quantize_caches(model: ir.Model) -> None:
@@ -50,9 +51,7 @@ def quantize_caches(model: ir.Model) -> None:
     unit = graph.initializer(model, "unit_scale", np.ones(1, np.float32))
     for node in attentions:
         node.resize_inputs(SCALES + 2)
-        for place in range(2):
-            _divide_new(model, node, place)
-        _multiply_queries(model, node)
+        _multiply_read(model, node)
         _multiply_found(model, node)
         for place, kind in enumerate(TYPES):
             node.replace_input_with(SCALES + place, unit)
@@ -73,7 +72,7 @@ def float_caches(model: ir.Model) -> None:
             del node.attributes[kind]
         node.resize_inputs(SCALES if node.inputs[SCALES - 1] else COS + 2)
         _retype(node, ir.DataType.FLOAT)
-    scales = [value for value in model.graph.inputs if str(value.name).endswith((SCALE, SPREAD))]
+    scales = [value for value in model.graph.inputs if str(value.name).endswith((FACTORS, SPREAD))]
     for value in scales:
         (scaling,) = value.consumers()
         if scaling.op_type == "Reshape":
@@ -84,60 +83,36 @@ def float_caches(model: ir.Model) -> None:
         model.graph.inputs.remove(value)
 
 
-def _divide_new(model: ir.Model, node: ir.Node, place: int) -> None:
-    """New keys (place 0) or values by their scales, which are an input of shape (heads, a, n, b): see `_kv_int8`."""
-    past, heads, dim = _cache(node, place)
-    shape = heads, *((1, dim, 1) if place else _turning(node, dim))
+def _multiply_read(model: ir.Model, node: ir.Node) -> None:
+    """Queries by the scales of the keys that they will meet, keys and values by one through theirs."""
+    queries, keys, dim = heads(node)
+    factors = _input(model, f"{_layer(node)}{FACTORS}", (queries + 2 * keys, *_turning(node, dim)))
     flat = graph.initializer(model, "flat", np.array([-1]))
-    scales = _node("Reshape", f"{past}{SCALE}.flat", _input(model, f"{past}{SCALE}", shape), flat)
-    divided = _node("Div", f"{past}.scaled", node.inputs[NEW + place], scales.outputs[0])
-    model.graph.insert_before(node, [scales, divided])
-    node.replace_input_with(NEW + place, divided.outputs[0])
-
-
-def _multiply_queries(model: ir.Model, node: ir.Node) -> None:
-    """By the scales of the keys that they will meet."""
-    scaled = _node("Mul", f"{node.name}.queries", node.inputs[0], _spread(model, node, 0))
-    model.graph.insert_before(node, scaled)
-    node.replace_input_with(0, scaled.outputs[0])
+    (factors,) = graph.op(node, "Reshape", [factors, flat], name=f"{factors.name}.flat")
+    (scaled,) = graph.op(node, "Mul", [node.inputs[QUERY], factors], name=f"{node.name}.read")
+    node.replace_input_with(QUERY, scaled)
 
 
 def _multiply_found(model: ir.Model, node: ir.Node) -> None:
     """What attention gives, by the scales of the values that it is made of."""
     import onnx_ir as ir
 
+    queries, _, dim = heads(node)
     found = node.outputs[0]
-    scaled = _node("Mul", f"{node.name}.values", found, _spread(model, node, 1))
+    spread = _input(model, f"{_layer(node)}{SPREAD}", (queries * dim,))
+    scaled = ir.node("Mul", [found, spread], name=f"{node.name}.found")
+    scaled.outputs[0].name = scaled.name
     scaled.outputs[0].type, scaled.outputs[0].shape = found.type, found.shape
     ir.convenience.replace_all_uses_with(found, scaled.outputs[0])
     scaled.replace_input_with(0, found)
     model.graph.insert_after(node, scaled)
 
 
-def _spread(model: ir.Model, node: ir.Node, place: int) -> ir.Value:
-    """The input for the scales of the keys (place 0) or values, once for each head of the queries."""
-    past, _, dim = _cache(node, place)
-    return _input(model, f"{past}{SPREAD}", (node.attributes["num_heads"].as_int() * dim,))
-
-
-def _cache(node: ir.Node, place: int) -> tuple[str, int, int]:
-    """Of the past keys (place 0) or values: name, heads and dimensions of a head."""
-    past = node.inputs[PAST + place]
+def _layer(node: ir.Node) -> str:
+    """What the names of its two caches begin with."""
+    past = node.inputs[PAST]
     assert past is not None
-    assert past.shape is not None
-    _, heads, _, dim = past.shape
-    assert isinstance(heads, int)
-    assert isinstance(dim, int)
-    return str(past.name), heads, dim
-
-
-def _node(kind: str, name: str, *inputs: ir.Value | None) -> ir.Node:
-    """With an output of its name."""
-    import onnx_ir as ir
-
-    node = ir.node(kind, inputs, name=name)
-    node.outputs[0].name = name
-    return node
+    return str(past.name).rpartition(".")[0]
 
 
 def _input(model: ir.Model, name: str, shape: tuple[int, ...]) -> ir.Value:

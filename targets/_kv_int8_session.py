@@ -24,7 +24,7 @@ from edgekit.errors import ResourceError
 
 from ._decoder_session import Cache, DecoderSession
 from ._kv_int8 import dequantize, doubled, fitting, grown, is_full, lengths, quantize, rescale
-from ._kv_int8_graph import SCALE, SPREAD
+from ._kv_int8_graph import FACTORS, KEY, SPREAD
 from ._onnxruntime import binding_errors
 from ._prompt_session import PromptReader, silent
 
@@ -44,18 +44,21 @@ ENOUGH = 64  # tokens that tell the scales, where nothing but that is wanted of 
 
 @dataclass(eq=False)
 class Int8Cache(Cache):
-    """`scales`, shared by the rows, and `spreads` are written in place: bindings point at them."""
+    """`scales` are shared by the rows; what the graph takes of them is written in place: bindings point at it."""
 
     scales: dict[str, Any] = field(default_factory=dict)  # float32 (heads, a, n, b), by the State's `into`
-    spreads: dict[str, Any] = field(default_factory=dict)  # the same for each head of the queries, flat
+    given: dict[str, Any] = field(default_factory=dict)  # the graph's inputs that are made of them, by name
+    # Views of these, by the State's `into`: scales (heads, queries' heads that share one, dim), and one by them.
+    times: dict[str, Any] = field(default_factory=dict)
+    over: dict[str, Any] = field(default_factory=dict)
     settled: bool = False  # whether the scales were told by any token
     repeats: int = 0  # steps that were run again
 
     def scale(self, into: str, scales: Array) -> None:
         """From now on these are the scales of that cache."""
         self.scales[into][...] = scales
-        heads = len(scales)
-        self.spreads[into].reshape(heads, -1, scales.size // heads)[...] = scales.reshape(heads, 1, -1)
+        flat = scales.reshape(len(scales), -1)
+        self.times[into][...], self.over[into][...] = flat[:, None], 1 / flat
 
 
 class Int8DecoderSession(DecoderSession):
@@ -72,11 +75,11 @@ class Int8DecoderSession(DecoderSession):
     ) -> None:
         os.environ.setdefault(QUICK, "1")
         super().__init__(folder, graph, provider, options, without=without, reader=reader)
-        ports = {port.name: port for port in graph.inputs}
         self._prompts = reader
         self._floats = {into: (out, replace(port, dtype="float32")) for into, (out, port) in self._caches.items()}
-        self._scales = {into: tuple(map(int, ports[f"{into}{SCALE}"].shape)) for into in self._caches}
-        self._spreads = {into: int(ports[f"{into}{SPREAD}"].shape[0]) for into in self._caches}
+        given = (port for port in graph.inputs if port.name.endswith((FACTORS, SPREAD)))
+        self._given = {port.name: tuple(map(int, port.shape)) for port in given}
+        self._scales = {into: self._shape_of_scales(into) for into in self._caches}
         self._growing = {into: port for into, (_, port) in self._floats.items()}
 
     def _filled(self, lengths: Integers, arrays: Arrays) -> Cache:
@@ -91,15 +94,16 @@ class Int8DecoderSession(DecoderSession):
         return state
 
     def _size(self, state: Cache) -> int:
-        arrays = (*state.buffers.values(), *_int8(state).scales.values(), *_int8(state).spreads.values())
+        arrays = (*state.buffers.values(), *_int8(state).scales.values(), *_int8(state).given.values())
         return sum(array.nbytes for array in arrays)
 
     def _empty(self, batch: int, capacity: int) -> Int8Cache:
         made = super()._empty(batch, capacity)
-        scales = {into: np.ones(shape, np.float32) for into, shape in self._scales.items()}
-        spreads = {into: np.ones(size, np.float32) for into, size in self._spreads.items()}
         found = Int8Cache(self, made.buffers, made.capacity, made.lengths, made.fixed)
-        found.scales, found.spreads = scales, spreads
+        found.given = {name: np.ones(shape, np.float32) for name, shape in self._given.items()}
+        for into, shape in self._scales.items():
+            found.scales[into] = np.ones(shape, np.float32)
+            found.times[into], found.over[into] = self._views(into, found.given)
         return found
 
     def _copied(self, state: Cache, rows: Sequence[int]) -> Cache:
@@ -225,14 +229,28 @@ class Int8DecoderSession(DecoderSession):
 
     def _bind(self, state: Cache, rows: slice, binding: Any) -> None:
         super()._bind(state, rows, binding)
-        for behind, arrays in ((SCALE, _int8(state).scales), (SPREAD, _int8(state).spreads)):
-            for into, array in arrays.items():
-                binding.bind_input(f"{into}{behind}", "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        for name, array in _int8(state).given.items():
+            binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+    def _shape_of_scales(self, into: str) -> tuple[int, ...]:
+        """(heads, a, n, b): the channels of keys that turn together are together."""
+        heads, dim = self._floats[into][1].shape[1::2]
+        layer, _, kind = into.rpartition(".")
+        return (int(heads), *(self._given[f"{layer}{FACTORS}"][1:] if kind == KEY else (1, int(dim), 1)))
+
+    def _views(self, into: str, given: Arrays) -> tuple[Array, Array]:
+        """Where the graph takes the scales of that cache from, and where one by them."""
+        layer, _, kind = into.rpartition(".")
+        heads, dim = map(int, self._floats[into][1].shape[1::2])
+        factors = given[f"{layer}{FACTORS}"].reshape(-1, dim)
+        queries, keys, values = np.split(factors, [-2 * heads, -heads])
+        times, over = (queries, keys) if kind == KEY else (given[f"{layer}{SPREAD}"], values)
+        return times.reshape(heads, -1, dim), over
 
 
 def is_quantized(graph: Graph) -> bool:
     """Whether the graph's caches are int8."""
-    return any(port.name.endswith(SCALE) for port in graph.inputs)
+    return any(port.name.endswith(FACTORS) for port in graph.inputs)
 
 
 def _int8(state: Cache) -> Int8Cache:

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgekit import graph
 
+from ._attention_kernel import quicken
 from ._blocks import Blocks, blocks_of, stand_in
 from ._decoder_graph import COUNTS, PAST
 from ._kv_int8_graph import float_caches
@@ -41,6 +42,7 @@ def reading(model: ir.Model) -> ir.Model | None:
         return None
     found = model.clone()
     float_caches(found)
+    quicken(found)
     for value in [value for value in found.graph.outputs if not str(value.name).startswith(PRESENT)]:
         found.graph.outputs.remove(value)
     graph.drop_unused(found)
@@ -89,14 +91,9 @@ def _rewrite(model: ir.Model, node: ir.Node, blocks: Blocks, tokens: dict[str, t
 
 def _quantized(model: ir.Model, before: ir.Node, source: ir.Value) -> tuple[ir.Value, ir.Value]:
     """(1, sequence, width) as uint8, and what one step of each token is worth, (sequence, 1)."""
-    import onnx_ir as ir
-
-    made: list[ir.Node] = []
 
     def op(kind: str, inputs: list[ir.Value], what: str, **attributes: int) -> ir.Value:
-        made.append(ir.node(kind, inputs, attributes, name=f"{source.name}.tokens.{what}"))
-        made[-1].outputs[0].name = f"{source.name}.tokens.{what}"
-        return made[-1].outputs[0]
+        return graph.op(before, kind, inputs, attributes, name=f"{source.name}.tokens.{what}")[0]
 
     def constant(name: str, value: object, dtype: type) -> ir.Value:
         return graph.initializer(model, name, np.array(value, dtype))
@@ -109,7 +106,6 @@ def _quantized(model: ir.Model, before: ir.Node, source: ir.Value) -> tuple[ir.V
     zeros = op("Expand", [constant("zero", ZERO, np.uint8), op("Shape", [steps], "tokens")], "zeros")
     values = op("QuantizeLinear", [source, steps, zeros], "quantized", axis=1)
     column = op("Unsqueeze", [steps, constant("axis.last", [-1], np.int64)], "column")
-    model.graph.insert_before(before, made)
     return values, column
 
 

@@ -73,10 +73,12 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
     from ._decoder_graph import group_queries, is_decoder, is_shareable
     from ._kv_int8_graph import quantize_caches
     from ._nbits import transposed_tables
+    from ._packed_attention import pack
 
     if is_decoder(model):
         if is_shareable(model):
             group_queries(model)
+            pack(model)
         transposed_tables(model)
     else:
         from ._recurrent import quantized_cells

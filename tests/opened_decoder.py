@@ -33,6 +33,8 @@ SHAPES = {
     "small part turns": Shape(rotary=8),
     "interleaved": Shape(interleaved=True),
     "computed angles": Shape(stretched=TABLE),
+    "one product": Shape(together=True, bias=True, windows=(None, 4)),
+    "one product, heads normalized": Shape(together=True, head_norm=True),
 }
 
 

@@ -32,6 +32,7 @@ class Shape:
     interleaved: bool = False
     stretched: int = 0  # rows that reach this position turn by other angles, as in longrope; 0: all by the tables
     bias: bool = False
+    together: bool = False  # queries, keys and values are one product
     weights: str = "float32"
     tied: bool = False  # the head is the embedding table
 
@@ -127,6 +128,19 @@ class _Writer:
             "Transpose", self.norm(split, HEAD, f"{name}_norm") if norm else split, perm=[0, 2, 1, 3], name=name
         )
 
+    def projections(self, x: str, at: str) -> list[str]:
+        counts = {"q": self.shape.heads, "k": self.shape.kv_heads, "v": self.shape.kv_heads}
+        if not self.shape.together:
+            return [
+                self.linear(x, HIDDEN, count * HEAD, f"{at}.{name}_proj", self.shape.bias)
+                for name, count in counts.items()
+            ]
+        whole = self.linear(x, HIDDEN, sum(counts.values()) * HEAD, f"{at}.qkv", self.shape.bias)
+        parts = [f"{at}.qkv.{name}" for name in counts]
+        sizes = self.ints(*(count * HEAD for count in counts.values()))
+        self.nodes.append(helper.make_node("Split", [whole, sizes], parts, f"{at}.qkv.parts", axis=-1))
+        return parts
+
     def repeated(self, x: str) -> str:
         times = self.shape.heads // self.shape.kv_heads
         if times == 1:
@@ -136,10 +150,7 @@ class _Writer:
 
     def attention(self, x: str, layer: int, mask: str, angles: tuple[str, str] | None) -> str:
         at, shape = f"layers.{layer}", self.shape
-        q, k, v = (
-            self.linear(x, HIDDEN, count * HEAD, f"{at}.{name}_proj", shape.bias)
-            for name, count in (("q", shape.heads), ("k", shape.kv_heads), ("v", shape.kv_heads))
-        )
+        q, k, v = self.projections(x, at)
         q = self.heads(q, shape.heads, f"{at}.q", shape.head_norm)
         k = self.heads(k, shape.kv_heads, f"{at}.k", shape.head_norm)
         v = self.heads(v, shape.kv_heads, f"{at}.v", False)

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tiny_decoder import TABLE, Shape, write
+from tiny_decoder import HEAD, TABLE, Shape, write
 
 from edgekit import graph, onnxfile, registry
 from edgekit.core import Recipe
@@ -38,8 +38,8 @@ def attributes(model: Any, name: str) -> dict[str, Any]:
 def test_masks_repeats_and_rotations_vanish(tmp_path: Path) -> None:
     model = compiled(tmp_path, Shape())
     assert ops(model) == {
-        "Gather": 1, "RMSNormalization": 5, "MatMul": 13, "GroupQueryAttention": 2, "Add": 4, "Sigmoid": 2, "Mul": 4,
-        "Unsqueeze": 1, "GatherND": 1,
+        "Gather": 1, "RMSNormalization": 5, "MatMul": 13, "Concat": 2, "GroupQueryAttention": 2, "Add": 4, "Sigmoid": 2,
+        "Mul": 4, "Unsqueeze": 1, "GatherND": 1,
     }  # fmt: skip
     assert [value.name for value in model.graph.inputs] == [
         "input_ids", "logit_positions", "seqlens_k", "total_sequence_length",
@@ -89,10 +89,81 @@ def test_attributes_say_what_the_mask_and_the_attention_said(tmp_path: Path) -> 
     }  # fmt: skip
     assert attributes(model, "layers.0.attention") == wanted
     assert attributes(model, "layers.1.attention") == wanted | {"local_window_size": 7}
-    (query, factor), attention = find(model, "layers.0.attention.scaled").inputs, find(model, "layers.0.attention")
-    assert query.producer().name == "layers.0.q_proj"
-    assert factor.const_value.numpy() == 0.25
-    assert attention.inputs[0].producer() is find(model, "layers.0.attention.scaled")
+    scaled, attention = find(model, "layers.0.attention.scaled"), find(model, "layers.0.attention")
+    assert scaled.inputs[1].const_value.numpy().tolist() == [0.25] * 4 * HEAD + [1] * 2 * 2 * HEAD
+    assert attention.inputs[0].producer() is scaled
+
+
+def reads(model: Any, layer: int) -> Any:
+    """The node that gives what a layer's attention reads, which is one piece."""
+    read, *others = find(model, f"layers.{layer}.attention").inputs[:3]
+    assert others == [None, None]
+    return read.producer()
+
+
+def test_one_product_goes_into_attention_as_it_is(tmp_path: Path) -> None:
+    model = compiled(tmp_path, Shape(together=True, scale=1.0))
+    assert [reads(model, layer).name for layer in (0, 1)] == ["layers.0.qkv", "layers.1.qkv"]
+    assert "Split" not in ops(model)
+
+
+def test_what_are_products_of_their_own_is_joined(tmp_path: Path) -> None:
+    joined = reads(compiled(tmp_path, Shape(scale=1.0)), 0)
+    assert joined.op_type == "Concat"
+    assert [value.producer().name for value in joined.inputs] == [f"layers.0.{each}_proj" for each in "qkv"]
+
+
+def test_heads_of_queries_and_keys_go_through_one_norm_that_scales_queries(tmp_path: Path) -> None:
+    shape = Shape(together=True, head_norm=True, scale=0.25)
+    before, model = graph.load(tmp_path / write(tmp_path, shape).path), compiled(tmp_path, shape)
+    assert ops(model)["RMSNormalization"] == 2 * (2 + 1) + 1
+    assert attributes(model, "layers.1.attention")["scale"] == 1
+    query, key = (find(before, f"layers.1.{each}_norm").inputs[1].const_value.numpy() for each in "qk")
+    norm = find(model, "layers.1.attention.norm")
+    np.testing.assert_array_equal(norm.inputs[1].const_value.numpy(), [query * 0.25] * 4 + [key] * 2)
+    assert norm.attributes["epsilon"].value == np.float32(1e-6)
+
+
+def other_epsilon(model: Any) -> None:
+    import onnx_ir as ir
+
+    find(model, "layers.0.k_norm").attributes["epsilon"] = ir.AttrFloat32("epsilon", 1e-3)
+
+
+def keys_alone(model: Any) -> None:
+    norm = find(model, "layers.0.q_norm")
+    norm.outputs[0].replace_all_uses_with(norm.inputs[0])
+
+
+def computed_weight(model: Any) -> None:
+    import onnx_ir as ir
+
+    norm = find(model, "layers.0.q_norm")
+    negated = ir.node("Neg", [norm.inputs[1]])
+    model.graph.insert_before(norm, negated)
+    norm.replace_input_with(1, negated.outputs[0])
+
+
+def whole_width(model: Any) -> None:
+    """As olmo2 has it."""
+    for name, heads in (("q", 4), ("k", 2)):
+        norm = find(model, f"layers.0.{name}_norm")
+        split, flat = norm.inputs[0].producer(), norm.inputs[0].producer().inputs[0]
+        weight = graph.initializer(model, f"{name}.wide", np.tile(norm.inputs[1].const_value.numpy(), heads))
+        (wide,) = graph.op(split, "RMSNormalization", [flat, weight], norm.attributes, name=f"{name}.wide_norm")
+        split.replace_input_with(0, wide)
+        norm.outputs[0].replace_all_uses_with(norm.inputs[0])
+
+
+@pytest.mark.parametrize("change", [other_epsilon, keys_alone, computed_weight, whole_width])
+def test_other_norms_stay_as_they_are(change: Callable[[Any], None], tmp_path: Path) -> None:
+    model = graph.load(tmp_path / write(tmp_path, Shape(together=True, head_norm=True)).path)
+    change(model)
+    model = CPU.compile(model, Recipe())
+    assert reads(model, 0).name == "layers.0.attention.scaled"
+    assert find(model, "layers.0.attention.packed").op_type == "Concat"
+    assert find(model, "layers.1.attention.norm").op_type == "RMSNormalization"
+    ort.InferenceSession(graph.to_bytes(model))
 
 
 def test_attention_takes_the_kernel_for_heads_with_a_sink_that_takes_nothing(tmp_path: Path) -> None:

@@ -140,22 +140,22 @@ def compiled(folder: Path, shape: Shape, options: dict[str, str]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("change", "keys"),
+    ("change", "turns"),
     [
-        ({}, (2, 2, HEAD // 2, 1)),
-        ({"interleaved": True}, (2, 1, HEAD // 2, 2)),
-        ({"rotary": 16}, (2, 4, HEAD // 4, 1)),  # half of them turn; the others are taken together alike
-        ({"rotary": 8}, (2, 1, HEAD, 1)),  # turned before
-        ({"rotary": 0}, (2, 1, HEAD, 1)),
+        ({}, (2, HEAD // 2, 1)),
+        ({"interleaved": True}, (1, HEAD // 2, 2)),
+        ({"rotary": 16}, (4, HEAD // 4, 1)),  # half of them turn; the others are taken together alike
+        ({"rotary": 8}, (1, HEAD, 1)),  # turned before
+        ({"rotary": 0}, (1, HEAD, 1)),
     ],
 )
-def test_scales_are_inputs_whose_shape_says_what_turns(change: Any, keys: tuple[int, ...], tmp_path: Path) -> None:
+def test_scales_are_inputs_whose_shape_says_what_turns(change: Any, turns: tuple[int, ...], tmp_path: Path) -> None:
     model = compiled(tmp_path, Shape(weights="int4", **change), EIGHT)
     ports = {port.name: port for port in graph.describe(model, "model", "model.onnx", {}).inputs}
+    heads, kv_heads = Shape().heads, Shape().kv_heads
     for layer in (0, 1):
-        assert ports[f"past_key_values.{layer}.key.scale"].shape == keys
-        assert ports[f"past_key_values.{layer}.value.scale"].shape == (2, 1, HEAD, 1)
-        assert ports[f"past_key_values.{layer}.key.spread"].shape == (Shape().heads * HEAD,)
+        assert ports[f"past_key_values.{layer}.factors"].shape == (heads + 2 * kv_heads, *turns)
+        assert ports[f"past_key_values.{layer}.spread"].shape == (heads * HEAD,)
         assert ports[f"past_key_values.{layer}.key"].dtype == "int8"
 
 

@@ -21,7 +21,8 @@ from edgekit.targets._prompt_session import LEAST
 
 CPU = registry.find("targets", "cpu")
 FORMS = ("float32", "int8")
-CASES = ("plain", "everything", "learned positions", "part turns", "interleaved", "computed angles")
+CASES = ("plain", "everything", "learned positions", "part turns", "interleaved", "computed angles", "one product",
+         "one product, heads normalized")  # fmt: skip
 # The root of the mean square difference of a row of logits from the portable graph's, as a share of their deviation.
 # 1,000 rows were 0.17 off at most and 0.04 in the middle; on float32 caches 0.05 and 0.015, by products in 8 bits.
 NEAR = 0.2
@@ -203,7 +204,8 @@ def test_scales_usually_fit(pair: Pair, draw: np.random.Generator) -> None:
 
 def test_a_token_takes_a_quarter(pair: Pair) -> None:
     eight, full = (one.nbytes(one.start(2, 100)) for one in (pair.eight.session, pair.full))
-    scales = 2 * 2 * (2 + SHAPES["plain"].heads) * HEAD * 4  # layers, key and value, heads of both kinds, channels
+    # Layers; keys' and values' heads have a scale and one by it, queries' heads one of each; channels.
+    scales = 2 * (2 * (2 + 2) + 2 * SHAPES["plain"].heads) * HEAD * 4
     assert (eight - scales) * 4 == full
 
 
