@@ -57,8 +57,8 @@ class Decoder(DecoderStates[R]):
         """One step: `input_ids` int64 (batch, sequence), padded on the right; `counts` int64 (batch,), how many of
         them are real; `logit_positions` int64 (batch, outputs), the last real one if it is left out.
 
-        Gives `logits` float32 (batch, outputs, vocabulary), which are the request's own, and the next step writes over
-        them; and the same state, which has grown. Without a state an empty one is started. A run that fails or is
+        Gives `logits` float32 (batch, outputs, vocabulary), which may be the request's own: the next step writes over
+        them then; and the same state, which has grown. Without a state an empty one is started. A run that fails or is
         interrupted spoils its state.
         Raises InputError, StateError, SessionBusyError, ResourceError, ClosedError, ForkedSessionError.
         """
@@ -71,13 +71,15 @@ class Decoder(DecoderStates[R]):
         with alone(state.busy):
             check_usable(state)
             with engine_errors(f"OpenVINO failed in {self._graph.path}"):
-                self._step(state, ids, counts, wanted)
-            logits = state.request.get_tensor("logits").data
+                logits = self._step(state, ids, counts, wanted)
             return {"logits": logits.reshape(*wanted.shape, self.vocabulary)}, state
 
     @abstractmethod
-    def _step(self, state: R, ids: Integers, counts: Integers, wanted: Integers) -> None:
-        """Run the state's request, and let the state grow by `counts`. Raises RuntimeError, as OpenVINO does."""
+    def _step(self, state: R, ids: Integers, counts: Integers, wanted: Integers) -> Array:
+        """Run the state's request, and let the state grow by `counts`. Gives the logits of what is wanted, in order.
+
+        Raises RuntimeError, as OpenVINO does.
+        """
 
     def close(self) -> None:
         if self._life.end():

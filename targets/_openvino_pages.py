@@ -1,13 +1,13 @@
 """A decoder in OpenVINO on blocks of keys and values: a state is an infer request and the blocks that it writes to.
 
 The tokens of all rows lie one behind the other in a step, and each row has its own table of blocks. So rows of any
-length go together without padding (but for a few tokens, see `_padding`), a long prompt can be read in parts at no
-cost, and what is cut off or picked is a matter of tables.
+length go together without padding (but for a few tokens, see `parts`), long steps are run in parts at no cost, and what
+is cut off or picked is a matter of tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
 
 TABLES = "block_indices"
-FEW, STEP = 4, 8  # a step of more tokens than that is one of a multiple of this
+FEW, STEP = 4, 8  # a run of more tokens than that is one of a multiple of this
+WIDE, WIDEST = 64, 128  # a run of more tokens than that is one of this many: parts of 64 take a tenth longer
 
 
 @dataclass(eq=False)
@@ -52,29 +53,46 @@ class PagedSession(Decoder[Pages]):
         ports = {name: port for port in compiled.inputs for name in port.get_names() if name in self._growing}
         self._forms = {name: _form(name, ports[name], int(port.shape[3])) for name, port in self._growing.items()}
 
-    def _step(self, state: Pages, ids: Integers, counts: Integers, wanted: Integers) -> None:
+    def _step(self, state: Pages, ids: Integers, counts: Integers, wanted: Integers) -> Array:
         new = np.arange(ids.shape[1])
-        real = new < counts[:, None]
-        lengths, before = state.lengths + counts, np.cumsum(counts) - counts
-        run = counts.copy()
-        run[-1] += (more := _padding(int(counts.sum())))  # behind its text, where the next step writes over it
-        with changing(state) as request:
-            if state.blocks.reserve(state.lengths, run):
-                _bind(request, state.blocks, self._forms)
-            tables = state.blocks.tables
-            feeds = {
-                "input_ids": np.pad(ids[real], (0, more)),
-                POSITIONS: np.pad((state.lengths[:, None] + new)[real], (0, more)),
-                "past_lens": state.lengths.astype(np.int32),
-                "subsequence_begins": _begins(run),
-                TABLES: np.concatenate(tables).astype(np.int32),
-                "block_indices_begins": _begins([len(table) for table in tables]),
-                "max_context_len": np.array((state.lengths + run).max(), np.int32),
-                PLACES: before[:, None] + wanted,
-            }
-            self._runs.infer(request, feeds)
-            state.blocks.cut(lengths)
-            state.lengths = lengths
+        tokens, places = ids[new < counts[:, None]], np.cumsum(counts)[:, None] - counts[:, None] + wanted
+        found = None
+        with changing(state):
+            for part in parts(len(tokens)):
+                here = (places >= part.start) & (places < part.stop)
+                logits = self._run(state, tokens[part], _within(counts, part), places[here] - part.start)
+                if part.stop == len(tokens) and here.all():
+                    return logits
+                if here.any():
+                    found = np.empty((*here.shape, self.vocabulary), np.float32) if found is None else found
+                    found[here] = logits
+        assert found is not None
+        return found
+
+    def _run(self, state: Pages, tokens: Integers, counts: Integers, places: Integers) -> Array:
+        """Logits at these places among the tokens, of which so many are each row's."""
+        request, rows = state.request, np.flatnonzero(counts)
+        lengths = state.lengths + counts
+        run, more = counts.copy(), padding(len(tokens))
+        run[rows[-1]] += more  # behind its text, where the next run writes over it
+        if state.blocks.reserve(state.lengths, run):
+            _bind(request, state.blocks, self._forms)
+        tables = [state.blocks.tables[row] for row in rows]
+        positions = np.concatenate([np.arange(state.lengths[row], lengths[row]) for row in rows])
+        feeds = {
+            "input_ids": np.pad(tokens, (0, more)),
+            POSITIONS: np.pad(positions, (0, more)),
+            "past_lens": state.lengths[rows].astype(np.int32),
+            "subsequence_begins": _begins(run[rows]),
+            TABLES: np.concatenate(tables).astype(np.int32),
+            "block_indices_begins": _begins([len(table) for table in tables]),
+            "max_context_len": np.array((state.lengths + run)[rows].max(), np.int32),
+            PLACES: places[None],
+        }
+        self._runs.infer(request, feeds)
+        state.blocks.cut(lengths)
+        state.lengths = lengths
+        return request.get_tensor("logits").data.reshape(-1, self.vocabulary)
 
     def _empty(self, batch: int, capacity: int) -> Pages:
         blocks = batch * -(-capacity // BLOCK) + 1  # one more for what is behind a text
@@ -124,12 +142,30 @@ def _bind(request: Any, blocks: Blocks, forms: dict[str, Form]) -> None:
         request.set_tensor(name, openvino.Tensor(array, openvino.Shape(array.shape), kind))
 
 
-def _padding(tokens: int) -> int:
-    """How many to add to a step of so many, so that OpenVINO does not meet all numbers that there are.
+def parts(tokens: int) -> Iterator[slice]:
+    """The runs that a step of so many tokens is made of.
 
-    For each it makes other kernels, and oneDNN keeps the last thousand: half a MB a number, of a small model too.
+    For each number of tokens OpenVINO makes other kernels, and oneDNN keeps the last thousand: half a MB a number, of a
+    small model too. So it meets few of them: with `padding`, 13.
     """
+    at = 0
+    while (left := tokens - at) > WIDE:
+        size = WIDEST if left >= WIDEST else WIDE
+        yield slice(at, at + size)
+        at += size
+    if left:
+        yield slice(at, tokens)
+
+
+def padding(tokens: int) -> int:
+    """How many to add to a run of so many, for the same reason."""
     return -tokens % STEP if tokens > FEW else 0
+
+
+def _within(counts: Integers, part: slice) -> Integers:
+    """How many tokens of each row are in that part of all."""
+    ends = np.cumsum(counts)
+    return np.clip(ends, part.start, part.stop) - np.clip(ends - counts, part.start, part.stop)
 
 
 def _begins(counts: Sequence[int] | Integers) -> Array:

@@ -55,7 +55,7 @@ class VariableSession(Decoder[Cache]):
         super().__init__(graph, compiled)
         self._variables = variables(graph)
 
-    def _step(self, state: Cache, ids: Integers, counts: Integers, wanted: Integers) -> None:
+    def _step(self, state: Cache, ids: Integers, counts: Integers, wanted: Integers) -> Array:
         self._compact(state)
         new = np.arange(ids.shape[1])
         there = np.concatenate([state.there, new < counts[:, None]], axis=1)
@@ -72,6 +72,8 @@ class VariableSession(Decoder[Cache]):
         with changing(state) as request:
             self._runs.infer(request, engine)
             state.there, state.order = there, np.arange(len(ids), dtype=np.int32)
+        logits: Array = request.get_tensor("logits").data
+        return logits
 
     def _empty(self, batch: int, capacity: int) -> Cache:
         """OpenVINO makes room by itself: `capacity` tells it nothing."""

@@ -15,6 +15,7 @@ from edgekit import graph, registry
 from edgekit.core import Recipe
 from edgekit.errors import UnsupportedError
 from edgekit.targets import _openvino_paged as paged
+from edgekit.targets import _openvino_pages as pages
 from edgekit.targets._openvino_pages import PagedSession
 from edgekit.targets._openvino_variables import VariableSession
 
@@ -148,13 +149,19 @@ def test_positions_end_where_the_tables_do(tiny: Opened) -> None:
     assert tiny.session._positions == TABLE
 
 
-def test_the_engine_meets_few_numbers_of_tokens(tiny: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It keeps kernels for each; what is added changes no answer, and takes no block for longer than the run."""
-    met, runs = [], tiny.session._runs
+@pytest.fixture
+def met(tiny: Opened, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of tokens that the engine runs, as they come."""
+    found, runs = list[int](), tiny.session._runs
     infer = runs.infer
     monkeypatch.setattr(
-        runs, "infer", lambda request, feeds: (met.append(feeds["input_ids"].size), infer(request, feeds))
+        runs, "infer", lambda request, feeds: (found.append(feeds["input_ids"].size), infer(request, feeds))
     )
+    return found
+
+
+def test_the_engine_meets_few_numbers_of_tokens(tiny: Opened, met: list[int]) -> None:
+    """It keeps kernels for each; what is added changes no answer, and takes no block for longer than the run."""
     draw = np.random.default_rng(6)
     for counts in ([1], [4], [5], [17], [3, 30], [31, 33], [60, 1, 1]):
         texts = [list[int]() for _ in counts]
@@ -162,3 +169,33 @@ def test_the_engine_meets_few_numbers_of_tokens(tiny: Opened, monkeypatch: pytes
         assert [len(table) for table in state.blocks.tables] == [-(-count // paged.BLOCK) for count in counts]
         follow(tiny, state, texts, drawn(draw, [1] * len(counts)))
     assert met == [1, 1, 4, 1, 8, 1, 24, 1, 40, 2, 64, 2, 64, 3]
+
+
+def test_long_steps_are_run_in_parts(tiny: Opened, met: list[int]) -> None:
+    """That end within a row, and at its end; some rows end in the first part, and all go on afterwards."""
+    draw = np.random.default_rng(8)
+    for counts in ([130], [64, 3], [2, 5, 70, 1], [40, 24, 100], [150, 150]):
+        texts = [list[int]() for _ in counts]
+        state = follow(tiny, None, texts, drawn(draw, counts))
+        follow(tiny, state, texts, drawn(draw, [3] * len(counts)))
+    assert met == [128, 2, 3, 64, 3, 8, 64, 16, 16, 128, 40, 16, 128, 128, 48, 8]
+
+
+def test_logits_of_places_in_all_parts_or_in_the_first_alone(tiny: Opened) -> None:
+    texts = drawn(np.random.default_rng(9), [90, 20])
+    for places in ([[0, 63, 64, 89], [0, 1, 18, 19]], [[5], [2]], [[63], [19]], [[3], [19]], [[], []]):
+        wanted = np.array(places, np.int64).reshape(2, -1)
+        outputs, state = tiny.session.run(padded(texts) | {"logit_positions": wanted})
+        assert outputs["logits"].shape == (*wanted.shape, tiny.session.vocabulary)
+        for row, text in enumerate(texts):
+            expected = tiny.whole(text)[wanted[row]]
+            np.testing.assert_allclose(outputs["logits"][row], expected, atol=tiny.close, rtol=0)
+        assert state.lengths.tolist() == [90, 20]
+
+
+@pytest.mark.parametrize("tokens", [*range(1, 70), 127, 128, 129, 255, 256, 257, 600, 2048])
+def test_parts_are_all_tokens_in_few_sizes(tokens: int) -> None:
+    found = list(pages.parts(tokens))
+    assert [found[0].start, *(part.stop for part in found)] == [*(part.start for part in found), tokens]
+    sizes = {part.stop - part.start + pages.padding(part.stop - part.start) for part in found}
+    assert sizes <= {1, 2, 3, 4, *range(8, 65, 8), 128}
