@@ -1,8 +1,9 @@
 """The road by building: a graph written from config and weights, without torch, for `edgekit.export`.
 
 Knows no architecture; the exporter writes the graph. The reference is the same graph in float32, run as it is, before
-any target's form of it; that the exporter computes what transformers does is proved by its tests, for every
-architecture, as the workbench of a user may have no torch. Where the exporter traces, the proof is made here.
+any target's form of it, with weights as their files have them where the exporter can; that it computes what
+transformers does is proved by its tests, for every architecture, as the workbench of a user may have no torch. Where
+the exporter traces, the proof is made here.
 """
 
 from __future__ import annotations
@@ -51,17 +52,26 @@ def prepare(bench: Workbench, bundle: Bundle, items: list[Any]) -> Reference:
     }
     made = bench.run("edgekit.building:work", "reference", order)
     answers = read_arrays(scratch / "reference.npz", ["reference"], len(items))["reference"]
-    return Reference(answers, tokens, made["bytes"], build | {"built": {"fp32": made["states"]}}, {})
+    return Reference(answers, tokens, made["bytes"], build | {"built": made["built"]}, {})
 
 
 def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """The worker's job: build the graph in float32, run it on the samples' tokens, keep what the head makes of them."""
+    """The worker's job: build the reference, run it on the samples' tokens, keep what the head makes of them.
+
+    `built` of the result: the states of the graphs that variants can be made of, by the names of their files.
+    """
     from edgekit.verify import write_arrays
 
     source = Source(**payload["source"] | {"folder": Path(payload["source"]["folder"])})
     bundle = msgspec.convert(payload["bundle"], Bundle, dec_hook=lambda kind, value: kind(value))
-    file = Path(payload["scratch"]) / "fp32.onnx"
-    built = registry.exporter(source.arch).build(source, Recipe(), file, say)
+    exporter, scratch, finished = registry.exporter(source.arch), Path(payload["scratch"]), {}
+    if hasattr(exporter, "reference"):
+        file = scratch / "reference.onnx"
+        built = exporter.reference(source, file, say)
+    else:  # the graph that an fp32 variant is made of
+        file = scratch / "fp32.onnx"
+        built = exporter.build(source, Recipe(), file, say)
+        finished = {"fp32": msgspec.to_builtins(built.states)}
     if file.with_name("proof.npz").is_file():  # the exporter traced it
         hold_against_torch(file, built, payload["prove"], say)
     if source.arch == registry.GIVEN:
@@ -73,8 +83,8 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     else:
         found = _items(bundle, built, file, payload["samples"])
     write_arrays(Path(payload["answers"]), {"reference": found})
-    size = sum(path.stat().st_size for path in file.parent.glob("fp32.*"))
-    return {"bytes": size, "states": msgspec.to_builtins(built.states)}
+    size = sum(path.stat().st_size for path in file.parent.glob(f"{file.stem}.*"))
+    return {"bytes": size, "built": finished}
 
 
 def _prompts(bundle: Bundle, built: Graph, file: Path, prompts: Sequence[Sequence[int]]) -> list[Array]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgekit import given, quantize, registry, source, tasks, weights
-from edgekit.core import Availability, Recipe, Source, check_options
+from edgekit.core import QUANTIZED, Availability, Recipe, Source, check_options
 from edgekit.errors import DeviceError, ResourceError, UnsupportedError, UsageError
 from edgekit.files import size_text
 
@@ -101,8 +102,16 @@ def plan(
         left_out,
         weight_bytes=size,
         memory_needed=_memory(traced, size, max(sizes.values(), default=0)),
-        disk_needed=(6 if road == "building" else 3) * size + 50_000_000,
+        disk_needed=_written(exporter, road, recipes) * size + 50_000_000,
     )
+
+
+def _written(exporter: Any, road: str, recipes: Sequence[Recipe]) -> int:
+    """How many times as much as the weights, which may be stored in 16 bits, an export writes at most."""
+    if road == "tracing":
+        return 3
+    as_stored = hasattr(exporter, "reference") and all(recipe.weights in QUANTIZED for recipe in recipes)
+    return 3 if as_stored else 6
 
 
 def _memory(traced: bool, size: int, largest: int) -> int:

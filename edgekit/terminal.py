@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -100,10 +101,16 @@ class Console:
 
     @contextmanager
     def stages(self) -> Iterator[Progress]:
-        """The way to report progress: a spinner on a terminal that has rich, else a line per stage."""
+        """The way to report progress: a spinner on a terminal that has rich, else a line per stage.
+
+        With -v every step, and how many seconds had passed.
+        """
         rich = None if self.quiet or self.verbose else _rich()
         if rich is None:
-            yield self._line_per_stage()
+            report = self._line_per_stage()
+            yield report
+            if self.verbose:
+                report("done", "")
             return
         from rich.text import Text
 
@@ -111,11 +118,13 @@ class Console:
             yield lambda stage, what: status.update(Text(_said(stage, what)))
 
     def _line_per_stage(self) -> Progress:
-        last = ""
+        last, begun = "", time.monotonic()
 
         def report(stage: str, what: str) -> None:
             nonlocal last
-            if stage != last or self.verbose:
+            if self.verbose:
+                self.say(f"{time.monotonic() - begun:7.1f} s  {_said(stage, what)}")
+            elif stage != last:
                 self.say(_said(stage, what))
             last = stage
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from edgekit.core import Graph, Recipe, Source, State
 
 from ._activations import activation
+from ._as_stored import AsStored
 from ._attention import Attention
 from ._blueprint import Blueprint, Layer
 from ._mamba import selective
@@ -47,10 +48,24 @@ def build(source: Source, decoder: Decoder, recipe: Recipe, path: Path, say: Cal
     output), everything else as float32. `say` hears of every layer. Holds one tensor as float32 at a time.
     Raises BundleError, UnsupportedError, VerificationError (a NaN); then no file is left.
     """
+    return _written(source, decoder, recipe, path, say, Store)
+
+
+def reference(source: Source, decoder: Decoder, path: Path, say: Callable[[str], None]) -> Graph:
+    """As `build` without quantizing, but matrices stay as they are in their files, which only the CPU can run.
+
+    Raises BundleError, UnsupportedError, VerificationError (a NaN); then no file is left.
+    """
+    return _written(source, decoder, Recipe(), path, say, AsStored)
+
+
+def _written(
+    source: Source, decoder: Decoder, recipe: Recipe, path: Path, say: Callable[[str], None], kind: type[Store]
+) -> Graph:
     plan = read(decoder, source)
     weights, tied = open_weights(source, decoder, plan)
     with Draft(path) as draft:
-        _Body(draft, plan, Store(draft, plan, weights, recipe, tied), say).write()
+        _Body(draft, plan, kind(draft, plan, weights, recipe, tied), say).write()
         draft.write(source.arch)
     states = tuple(State(into=held.into, out=held.out, axis=held.axis) for held in plan.held())
     return Graph("model", path.name, tuple(draft.inputs), tuple(draft.outputs), states)

@@ -184,6 +184,12 @@ class Decoder:
 
         return build(source, self, recipe, path, say)
 
+    def reference(self, source: Source, path: Path, say: Callable[[str], None]) -> Graph:
+        """What variants are held against, in the file `path`, weights beside it; see `_build.reference`."""
+        from ._build import reference
+
+        return reference(source, self, path, say)
+
 
 def token_ids(told: Mapping[str, Any], key: str) -> list[int]:
     """A token's ids from what a config may say: a number, a list of numbers, or nothing. Raises BundleError."""

@@ -43,6 +43,7 @@ class Draft:
         self._outputs: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
         self._initializers: dict[str, ir.Value] = {}
+        self._overridable: list[ir.Value] = []
 
     def __enter__(self) -> Draft:
         self.path.unlink(missing_ok=True)
@@ -134,8 +135,15 @@ class Draft:
         """A float32 scalar."""
         return self.tensor(name, np.asarray(number, np.float32))
 
-    def stream(self, name: str, dtype: str, shape: Sequence[int], pieces: Iterable[Array]) -> ir.Value:
-        """An initializer whose bytes come in `pieces`, in order; `dtype` is numpy's name, or int4 for packed bytes.
+    def known(self, name: str) -> ir.Value | None:
+        """The initializer of that name, if it was made."""
+        return self._initializers.get(name)
+
+    def stream(
+        self, name: str, dtype: str, shape: Sequence[int], pieces: Iterable[Array], *, overridable: bool = False
+    ) -> ir.Value:
+        """An initializer whose bytes come in `pieces`, in order; `dtype` is numpy's name, int4 for packed bytes, or
+        bfloat16. One that is overridable is an input too, which no engine takes for a constant.
 
         A piece must stay as it is: it is written while the next one comes.
         """
@@ -143,7 +151,11 @@ class Draft:
         begin = self._size
         for piece in pieces:
             self._put(np.ascontiguousarray(piece).data.cast("B"))
-        return self._external(name, dtype, shape, begin, self._size - begin)
+        value = self._external(name, dtype, shape, begin, self._size - begin)
+        if overridable:
+            value.shape = value.const_value.shape
+            self._overridable.append(value)
+        return value
 
     def _put(self, data: memoryview) -> None:
         """One piece at a time waits to be written. Raises OSError where the one before could not be."""
@@ -183,6 +195,19 @@ class Draft:
         self._initializers[name] = value
         return value
 
+    def _in_order(self) -> list[ir.Node]:
+        """What is made of weights alone first, if they may be overridden: ONNX Runtime, which cannot fold it then, goes
+        backwards through the nodes, and comes to it when it is needed. Elsewhere it would make all of it beforehand."""
+        if not self._overridable:
+            return self._nodes
+        known = set(self._initializers.values())
+        first = []
+        for node in self._nodes:
+            if known.issuperset(node.inputs):
+                known.update(node.outputs)
+                first.append(node)
+        return [*first, *(node for node in self._nodes if not known.issuperset(node.outputs))]
+
     def write(self, name: str) -> None:
         """The graph's own file; nothing can be added after."""
         import onnx_ir as ir
@@ -191,9 +216,9 @@ class Draft:
         self._wait()
         self._file.flush()
         graph = ir.Graph(
-            self._inputs,
+            [*self._inputs, *self._overridable],
             self._outputs,
-            nodes=self._nodes,
+            nodes=self._in_order(),
             initializers=list(self._initializers.values()),
             opset_imports={"": OPSET},
             name=name,

@@ -78,14 +78,14 @@ class Store:
         if not linears[0].bias:
             return made
         bias = np.concatenate([self._bias(linear) for linear in linears])
-        return self.draft.op("Add", [made, self.draft.tensor(_named(linears, "bias"), bias)], name=f"{name}.biased")
+        return self.draft.op("Add", [made, self.draft.tensor(named(linears, "bias"), bias)], name=f"{name}.biased")
 
     def _told(self, linear: Linear) -> str:
         return self._precision((linear.name,), self.recipe.weights)
 
     def _bias(self, linear: Linear) -> Floats:
         rows = self.weights.rows(f"{linear.name}.bias", linear.first, linear.first + linear.outputs)
-        return rows * _outward(linear)
+        return rows * outward(linear)
 
     def norm(self, name: str, norm: Norm | None, value: ir.Value) -> ir.Value:
         """Over the last axis; without a norm, the value itself."""
@@ -156,7 +156,7 @@ class Store:
 
     def _matrix(self, linears: tuple[Linear, ...], precision: str) -> ir.Value:
         """(inputs, outputs of all)."""
-        at, first = _named(linears, "weight"), linears[0]
+        at, first = named(linears, "weight"), linears[0]
         shape = inputs, outputs = first.inputs, sum(linear.outputs for linear in linears)
         block = 0 if precision == "fp32" else self._block(at, inputs, first.narrow)
         if not block:
@@ -190,7 +190,7 @@ class Store:
 
     def _pieces_of(self, linear: Linear, block: int, first: int) -> Iterator[Piece]:
         """One layer's, whose columns begin with the `first`."""
-        name, times = f"{linear.name}.weight", _outward(linear) * np.float32(linear.inward)
+        name, times = f"{linear.name}.weight", outward(linear) * np.float32(linear.inward)
         if self.plan.conv1d and linear.name != self.plan.head:
             columns = slice(linear.first, linear.first + linear.outputs)
 
@@ -263,7 +263,7 @@ class Store:
         return draft.op("Gather", [draft.tensor("embed.pairs", PAIRS), rows], {"axis": 0}, name="embed.values")
 
 
-def _named(linears: tuple[Linear, ...], what: str) -> str:
+def named(linears: tuple[Linear, ...], what: str) -> str:
     """`self_attn.q_proj+k_proj+v_proj.weight`: of several, which lie apart in the files or one after another."""
     names = dict.fromkeys(linear.name for linear in linears)
     first, *others = names
@@ -272,7 +272,7 @@ def _named(linears: tuple[Linear, ...], what: str) -> str:
     return f"{name}.{what}.{place}" if place else f"{name}.{what}"
 
 
-def _outward(linear: Linear) -> Floats:
+def outward(linear: Linear) -> Floats:
     """What each output is multiplied by, (outputs,)."""
     if not linear.factors:
         return np.ones(linear.outputs, np.float32)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from edgekit.core import Array, Floats
 
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+BF16_SIZE, BF16_INFINITY = np.uint16(0x7FFF), 0x7F80  # all but the sign
 CHUNK = 1 << 18  # elements that are worked on at a time: 1 MB as float32, which stays in the processor's cache
 SEED = 0
 
@@ -50,26 +52,53 @@ class Stored:
     places: Mapping[str, tuple[Path, safetensors.Tensor]]
 
     def rows(self, name: str, begin: int, end: int) -> Floats:
-        path, tensor = self.places[name]
-        width = int(np.prod(tensor.shape[1:], dtype=np.int64))
-        dtype = np.dtype(DTYPES[tensor.dtype])
-        start = tensor.begin + begin * width * dtype.itemsize
-        # Mapped anew for each piece: what is unmapped no longer counts as this process's memory.
-        found = np.memmap(path, dtype, "r", start, (end - begin, *tensor.shape[1:]))
-        made = _floats(found, tensor.dtype)
+        made = _floats(self._mapped(name, begin, end), self.places[name][1].dtype)
         if not (np.isfinite(made.max()) and np.isfinite(made.min())):
-            raise VerificationError(
-                f"weight {name!r} holds a NaN or an infinity",
-                hint="the file is damaged or the training diverged; no graph made of it can be right",
-                tensors=[name],
-            )
+            raise _not_finite(name)
         return made
+
+    def whole(self, name: str) -> tuple[str, tuple[int, ...], Iterator[Array]]:
+        """A tensor as it is stored: the name of its dtype, its shape, and its numbers in pieces, bfloat16 as uint16.
+
+        Pieces raise VerificationError for NaN and infinity.
+        """
+        tensor = self.places[name][1]
+        return NAMES[tensor.dtype], tensor.shape, self._pieces(name)
+
+    def _pieces(self, name: str) -> Iterator[Array]:
+        tensor = self.places[name][1]
+        for span in chunks(0, tensor.shape[0], math.prod(tensor.shape[1:])):
+            piece = self._mapped(name, *span)
+            if not _is_finite(piece, tensor.dtype):
+                raise _not_finite(name)
+            yield piece
+
+    def _mapped(self, name: str, begin: int, end: int) -> Array:
+        """Rows as they are stored. Mapped anew each time: what is unmapped no longer counts as this process's."""
+        path, tensor = self.places[name]
+        dtype = np.dtype(DTYPES[tensor.dtype])
+        start = tensor.begin + begin * math.prod(tensor.shape[1:]) * dtype.itemsize
+        return np.memmap(path, dtype, "r", start, (end - begin, *tensor.shape[1:]))
 
     def equal(self, one: str, other: str) -> bool:
         """Whether two matrices of one shape hold the same."""
         count, width = self.places[one][1].shape
         spans = chunks(0, count, width)
         return all(np.array_equal(self.rows(one, *span), self.rows(other, *span)) for span in spans)
+
+
+def _is_finite(found: Array, dtype: str) -> bool:
+    if dtype == "BF16":  # an exponent of ones
+        return int((found & BF16_SIZE).max()) < BF16_INFINITY
+    return bool(np.isfinite(found.max()) and np.isfinite(found.min()))
+
+
+def _not_finite(name: str) -> VerificationError:
+    return VerificationError(
+        f"weight {name!r} holds a NaN or an infinity",
+        hint="the file is damaged or the training diverged; no graph made of it can be right",
+        tensors=[name],
+    )
 
 
 def _floats(found: Array, dtype: str) -> Floats:

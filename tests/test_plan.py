@@ -47,6 +47,13 @@ def test_without_options_every_target_of_this_machine_in_int8() -> None:
     assert made.disk_needed > made.weight_bytes
 
 
+def test_an_export_in_few_bits_writes_half_of_what_one_in_float32_does() -> None:
+    """Where nothing is written as float32: not the reference either."""
+    few, full, both = (plan("zoo:speaker", precision=each) for each in (("int4", "int8"), ("fp32",), ("int4", "fp32")))
+    margin = 50_000_000
+    assert 2 * (few.disk_needed - margin) == full.disk_needed - margin == both.disk_needed - margin
+
+
 @pytest.mark.parametrize(
     ("model", "precision"), [("zoo:speaker", "int4"), ("zoo:teller", "int4"), ("zoo:motor", "int8")]
 )

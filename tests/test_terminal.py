@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -234,9 +235,13 @@ def test_a_line_per_stage_where_there_is_no_terminal() -> None:
     assert err == b"first: one\nsecond\n"
 
 
-def test_every_step_with_v() -> None:
-    _, err = start("-v", pause=0).communicate(timeout=20)
-    assert err == b"first: one\nfirst: two\nsecond\n"
+def test_every_step_with_v_and_when_it_came() -> None:
+    _, err = start("-v", pause=0.3).communicate(timeout=20)
+    found = re.fullmatch(
+        r" +0\.\d s  first: one\n +0\.\d s  first: two\n +0\.\d s  second\n +(\d+\.\d) s  done\n", err.decode()
+    )
+    assert found, err
+    assert float(found[1]) >= 0.3
 
 
 def test_a_spinner_on_a_terminal_with_rich() -> None:
