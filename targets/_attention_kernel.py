@@ -1,10 +1,10 @@
-"""A graph pass for ONNX Runtime: GroupQueryAttention takes the quickest of its kernels for the CPU.
+"""Graph passes for ONNX Runtime: GroupQueryAttention takes the quickest of its kernels for the CPU.
 
 One goes over the cache in tiles and never holds all probabilities of a query; the other writes them down, and takes two
 thirds of the time, for one token and for many. ONNX Runtime chooses the second where heads have a sink. There the
 product of one query with the keys has a fast path of its own, unless it is to be scaled as well: so queries are scaled
 before; 8-bit caches have products of their own, to which that is all one. tests/benchmarks/attention_kernels.py
-measures each. What attention reads is one piece, as `_packed_attention` has it.
+measures each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from edgekit import graph
 
 from ._kv_int8_graph import BITS
-from ._packed_attention import QUERY, heads
+from ._packed_attention import QUERY, attentions, heads
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -24,25 +24,26 @@ if TYPE_CHECKING:
 SINK = 11  # of GroupQueryAttention's inputs
 
 
-def quicken(model: ir.Model) -> None:
-    """In place; nothing where there is no such attention, or it is quick already."""
-    for node in list(model.graph):
-        if node.op_type == "GroupQueryAttention":
-            _sink(model, node)
-            _scale_before(model, node)
+def write_down(model: ir.Model) -> None:
+    """The kernel that writes probabilities down, by a sink of minus infinity, which to the power of e changes nothing.
+
+    In place; nothing where there is no such attention.
+    """
+    for node in attentions(model):
+        count = node.attributes["num_heads"].as_int()
+        sink = graph.initializer(model, f"no_sink.{count}", np.full(count, -np.inf, np.float32))
+        if len(node.inputs) <= SINK:
+            node.resize_inputs(SINK + 1)
+        node.replace_input_with(SINK, sink)
 
 
-def _sink(model: ir.Model, node: ir.Node) -> None:
-    """One of minus infinity, which to the power of e changes nothing."""
-    count = node.attributes["num_heads"].as_int()
-    sink = graph.initializer(model, f"no_sink.{count}", np.full(count, -np.inf, np.float32))
-    if len(node.inputs) <= SINK:
-        node.resize_inputs(SINK + 1)
-    node.replace_input_with(SINK, sink)
+def scale_before(model: ir.Model) -> None:
+    """Queries that lie in one piece with keys and values are scaled before attention reads them; in place."""
+    for node in attentions(model):
+        _scale(model, node)
 
 
-def _scale_before(model: ir.Model, node: ir.Node) -> None:
-    """Queries, which come in one piece with keys and values."""
+def _scale(model: ir.Model, node: ir.Node) -> None:
     import onnx_ir as ir
 
     scale = node.attributes["scale"].as_float()

@@ -20,7 +20,7 @@ import numpy as np
 from edgekit import graph
 from edgekit.errors import UnsupportedError
 
-from ._packed_attention import PAST, QUERY, heads
+from ._packed_attention import PAST, QUERY, attentions, heads
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,16 +40,16 @@ def quantize_caches(model: ir.Model) -> None:
     """
     import onnx_ir as ir
 
-    attentions = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
-    caches = [value for node in attentions for value in node.inputs[PAST : PAST + 2]]
+    nodes = attentions(model)
+    caches = [value for node in nodes for value in node.inputs[PAST : PAST + 2]]
     states = [value for value in model.graph.outputs if str(value.name).startswith("present")]
-    if not attentions or len(caches) != len(states):
+    if not nodes or len(caches) != len(states):
         raise UnsupportedError(
             "what this model holds cannot be kept in 8 bits: it is not all GroupQueryAttention's keys and values",
             hint="export it without kv_cache=int8",
         )
     unit = graph.initializer(model, "unit_scale", np.ones(1, np.float32))
-    for node in attentions:
+    for node in nodes:
         node.resize_inputs(SCALES + 2)
         _multiply_read(model, node)
         _multiply_found(model, node)
@@ -57,30 +57,9 @@ def quantize_caches(model: ir.Model) -> None:
             node.replace_input_with(SCALES + place, unit)
             node.attributes[kind] = ir.AttrString(kind, "PER_TENSOR")
         node.attributes[BITS] = ir.AttrInt64(BITS, 8)
-        _retype(node, ir.DataType.INT8)
-
-
-def float_caches(model: ir.Model) -> None:
-    """Undo `quantize_caches`; in place, and nothing where caches are float32."""
-    import onnx_ir as ir
-
-    for node in model.graph:
-        if node.attributes.pop(BITS, None) is None:
-            continue
-        for place, kind in enumerate(TYPES):
-            node.replace_input_with(SCALES + place, None)
-            del node.attributes[kind]
-        node.resize_inputs(SCALES if node.inputs[SCALES - 1] else COS + 2)
-        _retype(node, ir.DataType.FLOAT)
-    scales = [value for value in model.graph.inputs if str(value.name).endswith((FACTORS, SPREAD))]
-    for value in scales:
-        (scaling,) = value.consumers()
-        if scaling.op_type == "Reshape":
-            (scaling,) = scaling.outputs[0].consumers()
-        ir.convenience.replace_all_uses_with(scaling.outputs[0], scaling.inputs[0])
-    graph.drop_unused(model)
-    for value in scales:
-        model.graph.inputs.remove(value)
+        for value in (*node.inputs[PAST : PAST + 2], *node.outputs[1:3]):  # one buffer
+            assert value is not None
+            value.type = ir.TensorType(ir.DataType.INT8)
 
 
 def _multiply_read(model: ir.Model, node: ir.Node) -> None:
@@ -135,12 +114,3 @@ def _turning(node: ir.Node, dim: int) -> tuple[int, int, int]:
     assert table.shape is not None
     half = int(table.shape[1])  # type: ignore[arg-type]
     return (dim // half, half, 1) if dim % half == 0 else (1, dim, 1)
-
-
-def _retype(node: ir.Node, dtype: ir.DataType) -> None:
-    """Past and present are one buffer of this type."""
-    import onnx_ir as ir
-
-    for value in (*node.inputs[PAST : PAST + 2], *node.outputs[1:3]):
-        assert value is not None
-        value.type = ir.TensorType(dtype)

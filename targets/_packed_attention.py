@@ -8,7 +8,8 @@ Heads of queries and keys that are normalized alike go through one norm:
     product ─ Split k ─ heads ─ norm ─ join ─ attention        product ─ Split ─ v ───────────────── Concat ─ attention
               └ v ──────────────────────┘
 
-In a step of one token each of these nodes takes longer to start than to compute. Knows no architecture.
+In a step of one token each of these nodes takes longer to start than to compute; with many tokens attention is slower
+so. Knows no architecture.
 """
 
 from __future__ import annotations
@@ -34,14 +35,18 @@ NONE: Attributes = {}
 
 def pack(model: ir.Model) -> None:
     """In place; nothing where there is no such attention."""
-    attentions = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
-    for node in attentions:
+    found = attentions(model)
+    for node in found:
         parts = node.inputs[QUERY:PAST]
         whole = _split_into(parts) or _normalized(model, node) or _joined(node, parts)
         for place, value in ((QUERY, whole), (KEY, None), (VALUE, None)):
             node.replace_input_with(place, value)
-    if attentions:
+    if found:
         graph.drop_unused(model)
+
+
+def attentions(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type == "GroupQueryAttention"]
 
 
 def heads(node: ir.Node) -> tuple[int, int, int]:

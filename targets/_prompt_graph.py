@@ -17,10 +17,8 @@ import numpy as np
 
 from edgekit import graph
 
-from ._attention_kernel import quicken
 from ._blocks import Blocks, blocks_of, stand_in
 from ._decoder_graph import COUNTS, PAST
-from ._kv_int8_graph import float_caches
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -41,8 +39,6 @@ def reading(model: ir.Model) -> ir.Model | None:
     if not attends and not any(value.name == COUNTS for value in model.graph.inputs):
         return None
     found = model.clone()
-    float_caches(found)
-    quicken(found)
     for value in [value for value in found.graph.outputs if not str(value.name).startswith(PRESENT)]:
         found.graph.outputs.remove(value)
     graph.drop_unused(found)

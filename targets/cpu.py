@@ -42,6 +42,7 @@ PROVIDER = "CPUExecutionProvider"
 INTEGER = {"avx512_vnni", "avx_vnni", "asimddp"}
 # Its CPU kernel adds and normalizes one number at a time; the two nodes that it replaces are vectorized.
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
+PROMPT_FORM = "edgekit.prompt"  # what `compile` leaves in a model's `meta`
 KV_CACHE = "kv_cache"  # what keys and values are kept in: the graph is made for it
 # What a bundle may set, with ONNX Runtime's names but for the first.
 OPTIONS = {
@@ -69,16 +70,16 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
 
     Raises UnsupportedError where the `options` want caches in 8 bits that cannot be.
     """
-    from ._attention_kernel import quicken
+    from ._attention_kernel import scale_before, write_down
     from ._decoder_graph import group_queries, is_decoder, is_shareable
     from ._kv_int8_graph import quantize_caches
     from ._nbits import transposed_tables
     from ._packed_attention import pack
+    from ._prompt_graph import reading
 
     if is_decoder(model):
         if is_shareable(model):
             group_queries(model)
-            pack(model)
         transposed_tables(model)
     else:
         from ._recurrent import quantized_cells
@@ -90,21 +91,22 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
             from ._integer import integer_matmuls
 
             integer_matmuls(model)
-    eight = (options or {}).get(KV_CACHE) == "int8"
-    if eight:
+    write_down(model)
+    model.meta[PROMPT_FORM] = reading(model)
+    pack(model)
+    if (options or {}).get(KV_CACHE) == "int8":
         quantize_caches(model)
-    quicken(model)
-    if eight and prompt(model) is None:
-        hint = "export it in int4 or int8, or without kv_cache=int8"
-        raise UnsupportedError("caches in 8 bits are filled by a form that needs weights in blocks", hint=hint)
+        if prompt(model) is None:
+            hint = "export it in int4 or int8, or without kv_cache=int8"
+            raise UnsupportedError("caches in 8 bits are filled by a form that needs weights in blocks", hint=hint)
+    scale_before(model)
     return model
 
 
 def prompt(model: ir.Model) -> ir.Model | None:
     """The form of a compiled decoder that reads prompts; None for other models, and weights that are not in blocks."""
-    from ._prompt_graph import reading
-
-    return reading(model)
+    form: ir.Model | None = model.meta[PROMPT_FORM]
+    return form
 
 
 def open(

@@ -2,12 +2,12 @@
 
     python tests/benchmarks/kv_cache.py qwen3.ek --held 576 4096 -o kv.json
 
-Both forms of one bundle's graph, which share its weights, in one process, in turns: both read the same random prompt,
-in the pieces in which a device reads it, then each computes some tokens in every round. A ratio is taken within a
-round, and the median over rounds is given, of wall time and of CPU time. `state` is what the session says that its
-caches take, `resident` how much more memory the process had after the prompt was read; `apart` is the Kullback-Leibler
-divergence of the next token's probabilities from those with caches in float32, the mean over all steps; `repeats` are
-steps that were run again because a scale was too small.
+Both forms of the graph of a bundle whose caches are float32, which share its weights, in one process, in turns: both
+read the same random prompt, in the pieces in which a device reads it, then each computes some tokens in every round. A
+ratio is taken within a round, and the median over rounds is given, of wall time and of CPU time. `state` is what the
+session says that its caches take, `resident` how much more memory the process had after the prompt was read; `apart` is
+the Kullback-Leibler divergence of the next token's probabilities from those with caches in float32, the mean over all
+steps; `repeats` are steps that were run again because a scale was too small.
 """
 
 from __future__ import annotations
@@ -33,24 +33,19 @@ MB = 1_000_000
 
 def both(found: Variant, home: Path, folder: Path, threads: int) -> dict[str, Any]:
     """A session of each form; their graphs lie in `folder`."""
-    from edgekit.targets._attention_kernel import quicken
-    from edgekit.targets._kv_int8_graph import float_caches, quantize_caches
+    from edgekit.targets._kv_int8_graph import quantize_caches
 
     (noun,) = found.graphs
-    target = registry.find("targets", "cpu")
+    assert noun.prompt is not None
     models = {form: graph.load(home / noun.path) for form in FORMS}
-    float_caches(models["float32"])
-    float_caches(models["int8"])
     quantize_caches(models["int8"])
-    for model in models.values():
-        quicken(model)
-    prompt = target.prompt(models["float32"])
+    prompt = graph.load(home / noun.prompt.path)
     graph.pack({f"{form}.onnx": model for form, model in models.items()} | {"prompt.onnx": prompt}, folder)
     described = graph.describe(prompt, "prompt", "prompt.onnx", {})
     sessions = {}
     for form, model in models.items():
         one = replace(graph.describe(model, form, f"{form}.onnx", {}, noun.states), prompt=described)
-        sessions[form] = target.open(folder, one, found.recipe, threads=threads, cache=folder)
+        sessions[form] = registry.find("targets", "cpu").open(folder, one, found.recipe, threads=threads, cache=folder)
     return sessions
 
 
