@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHUNK = 256  # tokens at a time: of more the attention costs more than the products gain
 LEAST = 32  # tokens that are worth it
 # Seconds between pages of weights given back: what a short prompt reads is there for the next one.
-OFTEN = 0.5
+OFTEN = 0.35
 
 
 def silent(counts: Integers, wanted: Integers) -> Integers:
