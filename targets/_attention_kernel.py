@@ -16,10 +16,12 @@ import numpy as np
 from edgekit import graph
 
 from ._kv_int8_graph import BITS
-from ._packed_attention import QUERY, attentions, heads
+from ._packed_attention import KEY, QUERY, attentions, heads
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from edgekit.core import Array
 
 SINK = 11  # of GroupQueryAttention's inputs
 
@@ -38,20 +40,22 @@ def write_down(model: ir.Model) -> None:
 
 
 def scale_before(model: ir.Model) -> None:
-    """Queries that lie in one piece with keys and values are scaled before attention reads them; in place."""
-    for node in attentions(model):
-        _scale(model, node)
-
-
-def _scale(model: ir.Model, node: ir.Node) -> None:
+    """Queries are scaled before attention reads them; in place."""
     import onnx_ir as ir
 
-    scale = node.attributes["scale"].as_float()
-    if scale == 1 or BITS in node.attributes:
-        return
+    for node in attentions(model):
+        scale = node.attributes["scale"].as_float()
+        if scale != 1 and BITS not in node.attributes:
+            factor = graph.initializer(model, *_factor(node, scale))
+            (scaled,) = graph.op(node, "Mul", [node.inputs[QUERY], factor], name=f"{node.name}.scaled")
+            node.replace_input_with(QUERY, scaled)
+            node.attributes["scale"] = ir.AttrFloat32("scale", 1.0)
+
+
+def _factor(node: ir.Node, scale: float) -> tuple[str, Array]:
+    """A name, and what to multiply by: a number, or one for each of queries, keys and values, where they are packed."""
+    if node.inputs[KEY] is not None:
+        return f"query_scale.{scale}", np.array(scale, np.float32)
     queries, keys, dim = heads(node)
     factors = np.repeat(np.array([scale, 1], np.float32), [queries * dim, 2 * keys * dim])
-    factor = graph.initializer(model, f"query_scale.{scale}.{queries}.{keys}.{dim}", factors)
-    (scaled,) = graph.op(node, "Mul", [node.inputs[QUERY], factor], name=f"{node.name}.scaled")
-    node.replace_input_with(QUERY, scaled)
-    node.attributes["scale"] = ir.AttrFloat32("scale", 1.0)
+    return f"query_scale.{scale}.{queries}.{keys}.{dim}", factors

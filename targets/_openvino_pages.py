@@ -19,7 +19,7 @@ from edgekit.errors import UnsupportedError
 from ._kv_blocks import STORED, Blocks, Form
 from ._openvino_decoder import Decoder, Requested, changing
 from ._openvino_engine import new_request
-from ._openvino_paged import BLOCK, PLACES
+from ._openvino_paged_graph import BLOCK, PLACES
 from ._openvino_stateful import POSITIONS
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Pages(Requested):
 
 
 class PagedSession(Decoder[Pages]):
-    """A model of `_openvino_paged.page`."""
+    """A model of `_openvino_paged_graph.page`."""
 
     chunk_tokens = 256  # as fast as 512, whatever is in the cache already; an interrupt ends one of them
 

@@ -93,12 +93,14 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
             integer_matmuls(model)
     write_down(model)
     model.meta[PROMPT_FORM] = reading(model)
-    pack(model)
-    if (options or {}).get(KV_CACHE) == "int8":
+    eight = (options or {}).get(KV_CACHE) == "int8"
+    if eight or prompt(model) is not None:  # what is left to this form are single tokens
+        pack(model)
+    if eight:
         quantize_caches(model)
-        if prompt(model) is None:
-            hint = "export it in int4 or int8, or without kv_cache=int8"
-            raise UnsupportedError("caches in 8 bits are filled by a form that needs weights in blocks", hint=hint)
+    if eight and prompt(model) is None:
+        hint = "export it in int4 or int8, or without kv_cache=int8"
+        raise UnsupportedError("caches in 8 bits are filled by a form that needs weights in blocks", hint=hint)
     scale_before(model)
     return model
 

@@ -24,7 +24,7 @@ from ._compile_cache import Ask, ask, compile_cached
 from ._large_pages import large_pages
 from ._openvino_decoder import ask as ask_decoder
 from ._openvino_engine import DEVICE, core, engine_errors, new_request, placement
-from ._openvino_paged import keeps, mark, page, pageable
+from ._openvino_paged_graph import keeps, mark, page, pageable
 from ._openvino_pages import PagedSession
 from ._openvino_rotary import write_out_rotary
 from ._openvino_stateful import stateful, warn_if_loose

@@ -7,11 +7,13 @@ What bounds a decoder: every token reads every weight. A process of its own, as 
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 from edgekit.measuring.bandwidth import read_bandwidth
 
 SECONDS = 2
 
 if __name__ == "__main__":
-    print(read_bandwidth(int(sys.argv[1]), SECONDS))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("threads", type=int)
+    print(read_bandwidth(parser.parse_args().threads, SECONDS))

@@ -38,8 +38,8 @@ def attributes(model: Any, name: str) -> dict[str, Any]:
 def test_masks_repeats_and_rotations_vanish(tmp_path: Path) -> None:
     model = compiled(tmp_path, Shape())
     assert ops(model) == {
-        "Gather": 1, "RMSNormalization": 5, "MatMul": 13, "Concat": 2, "GroupQueryAttention": 2, "Add": 4, "Sigmoid": 2,
-        "Mul": 4, "Unsqueeze": 1, "GatherND": 1,
+        "Gather": 1, "RMSNormalization": 5, "MatMul": 13, "GroupQueryAttention": 2, "Add": 4, "Sigmoid": 2, "Mul": 4,
+        "Unsqueeze": 1, "GatherND": 1,
     }  # fmt: skip
     assert [value.name for value in model.graph.inputs] == [
         "input_ids", "logit_positions", "seqlens_k", "total_sequence_length",
@@ -89,9 +89,27 @@ def test_attributes_say_what_the_mask_and_the_attention_said(tmp_path: Path) -> 
     }  # fmt: skip
     assert attributes(model, "layers.0.attention") == wanted
     assert attributes(model, "layers.1.attention") == wanted | {"local_window_size": 7}
+    (query, factor), attention = find(model, "layers.0.attention.scaled").inputs, find(model, "layers.0.attention")
+    assert query.producer().name == "layers.0.q_proj"
+    assert factor.const_value.numpy() == 0.25
+    assert attention.inputs[0].producer() is find(model, "layers.0.attention.scaled")
+
+
+def test_queries_in_one_piece_with_keys_and_values_are_scaled_alone(tmp_path: Path) -> None:
+    model = compiled(tmp_path, Shape(scale=0.25, weights="int4"))
     scaled, attention = find(model, "layers.0.attention.scaled"), find(model, "layers.0.attention")
     assert scaled.inputs[1].const_value.numpy().tolist() == [0.25] * 4 * HEAD + [1] * 2 * 2 * HEAD
     assert attention.inputs[0].producer() is scaled
+    assert attention.attributes["scale"].value == 1
+
+
+@pytest.mark.parametrize(("weights", "apart"), [("float32", True), ("int4", False)])
+def test_the_three_stay_apart_where_this_form_reads_prompts_too(weights: str, apart: bool, tmp_path: Path) -> None:
+    """Of many tokens, attention is slower in one piece."""
+    model = compiled(tmp_path, Shape(together=True, weights=weights))
+    assert (find(model, "layers.0.attention").inputs[1] is not None) == apart
+    if prompt := CPU.prompt(model):
+        assert find(prompt, "layers.0.attention").inputs[1] is not None
 
 
 def reads(model: Any, layer: int) -> Any:
@@ -102,19 +120,19 @@ def reads(model: Any, layer: int) -> Any:
 
 
 def test_one_product_goes_into_attention_as_it_is(tmp_path: Path) -> None:
-    model = compiled(tmp_path, Shape(together=True, scale=1.0))
+    model = compiled(tmp_path, Shape(together=True, scale=1.0, weights="int4"))
     assert [reads(model, layer).name for layer in (0, 1)] == ["layers.0.qkv", "layers.1.qkv"]
     assert "Split" not in ops(model)
 
 
 def test_what_are_products_of_their_own_is_joined(tmp_path: Path) -> None:
-    joined = reads(compiled(tmp_path, Shape(scale=1.0)), 0)
+    joined = reads(compiled(tmp_path, Shape(scale=1.0, weights="int4")), 0)
     assert joined.op_type == "Concat"
     assert [value.producer().name for value in joined.inputs] == [f"layers.0.{each}_proj" for each in "qkv"]
 
 
 def test_heads_of_queries_and_keys_go_through_one_norm_that_scales_queries(tmp_path: Path) -> None:
-    shape = Shape(together=True, head_norm=True, scale=0.25)
+    shape = Shape(together=True, head_norm=True, scale=0.25, weights="int4")
     before, model = graph.load(tmp_path / write(tmp_path, shape).path), compiled(tmp_path, shape)
     assert ops(model)["RMSNormalization"] == 2 * (2 + 1) + 1
     assert attributes(model, "layers.1.attention")["scale"] == 1
@@ -157,7 +175,7 @@ def whole_width(model: Any) -> None:
 
 @pytest.mark.parametrize("change", [other_epsilon, keys_alone, computed_weight, whole_width])
 def test_other_norms_stay_as_they_are(change: Callable[[Any], None], tmp_path: Path) -> None:
-    model = graph.load(tmp_path / write(tmp_path, Shape(together=True, head_norm=True)).path)
+    model = graph.load(tmp_path / write(tmp_path, Shape(together=True, head_norm=True, weights="int4")).path)
     change(model)
     model = CPU.compile(model, Recipe())
     assert reads(model, 0).name == "layers.0.attention.scaled"

@@ -25,7 +25,7 @@ from tiny_decoder import HEAD, TABLE, Shape
 from edgekit import registry
 from edgekit.core import Recipe
 from edgekit.errors import InputError, UnsupportedError
-from edgekit.targets._openvino_paged import BLOCK
+from edgekit.targets._openvino_paged_graph import BLOCK
 from edgekit.targets._openvino_pages import PagedSession
 
 __all__ = ["opened", "tiny"]

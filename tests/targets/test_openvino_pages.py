@@ -14,7 +14,7 @@ from tiny_decoder import TABLE, Shape, write
 from edgekit import graph, registry
 from edgekit.core import Recipe
 from edgekit.errors import UnsupportedError
-from edgekit.targets import _openvino_paged as paged
+from edgekit.targets import _openvino_paged_graph as paged
 from edgekit.targets import _openvino_pages as pages
 from edgekit.targets._openvino_pages import PagedSession
 from edgekit.targets._openvino_variables import VariableSession
