@@ -64,12 +64,12 @@ def check(model: Model) -> Check:
 
     bundle, variant = model.bundle, model.variant
     assert bundle.goldens is not None
+    names = ("reference", "tokens", variant.name)
+    arrays = read_arrays(bundle.folder / bundle.goldens.file, names, len(bundle.goldens.inputs))
     items = [as_item(item) for item in bundle.goldens.inputs]
     start = time.perf_counter()
     tokens, found = model.tokens(items, truncate=True), model.numbers(items, truncate=True)
     seconds = time.perf_counter() - start
-    names = ("reference", "tokens", variant.name)  # read when the engine has taken the memory that it needs
-    arrays = read_arrays(bundle.folder / bundle.goldens.file, names, len(items))
     agreement: Measure = registry.find("heads", bundle.head).compare(arrays["reference"], found, bundle.settings)
     difference = worst(arrays[variant.name], found)
     tolerance, allowed = bundle.goldens.tolerances[variant.name], bundle.goldens.losses[variant.name]
