@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from edgekit import device, given, graph, pages, registry
-from edgekit.core import QUANTIZED, Bundle, Graph, Recipe, Source, Variant
+from edgekit import device, given, graph, pages, plan, registry
+from edgekit.core import Bundle, Graph, Recipe, Source, Variant
 from edgekit.errors import UnsupportedError, VerificationError
 from edgekit.quantize.gate import as_item, prove
 
@@ -49,7 +49,9 @@ def prepare(bench: Workbench, bundle: Bundle, items: list[Any]) -> Reference:
         "tokens": [ids.tolist() for ids in tokens],
         "answers": str(scratch / "reference.npz"),
         "prove": sorted({choice.target for choice in bench.plan.choices}),
-        "wanted": not all(choice.recipe.weights in QUANTIZED for choice in bench.plan.choices),
+        "as_stored": plan.as_stored(
+            registry.exporter(bundle.source.arch), (choice.recipe for choice in bench.plan.choices)
+        ),
     }
     made = bench.run("edgekit.building:work", "reference", order)
     answers = read_arrays(scratch / "reference.npz", ["reference"], len(items))["reference"]
@@ -59,14 +61,14 @@ def prepare(bench: Workbench, bundle: Bundle, items: list[Any]) -> Reference:
 def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """The worker's job: build the reference, run it on the samples' tokens, keep what the head makes of them.
 
-    It is the graph in float32 where that is `wanted` for a variant too: `built` of the result then has its states.
+    Unless weights are to be `as_stored`, a variant may be made of it: `built` of the result then has its states.
     """
     from edgekit.verify import write_arrays
 
     source = Source(**payload["source"] | {"folder": Path(payload["source"]["folder"])})
     bundle = msgspec.convert(payload["bundle"], Bundle, dec_hook=lambda kind, value: kind(value))
     exporter, scratch, finished = registry.exporter(source.arch), Path(payload["scratch"]), {}
-    if hasattr(exporter, "reference") and not payload["wanted"]:
+    if payload["as_stored"]:
         file = scratch / "reference.onnx"
         built = exporter.reference(source, file, say)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,12 +106,15 @@ def plan(
     )
 
 
+def as_stored(exporter: Any, recipes: Iterable[Recipe]) -> bool:
+    """Whether nothing is written as float32: variants are quantized, and held against weights as their files have
+    them."""
+    return hasattr(exporter, "reference") and all(recipe.weights in QUANTIZED for recipe in recipes)
+
+
 def _written(exporter: Any, road: str, recipes: Sequence[Recipe]) -> int:
     """How many times as much as the weights, which may be stored in 16 bits, an export writes at most."""
-    if road == "tracing":
-        return 3
-    as_stored = hasattr(exporter, "reference") and all(recipe.weights in QUANTIZED for recipe in recipes)
-    return 3 if as_stored else 6
+    return 3 if road == "tracing" or as_stored(exporter, recipes) else 6
 
 
 def _memory(traced: bool, size: int, largest: int) -> int:

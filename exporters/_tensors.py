@@ -52,10 +52,7 @@ class Stored:
     places: Mapping[str, tuple[Path, safetensors.Tensor]]
 
     def rows(self, name: str, begin: int, end: int) -> Floats:
-        made = _floats(self._mapped(name, begin, end), self.places[name][1].dtype)
-        if not (np.isfinite(made.max()) and np.isfinite(made.min())):
-            raise _not_finite(name)
-        return made
+        return _floats(self._mapped(name, begin, end), self.places[name][1].dtype)
 
     def whole(self, name: str) -> tuple[str, tuple[int, ...], Iterator[Array]]:
         """A tensor as it is stored: the name of its dtype, its shape, and its numbers in pieces, bfloat16 as uint16.
@@ -63,22 +60,22 @@ class Stored:
         Pieces raise VerificationError for NaN and infinity.
         """
         tensor = self.places[name][1]
-        return NAMES[tensor.dtype], tensor.shape, self._pieces(name)
-
-    def _pieces(self, name: str) -> Iterator[Array]:
-        tensor = self.places[name][1]
-        for span in chunks(0, tensor.shape[0], math.prod(tensor.shape[1:])):
-            piece = self._mapped(name, *span)
-            if not _is_finite(piece, tensor.dtype):
-                raise _not_finite(name)
-            yield piece
+        spans = chunks(0, tensor.shape[0], math.prod(tensor.shape[1:]))
+        return NAMES[tensor.dtype], tensor.shape, (self._mapped(name, *span) for span in spans)
 
     def _mapped(self, name: str, begin: int, end: int) -> Array:
         """Rows as they are stored. Mapped anew each time: what is unmapped no longer counts as this process's."""
         path, tensor = self.places[name]
         dtype = np.dtype(DTYPES[tensor.dtype])
         start = tensor.begin + begin * math.prod(tensor.shape[1:]) * dtype.itemsize
-        return np.memmap(path, dtype, "r", start, (end - begin, *tensor.shape[1:]))
+        found = np.memmap(path, dtype, "r", start, (end - begin, *tensor.shape[1:]))
+        if not _is_finite(found, tensor.dtype):
+            raise VerificationError(
+                f"weight {name!r} holds a NaN or an infinity",
+                hint="the file is damaged or the training diverged; no graph made of it can be right",
+                tensors=[name],
+            )
+        return found
 
     def equal(self, one: str, other: str) -> bool:
         """Whether two matrices of one shape hold the same."""
@@ -91,14 +88,6 @@ def _is_finite(found: Array, dtype: str) -> bool:
     if dtype == "BF16":  # an exponent of ones
         return int((found & BF16_SIZE).max()) < BF16_INFINITY
     return bool(np.isfinite(found.max()) and np.isfinite(found.min()))
-
-
-def _not_finite(name: str) -> VerificationError:
-    return VerificationError(
-        f"weight {name!r} holds a NaN or an infinity",
-        hint="the file is damaged or the training diverged; no graph made of it can be right",
-        tensors=[name],
-    )
 
 
 def _floats(found: Array, dtype: str) -> Floats:

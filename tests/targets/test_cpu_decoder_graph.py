@@ -153,13 +153,14 @@ def keys_alone(model: Any) -> None:
     norm.outputs[0].replace_all_uses_with(norm.inputs[0])
 
 
-def computed_weight(model: Any) -> None:
-    import onnx_ir as ir
+def negate(node: Any, place: int) -> None:
+    """What the node reads there is computed now."""
+    (negated,) = graph.op(node, "Neg", [node.inputs[place]], name=f"{node.name}.negated")
+    node.replace_input_with(place, negated)
 
-    norm = find(model, "layers.0.q_norm")
-    negated = ir.node("Neg", [norm.inputs[1]])
-    model.graph.insert_before(norm, negated)
-    norm.replace_input_with(1, negated.outputs[0])
+
+def computed_weight(model: Any) -> None:
+    negate(find(model, "layers.0.q_norm"), 1)
 
 
 def whole_width(model: Any) -> None:
@@ -218,12 +219,7 @@ def no_cache(model: Any) -> None:
 
 
 def cache_is_changed(model: Any) -> None:
-    import onnx_ir as ir
-
-    attention = find(model, "layers.1.attention")
-    node = ir.node("Neg", [attention.inputs[1]])
-    model.graph.insert_before(attention, node)
-    attention.replace_input_with(1, node.outputs[0])
+    negate(find(model, "layers.1.attention"), 1)
 
 
 def output_is_read_twice(model: Any) -> None:
