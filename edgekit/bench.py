@@ -4,7 +4,7 @@
     record.to_html("report.html")
 
 Each row is measured in a fresh process, the variants of a bundle take turns, and every one is held against its known
-answers in the process that was timed. `edgekit.measuring` has the parts; what comes of it is `edgekit.record`'s.
+answers in the process that was timed. `edgekit.measuring` has the parts; `edgekit.reporting.record` holds the result.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgekit.core import Progress
-    from edgekit.record import Record
+    from edgekit.reporting.record import Record
 
 
 def bench(

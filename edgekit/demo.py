@@ -3,8 +3,8 @@
     made = demo("edgekit-demo")      # the bundles, and made.report, a self-contained HTML file
     print(made)                      # a row per variant
 
-Everything that it shows was computed in the run that shows it. `edgekit.answers` knows the zoo's tasks,
-`edgekit.record` what the figures mean.
+Everything that it shows was computed in the run that shows it. `edgekit.zoo.answers` knows the zoo's tasks,
+`edgekit.reporting.record` what the figures mean.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgekit import files, report, tasks, zoo
-from edgekit.answers import ANSWER, TELL, choose
+from edgekit import report, tasks, zoo
 from edgekit.bench import bench
+from edgekit.bundle import safe_files
 from edgekit.core import Progress
 from edgekit.errors import UsageError, VerificationError
-from edgekit.record import Record, Row, Subject
 from edgekit.reporting import advice
-from edgekit.reporting.page import GENERATOR
+from edgekit.reporting.html_page import GENERATOR
+from edgekit.reporting.record import Record, Row, Subject
+from edgekit.zoo.answers import ANSWER, TELL, choose
 
 PRECISIONS = ("fp32", "int8")
 PAGE = "report.html"
@@ -125,7 +126,7 @@ def _export(part: Part, folder: Path, say: Progress) -> None:
     from edgekit.export import export
 
     samples = folder / _texts(part)
-    files.replace_file(samples, "\n".join(zoo.heldout(part.model, part.task).calibration).encode())
+    safe_files.replace_file(samples, "\n".join(zoo.heldout(part.model, part.task).calibration).encode())
     export(
         f"zoo:{part.model}",
         folder / part.name,

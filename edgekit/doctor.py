@@ -109,7 +109,7 @@ def packages() -> tuple[Package, ...]:
 
 def caches(environment: Mapping[str, str]) -> tuple[Cache, ...]:
     """Where huggingface_hub keeps models, by its own rules (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME), and EdgeKit's."""
-    from edgekit.verified import cache_folder
+    from edgekit.cache.digests import cache_folder
 
     home = environment.get("XDG_CACHE_HOME") or os.path.join(environment.get("HOME", "~"), ".cache")
     hub = environment.get("HF_HOME") or os.path.join(home, "huggingface")

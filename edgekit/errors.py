@@ -19,7 +19,7 @@
     │   └── ForkedSessionError 1   an engine's session was used in a forked child
     └── CrashError             1   a worker process died: our bug, or a native one
 
-Knows nothing of how errors are shown; `edgekit.cli` prints `error: …` and `hint: …`.
+Knows nothing of how errors are shown; `edgekit.cli.main` prints `error: …` and `hint: …`.
 """
 
 from __future__ import annotations

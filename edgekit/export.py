@@ -21,9 +21,10 @@ from edgekit.errors import DeviceError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from edgekit.core import Array, Bundle, Goldens, Graph, Variant
-    from edgekit.plan import EngineOptions, Plan
+    from edgekit.workbench.plan import EngineOptions, Plan
 
 SCRATCH = ".scratch"
+ROADS = {"building": "edgekit.workbench.reference", "tracing": "edgekit.workbench.traced_reference"}
 # What each road to a graph needs of the extra `export`.
 BUILDING = ("onnx", "onnx_ir")
 MODULES = ("torch", *BUILDING, "onnxscript")
@@ -67,8 +68,10 @@ def export(
     VerificationError. `calibration`: a text file with samples of your own, one a line. `dimensions`: Matryoshka cut
     that becomes the bundle's default. `memory_limit` in bytes. Raises any EdgeKitError.
     """
-    from edgekit import device, given, publish
-    from edgekit import plan as planning
+    from edgekit import device
+    from edgekit.bundle import publish
+    from edgekit.source import onnx_file
+    from edgekit.workbench import plan as planning
 
     if max_accuracy_loss is not None and not 0 <= max_accuracy_loss <= 1:
         raise UsageError(f"--max-accuracy-loss is {max_accuracy_loss}", hint="give a share from 0 to 1: 0.02")
@@ -78,7 +81,7 @@ def export(
         if not isinstance(model, str):
             _refuse_device(MODULES)
             folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-")))
-            model, states = given.traced(model, example_inputs, states, folder, say), None
+            model, states = onnx_file.traced(model, example_inputs, states, folder, say), None
         made = planning.plan(
             model,
             task=task,
@@ -164,7 +167,8 @@ class Workbench:
 
     def _settings(self, dimensions: int | None) -> dict[str, Any]:
         """What the device must know, with the tokenizer's file beside it."""
-        from edgekit import registry, weights
+        from edgekit import registry
+        from edgekit.source import weights
 
         found = self.plan.source
         if self.plan.traced and not found.random:  # who builds a graph sees every number of it
@@ -189,17 +193,19 @@ class Workbench:
         import json
         import shutil
 
-        from edgekit import source
+        from edgekit.source import resolve
 
         found, file = self.plan.source, self.work / "tokenizer.json"
         if found.random:
-            made = source.stand_in_tokenizer(found.config["vocab_size"], found.config.get("pad_token_id"))
+            made = resolve.stand_in_tokenizer(found.config["vocab_size"], found.config.get("pad_token_id"))
             file.write_text(json.dumps(made), encoding="utf-8")
         elif (found.folder / "tokenizer.json").is_file():
             shutil.copyfile(found.folder / "tokenizer.json", file)
         else:
             self.run(
-                "edgekit.exporters._tokenizer:work", "tokenizer", {"folder": str(found.folder), "target": str(file)}
+                "edgekit.exporters._trace.tokenizer:work",
+                "tokenizer",
+                {"folder": str(found.folder), "target": str(file)},
             )
 
     def _bundle(self, settings: dict[str, Any]) -> Bundle:
@@ -212,7 +218,7 @@ class Workbench:
         """What the variants are made of and held against, by the road that the exporter takes."""
         from importlib import import_module
 
-        reference: Reference = import_module(f"edgekit.{self.plan.road}").prepare(self, bundle, items)
+        reference: Reference = import_module(ROADS[self.plan.road]).prepare(self, bundle, items)
         return reference
 
     def _build(self, reference: Reference) -> list[Variant]:
@@ -227,7 +233,7 @@ class Workbench:
             "folder": str(self.work),
             "variants": [[choice.target, msgspec.to_builtins(choice.recipe), choice.options] for choice in choices],
         }
-        graphs: list[Graph] = msgspec.convert(self.run("edgekit.build:work", "build", order), list[Graph])
+        graphs: list[Graph] = msgspec.convert(self.run("edgekit.workbench.variants:work", "build", order), list[Graph])
         return [
             Variant(
                 choice.target,
@@ -249,8 +255,8 @@ class Workbench:
         import msgspec
 
         from edgekit import registry, samples
-        from edgekit.quantize import gate
         from edgekit.verify import read_arrays
+        from edgekit.workbench import gate
 
         scratch, measured, answers = self.work / SCRATCH, [], {}
         goldens = min(samples.GOLDENS, len(items))
@@ -264,7 +270,7 @@ class Workbench:
                 "answers": str(scratch / f"answers-{number}.npz"),
             }
             self.say("gate", f"{variant.name} against the reference")
-            figures = self.run("edgekit.quantize.gate:work", "gate", order)
+            figures = self.run("edgekit.workbench.gate:work", "gate", order)
             found = read_arrays(Path(order["answers"]), ["samples"], len(items))["samples"]
             if not reference.answers:  # made-up weights of a real size: the first variant is all there is
                 reference = replace(reference, answers=found)
@@ -281,9 +287,9 @@ class Workbench:
 
     def bytes(self, *paths: str) -> int:
         """What a device must keep to run the graphs at these: the files, and their tensors in the file of weights."""
-        from edgekit import onnxfile
+        from edgekit.bundle import onnx_file
 
-        tensors = {tensor for path in paths for tensor in onnxfile.read(self.work, path).external}
+        tensors = {tensor for path in paths for tensor in onnx_file.read(self.work, path).external}
         places = {(tensor.location, tensor.offset): tensor.size for tensor in tensors}
         return sum((self.work / path).stat().st_size for path in paths) + sum(places.values())
 
@@ -297,8 +303,8 @@ class Workbench:
         """The first samples with the reference's and each variant's answers."""
         from edgekit import registry, samples
         from edgekit.core import Goldens
-        from edgekit.quantize import gate
         from edgekit.verify import write_arrays
+        from edgekit.workbench import gate
 
         count = min(samples.GOLDENS, len(items))
         head = registry.find("heads", bundle.head)
@@ -316,10 +322,10 @@ class Workbench:
         """Write the manifest, then load and verify the whole in a fresh process."""
         import shutil
 
-        from edgekit import bundle as bundles
+        from edgekit.bundle import manifest
 
         shutil.rmtree(self.work / SCRATCH)
-        bundles.write(bundle, self.work, _versions())
+        manifest.write(bundle, self.work, _versions())
         self.say("verify", "loading the bundle in a fresh process")
         targets = sorted({variant.target for variant in bundle.variants})
         for check in self.run("edgekit.verify:work", "verify", {"folder": str(self.work), "targets": targets}):
@@ -335,7 +341,7 @@ class Workbench:
         return vars(self.plan.source) | {"folder": str(self.plan.source.folder)}
 
     def run(self, function: str, stage: str, order: dict[str, Any]) -> Any:
-        from edgekit import worker
+        from edgekit.workbench import worker
 
         return worker.run(function, order, self.work, stage=stage, memory_limit=self.memory_limit, progress=self.say)
 

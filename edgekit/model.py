@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 
-from edgekit import bundle as bundles
-from edgekit import compiled, device, registry
-from edgekit.background import wait_for
-from edgekit.choosing import choose
-from edgekit.core import Bundle, Session, Variant
+from edgekit import device, registry
+from edgekit.asyncio_wait import wait_for
+from edgekit.bundle import manifest
+from edgekit.cache import compile_cache
+from edgekit.core import Bundle, Variant
 from edgekit.errors import InputError, UnsupportedError, UsageError
+from edgekit.session import Session
+from edgekit.variants import choose
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Floats, Piece, Result
+    from edgekit.core import Array, Floats
+    from edgekit.results import Piece, Result
 
     Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
@@ -55,10 +58,10 @@ def load(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}", hint="give 1 or more")
-    found = bundles.read(Path(folder), verify=verify)
+    found = manifest.read(Path(folder), verify=verify)
     variant, why = choose(found, target, precision)
     if memory_limit is not None:
-        from edgekit.measuring.forecast import bounded
+        from edgekit.forecast import bounded
 
         found = bounded(found, variant, memory_limit)
     model = Model(found, variant, threads or device.threads(), why)
@@ -85,7 +88,7 @@ class Model:
             graph,
             variant.recipe,
             threads=threads,
-            cache=compiled.folder(bundle, variant),
+            cache=compile_cache.folder(bundle, variant),
             options=variant.options,
         )
         self._first_step = threading.Lock()
@@ -235,11 +238,11 @@ class Model:
     def session(self) -> Any:
         """What keeps its state from call to call, for one caller at a time, with `reset fork save load`.
 
-        Of a language model a chat, `edgekit.runtimes.generation.Conversation` with `generate`; of a recurrent one a
-        stream, `edgekit.runtimes.streaming.Stream` with `step` and `feed`.
+        Of a language model a chat, `edgekit.runtimes.conversation.Conversation` with `generate`; of a recurrent one a
+        stream, `edgekit.runtimes.stream.Stream` with `step` and `feed`.
         """
         if "generate" in self.methods:
-            return import_module("edgekit.runtimes.generation").Conversation(self._writer(self._state_name()))
+            return import_module("edgekit.runtimes.conversation").Conversation(self._writer(self._state_name()))
         return self._recurrent("session").open()
 
     def streams(self) -> Any:
@@ -283,7 +286,7 @@ class Model:
     def _writer(self, name: str = "") -> Any:
         """`name`: what states that are saved belong to."""
         self._serves("generate")
-        writer = import_module("edgekit.runtimes.generation").Writer
+        writer = import_module("edgekit.runtimes.conversation").Writer
         return writer(self.engine, self._ingest, self.bundle.settings, name)
 
     def _recurrent(self, method: str) -> Any:
@@ -292,12 +295,12 @@ class Model:
             why = self.bundle.settings.get("why_not") or f"it is made for {self.bundle.task}"
             hint = f"it has: {', '.join(self.methods)}"
             raise UnsupportedError(f"{self.bundle.name} has no {method}(): {why}", hint=hint)
-        recurrent = import_module("edgekit.runtimes.streaming").Recurrent
+        recurrent = import_module("edgekit.runtimes.stream").Recurrent
         return recurrent(self.engine, self._ingest, self._head, self._settings, self._state_name())
 
     def _state_name(self) -> str:
         """What saved states belong to."""
-        return f"{self.variant.name} of bundle {bundles.fingerprint(self.bundle)[:16]}"
+        return f"{self.variant.name} of bundle {manifest.fingerprint(self.bundle)[:16]}"
 
     def _serves(self, method: str) -> None:
         if method not in self.methods:

@@ -49,8 +49,8 @@ def exporter(arch: str) -> Any:
     Raises UnsupportedError with the nearest name if there is none.
     """
     if arch == GIVEN:
-        return import_module("edgekit.exporters._given").EXPORTER
-    found = import_module("edgekit.exporters._any_decoder") if is_traced(arch) else find("exporters", arch)
+        return import_module("edgekit.exporters._onnx_file.exporter").EXPORTER
+    found = import_module("edgekit.exporters._any_decoder.exporter") if is_traced(arch) else find("exporters", arch)
     return found.EXPORTER
 
 
@@ -58,7 +58,7 @@ def is_traced(arch: str) -> bool:
     """Whether an architecture without a file of its own can be tried: transformers has such a decoder."""
     if arch in names("exporters"):
         return False
-    known: bool = import_module("edgekit.exporters._any_decoder").EXPORTER.knows(arch)
+    known: bool = import_module("edgekit.exporters._any_decoder.exporter").EXPORTER.knows(arch)
     return known
 
 

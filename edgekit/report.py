@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import files
+from edgekit.bundle import safe_files
 from edgekit.errors import ResourceError, UsageError, VerificationError
-from edgekit.record import Record
-from edgekit.reporting import bounds as bounding
-from edgekit.reporting import comparison, tables, words
+from edgekit.reporting import comparison, number_text, tables
+from edgekit.reporting import fail_if as bounding
 from edgekit.reporting.comparison import Comparison
-from edgekit.reporting.files import encode
-from edgekit.reporting.files import read as read
+from edgekit.reporting.record import Record
+from edgekit.reporting.record_file import encode
+from edgekit.reporting.record_file import read as read
 from edgekit.reporting.tables import table as table
 
 COMPARED = 8  # files side by side: more columns nobody reads
@@ -85,7 +85,7 @@ def tell(
 ) -> Told:
     """Files as one report, or with `compare` held against the first; on a page at `output`, which ends in .html.
 
-    `bounds`, see `edgekit.reporting.bounds`, compare too where there are several files. The page is written before
+    `bounds`, see `edgekit.reporting.fail_if`, compare too where there are several files. The page is written before
     they are judged. Raises UsageError for options that make no sense, before any file is read, and as `read` does.
     """
     asked = [bounding.parse(text) for text in bounds]
@@ -93,7 +93,7 @@ def tell(
     records, names = [read(path) for path in paths], _names(paths)
     found = comparison.compare(records, names)
     held = compare or (bool(asked) and len(paths) > 1)
-    failures = tuple(words.cut(failure, 400) for bound in asked for failure in bounding.judge(bound, found))
+    failures = tuple(number_text.cut(failure, 400) for bound in asked for failure in bounding.judge(bound, found))
     if output:
         _write(output, _page(records, names, found if held else None, failures))
     return Told(
@@ -124,9 +124,9 @@ def _check_asked(
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """What to call the files: by their names, or, where two have one name, with their folders."""
-    names = [words.cut(path.stem, 40) for path in paths]
+    names = [number_text.cut(path.stem, 40) for path in paths]
     if len(set(names)) < len(names):
-        names = [words.cut(f"{path.resolve().parent.name}/{path.stem}", 60) for path in paths]
+        names = [number_text.cut(f"{path.resolve().parent.name}/{path.stem}", 60) for path in paths]
     if len(set(names)) < len(names):
         names = [f"{number} {name}" for number, name in enumerate(names, start=1)]
     return names
@@ -149,14 +149,14 @@ def _html(record: Record) -> bytes:
 
 
 def _page(records: Sequence[Record], names: Sequence[str], found: Comparison | None, failures: Sequence[str]) -> bytes:
-    from edgekit.reporting import page
+    from edgekit.reporting import html_page
 
-    return page.html(records, names, found, failures).encode(errors="replace")
+    return html_page.html(records, names, found, failures).encode(errors="replace")
 
 
 def _write(path: Path, data: bytes) -> None:
     try:
-        files.replace_file(path, data)
+        safe_files.replace_file(path, data)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "free some space" if full else "choose another file"

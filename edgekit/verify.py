@@ -26,10 +26,10 @@ def verify(folder: str | Path, *, targets: Sequence[str] = ()) -> list[Check]:
     A check that fails is in the list, not raised. Raises BundleError when the bundle is bad or has no goldens,
     DeviceError when a target that was asked for is not on this machine, or none of the bundle's is.
     """
-    from edgekit import bundle as bundles
-    from edgekit.choosing import choose, probe
+    from edgekit.bundle import manifest
+    from edgekit.variants import choose, probe
 
-    found = bundles.read(Path(folder), verify="always")
+    found = manifest.read(Path(folder), verify="always")
     if found.goldens is None:
         raise BundleError(f"{found.name} has no goldens to verify", hint="export the model again")
     for target in targets:
@@ -60,7 +60,7 @@ def _opened(bundle: Bundle, variant: Variant) -> Check:
 def check(model: Model) -> Check:
     """A model that is open, held against its bundle's goldens, which it has. Raises BundleError."""
     from edgekit import registry
-    from edgekit.quantize.gate import as_item
+    from edgekit.workbench.gate import as_item
 
     bundle, variant = model.bundle, model.variant
     assert bundle.goldens is not None

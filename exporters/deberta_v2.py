@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ._text_encoder import TextEncoder
+from ._text_encoder.exporter import TextEncoder
 
 EXPORTER = TextEncoder(token_types=True)

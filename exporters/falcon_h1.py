@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ._config import Config
-from ._decoder import Decoder
-from ._parts import Dual
+from ._decoder.config import Config
+from ._decoder.exporter import Decoder
+from ._decoder.parts import Dual
 from .mamba2 import state_space
 
 WORDS = {

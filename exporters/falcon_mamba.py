@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ._config import Config
-from ._parts import Selective
+from ._decoder.config import Config
+from ._decoder.parts import Selective
 from .mamba import EXPORTER as MAMBA
 from .mamba import state_space
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._config import Config
-from ._decoder import Decoder, layer_types
-from ._rope import parameters
+from ._decoder.config import Config
+from ._decoder.exporter import Decoder, layer_types
+from ._decoder.rope import parameters
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 

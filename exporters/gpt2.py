@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._config import Config
-from ._decoder import Decoder
+from ._decoder.config import Config
+from ._decoder.exporter import Decoder
 
 
 def _attention_scale(config: Config, layer: int) -> float:

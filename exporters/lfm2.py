@@ -6,9 +6,9 @@ import math
 
 from edgekit.errors import UnsupportedError
 
-from ._config import Config
-from ._decoder import Decoder
-from ._parts import Convolution, Linear, ShortConv
+from ._decoder.config import Config
+from ._decoder.exporter import Decoder
+from ._decoder.parts import Convolution, Linear, ShortConv
 
 
 def _attends(config: Config, count: int) -> list[bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._decoder import Decoder
+from ._decoder.exporter import Decoder
 
 EXPORTER = Decoder(
     defaults={

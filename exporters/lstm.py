@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ._recurrent import Recurrent
+from ._recurrent.exporter import Recurrent
 
 EXPORTER = Recurrent("LSTM")

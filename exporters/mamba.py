@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ._config import Config
-from ._decoder import Decoder, nowhere
-from ._parts import Convolution, Linear, Selective
+from ._decoder.config import Config
+from ._decoder.exporter import Decoder, nowhere
+from ._decoder.parts import Convolution, Linear, Selective
 
 
 def state_space(config: Config, home: str) -> Selective:

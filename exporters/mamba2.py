@@ -6,9 +6,9 @@ import math
 
 from edgekit.errors import BundleError
 
-from ._config import AGAIN, Config
-from ._decoder import Decoder, nowhere
-from ._parts import Convolution, Dual, Linear, Norm
+from ._decoder.config import AGAIN, Config
+from ._decoder.exporter import Decoder, nowhere
+from ._decoder.parts import Convolution, Dual, Linear, Norm
 
 
 def state_space(config: Config, at: str, channels: int) -> Dual:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._decoder import Decoder, one_window
+from ._decoder.exporter import Decoder, one_window
 
 EXPORTER = Decoder(
     defaults={

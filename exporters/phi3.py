@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._config import Config
-from ._decoder import Decoder, one_window
-from ._rope import parameters
+from ._decoder.config import Config
+from ._decoder.exporter import Decoder, one_window
+from ._decoder.rope import parameters
 
 
 def _rope_parameters(config: Config, theta: float) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._decoder import Decoder, upper_windows
+from ._decoder.exporter import Decoder, upper_windows
 
 EXPORTER = Decoder(
     defaults={

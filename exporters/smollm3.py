@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._config import Config
-from ._decoder import Decoder, layer_types
+from ._decoder.config import Config
+from ._decoder.exporter import Decoder, layer_types
 
 
 def _rotated(config: Config, count: int) -> list[bool]:

@@ -19,7 +19,7 @@ import numpy as np
 from edgekit.errors import ClosedError, EdgeKitError, StateError
 
 from .loops.stream import RESULTS
-from .streaming import Past, Recurrent, alone, read, write
+from .stream import Past, Recurrent, alone, read, write
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

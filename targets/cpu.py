@@ -14,22 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import device
-from edgekit.core import Availability, Graph, Recipe, Session, check_options
+from edgekit.core import Availability, Graph, Recipe, check_options
 from edgekit.errors import UnsupportedError
 from edgekit.footprint import Footprint
-from edgekit.pages import give_back
+from edgekit.memory_pages import give_back
+from edgekit.session import Session
 
-from ._decoder_feeds import CHUNK
-from ._decoder_graph import MASK
-from ._decoder_session import DecoderSession
-from ._kv_int8_session import Int8DecoderSession, is_quantized
-from ._large_pages import large_pages
-from ._onnxruntime import OnnxRuntimeSession
-from ._plain_decoder import PlainDecoderSession
-from ._prompt_session import CHUNK as PROMPT
-from ._prompt_session import PromptReader
-from ._prompt_weights import HALF, WHOLE, prepare
-from ._stream_session import StreamSession, is_stream
+from ._ort.decoder import DecoderSession
+from ._ort.decoder_int8_cache import Int8DecoderSession, is_quantized
+from ._ort.passes.decoder_graph import MASK
+from ._ort.plain_decoder import PlainDecoderSession
+from ._ort.prompt_reader import CHUNK as PROMPT
+from ._ort.prompt_reader import PromptReader
+from ._ort.prompt_weights import HALF, WHOLE, prepare
+from ._ort.session import OnnxRuntimeSession
+from ._states.decoder_feeds import CHUNK
+from ._states.large_pages import large_pages
+from ._states.stream_session import StreamSession, is_stream
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -70,25 +71,25 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
 
     Raises UnsupportedError where the `options` want caches in 8 bits that cannot be.
     """
-    from ._attention_kernel import scale_before, write_down
-    from ._decoder_graph import group_queries, is_decoder, is_shareable
-    from ._kv_int8_graph import quantize_caches
-    from ._nbits import transposed_tables
-    from ._packed_attention import pack
-    from ._prompt_graph import reading
+    from ._ort.passes.attention_kernel import scale_before, write_down
+    from ._ort.passes.decoder_graph import group_queries, is_decoder, is_shareable
+    from ._ort.passes.kv_int8_graph import quantize_caches
+    from ._ort.passes.nbits import transposed_tables
+    from ._ort.passes.packed_attention import pack
+    from ._ort.passes.prompt_graph import reading
 
     if is_decoder(model):
         if is_shareable(model):
             group_queries(model)
         transposed_tables(model)
     else:
-        from ._recurrent import quantized_cells
-        from ._recurrent_lengths import heed_counts
+        from ._ort.passes.recurrent import quantized_cells
+        from ._ort.passes.recurrent_lengths import heed_counts
 
         quantized_cells(model)
         heed_counts(model)
         if recipe.activations == "int8":
-            from ._integer import integer_matmuls
+            from ._ort.passes.integer import integer_matmuls
 
             integer_matmuls(model)
     write_down(model)

@@ -15,15 +15,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.core import Availability, Graph, Recipe, Session, check_options
+from edgekit.core import Availability, Graph, Recipe, check_options
 from edgekit.errors import DeviceError, EdgeKitError, UnsupportedError
+from edgekit.session import Session
 
-from ._cuda_decoder import CudaDecoderSession
-from ._cuda_driver import driver
-from ._cuda_memory import CudaMemory
-from ._decoder_graph import is_decoder
-from ._onnxruntime import OnnxRuntimeSession
-from ._stream_session import StreamSession, is_stream
+from ._cuda.decoder import CudaDecoderSession
+from ._cuda.driver import driver
+from ._cuda.memory import CudaMemory
+from ._ort.passes.decoder_graph import is_decoder
+from ._ort.session import OnnxRuntimeSession
+from ._states.stream_session import StreamSession, is_stream
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -66,9 +67,9 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
         return model
     import onnx_ir as ir
 
-    from ._cuda_half import halve
-    from ._cuda_nbits import block_products
-    from ._decoder_graph import group_queries
+    from ._cuda.half import halve
+    from ._cuda.nbits import block_products
+    from ._ort.passes.decoder_graph import group_queries
 
     if fixed := [value.name for value in model.graph.inputs if str(value.name).startswith(("past_conv.", "past_ssm."))]:
         raise UnsupportedError(

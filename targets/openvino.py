@@ -16,20 +16,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.core import Availability, Graph, Life, Recipe, Session, check_feeds, check_options
+from edgekit.core import Availability, Graph, Recipe, check_options
 from edgekit.footprint import ANY, Footprint
-from edgekit.pages import give_back
+from edgekit.memory_pages import give_back
+from edgekit.session import Life, Session, check_feeds
 
-from ._compile_cache import Ask, ask, compile_cached
-from ._large_pages import large_pages
-from ._openvino_decoder import ask as ask_decoder
-from ._openvino_engine import DEVICE, core, engine_errors, new_request, placement
-from ._openvino_paged_graph import keeps, mark, page, pageable
-from ._openvino_pages import PagedSession
-from ._openvino_rotary import write_out_rotary
-from ._openvino_stateful import stateful, warn_if_loose
-from ._openvino_variables import BYTES, VariableSession
-from ._stream_session import StreamSession, is_stream
+from ._openvino.compile_cache import Ask, ask, compile_cached
+from ._openvino.decoder import ask as ask_decoder
+from ._openvino.engine import DEVICE, core, engine_errors, new_request, placement
+from ._openvino.paged_graph import keeps, mark, page, pageable
+from ._openvino.pages import PagedSession
+from ._openvino.rotary import write_out_rotary
+from ._openvino.stateful import stateful, warn_if_loose
+from ._openvino.variables import BYTES, VariableSession
+from ._states.large_pages import large_pages
+from ._states.stream_session import StreamSession, is_stream
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -19,13 +19,14 @@ from cli_calls import Call
 from cli_calls import call as call
 
 import edgekit
-from edgekit import bundle as bundles
-from edgekit import measured, registry, report
+from edgekit import registry, report
+from edgekit.bundle import manifest
+from edgekit.cache import measurements
 from edgekit.core import Progress
 from edgekit.errors import BundleError, DeviceError, UsageError
-from edgekit.measuring import configuration, rounds
-from edgekit.measuring.weighing import Way, Weighing
-from edgekit.record import Record
+from edgekit.measuring import configuration, turns
+from edgekit.measuring.row import Way, Weighing
+from edgekit.reporting.record import Record
 
 OPENVINO = registry.find("targets", "openvino").probe().available
 
@@ -42,7 +43,7 @@ def quick(*folders: Path, progress: Progress | None = None, **options: object) -
 def on_scales(folder: Path, place: Path, *, repetitions: int = 6, say: Progress | None = None) -> Weighing:
     """The bundle's one variant in the single-stream test."""
     place.mkdir(exist_ok=True)
-    bundle = bundles.read(folder)
+    bundle = manifest.read(folder)
     way = Way(threads=1, place=place, quick=True, repetitions=repetitions, say=say or (lambda stage, what: None))
     return Weighing(bundle, bundle.name, "digest", bundle.variants[0], configuration.Test("single-stream"), way)
 
@@ -155,7 +156,7 @@ def test_variants_take_turns(tmp_path: Path) -> None:
 def test_start_up_is_measured_warm_and_cold(folder: Path, tmp_path: Path) -> None:
     weighing = on_scales(folder, tmp_path / "place")
     weighing.starts = 1
-    (row,) = rounds.measure([weighing])
+    (row,) = turns.measure([weighing])
     assert {name: row.figures[name].n for name in ("load", "load_cold", "first", "start")} == {
         "load": 2, "load_cold": 1, "first": 2, "start": 2,
     }  # fmt: skip
@@ -181,7 +182,7 @@ def test_a_worker_that_is_killed_is_a_row_that_says_so_and_the_others_go_on(fold
             os.kill(pid(victim[0]), signal.SIGKILL)
 
     victim.append(on_scales(folder, tmp_path / "a", say=say))
-    rows = rounds.measure([victim[0], on_scales(folder, tmp_path / "b")])
+    rows = turns.measure([victim[0], on_scales(folder, tmp_path / "b")])
     assert "was killed (signal 9)" in rows[0].invalid
     assert rows[0].memory is not None
     assert (rows[1].invalid, rows[1].figures["latency"].n) == ("", 6)
@@ -224,9 +225,9 @@ def test_more_memory_than_is_allowed_is_refused_before_anything_is_started(folde
 def test_an_engine_that_is_missing(folder: Path, tmp_path: Path) -> None:
     if registry.find("targets", "cuda").probe().available:
         pytest.skip("this machine has it")
-    bundle = bundles.read(small_bundles.make(tmp_path / "two.ek"))
+    bundle = manifest.read(small_bundles.make(tmp_path / "two.ek"))
     (cpu,) = bundle.variants
-    bundles.write(replace(bundle, variants=(cpu, replace(cpu, target="cuda"))), bundle.folder, {})
+    manifest.write(replace(bundle, variants=(cpu, replace(cpu, target="cuda"))), bundle.folder, {})
     record = quick(bundle.folder, scenario="single-stream", repetitions=3)
     assert [row.variant for row in record.rows] == ["cpu/fp32"]
     assert any("cuda/fp32 was left out: no cuda on this machine" in line for line in record.warnings)
@@ -337,6 +338,6 @@ def test_a_target_that_nobody_has_measured(folder: Path, monkeypatch: pytest.Mon
 
 def test_what_was_measured_is_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Record] = []
-    monkeypatch.setattr(measured, "remember", kept.append)
+    monkeypatch.setattr(measurements, "remember", kept.append)
     record = quick(folder, scenario="single-stream", repetitions=3)
     assert kept == [record]

@@ -47,24 +47,28 @@ def name_of(file: Path) -> str:
     return ".".join(("edgekit", *(part for part in parts if part != "__init__")))
 
 
+MODULES = {name_of(file) for file in FILES}
+
+
 def rule_for(module: str) -> Rule:
     folder, _, rest = module.removeprefix("edgekit").lstrip(".").partition(".")
-    if folder in ("core", "errors", "registry"):
-        return Rule(("edgekit.errors",), frozenset({"numpy"}))
+    if folder in ("core", "results", "session", "errors", "limits", "registry"):
+        nouns = () if folder == "errors" else ("edgekit.core", "edgekit.results", "edgekit.errors")
+        return Rule(nouns, frozenset({"numpy"}))
     if folder == "exporters":
         heavy = {"torch", "transformers", "diffusers", "optimum", "onnx", "onnx_ir", "onnxscript", "safetensors"}
-        files = ("edgekit.safetensors", "edgekit.weights")
-        ours = ("edgekit.core", "edgekit.errors", "edgekit.quantize", "edgekit.registry", "edgekit.exporters", *files)
-        return Rule(ours, frozenset({"numpy"}), frozenset(heavy | {"sentence_transformers", "huggingface_hub"}))
+        ours = ("edgekit.core", "edgekit.errors", "edgekit.quantize", "edgekit.registry", "edgekit.source")
+        ours = (*ours, "edgekit.exporters")
+        return Rule(ours, frozenset({"numpy"}), frozenset(heavy | {"sentence_transformers", "huggingface_hub", "PIL"}))
     if folder == "runtimes":
         files = frozenset({"tokenizers", "minijinja", "PIL", "soundfile", "soxr", "llguidance"})
-        ours = ("edgekit.core", "edgekit.errors", "edgekit.files", "edgekit.limits", "edgekit.runtimes")
-        return Rule(ours, frozenset({"numpy"}), files)
+        nouns = ("edgekit.core", "edgekit.results", "edgekit.session", "edgekit.errors", "edgekit.limits")
+        return Rule((*nouns, "edgekit.bundle.safe_files", "edgekit.runtimes"), frozenset({"numpy"}), files)
     if folder == "targets":
-        files = ("edgekit.graph", "edgekit.onnxfile", "edgekit.device", "edgekit.footprint", "edgekit.pages")
-        ours = ("edgekit.core", "edgekit.errors", *files, "edgekit.targets")
-        engine = "openvino" if "openvino" in rest or rest == "_compile_cache" else "onnxruntime"
-        return Rule(ours, frozenset({"numpy"}), frozenset({engine, "onnx", "onnx_ir"}))
+        nouns = ("edgekit.core", "edgekit.session", "edgekit.errors", "edgekit.device")
+        files = ("edgekit.workbench.graph", "edgekit.bundle.onnx_file", "edgekit.footprint", "edgekit.memory_pages")
+        engine = "openvino" if rest.startswith(("openvino", "_openvino")) else "onnxruntime"
+        return Rule((*nouns, *files, "edgekit.targets"), frozenset({"numpy"}), frozenset({engine, "onnx", "onnx_ir"}))
     if folder == "zoo" and (rest == "_training" or rest.endswith("recipe")):
         return Rule(
             ("edgekit",), frozenset({"numpy"}), frozenset({"torch", "transformers", "tokenizers", "safetensors"})
@@ -72,15 +76,15 @@ def rule_for(module: str) -> Rule:
     return Rule(("edgekit",), *_core_allows(folder))
 
 
-def _core_allows(module: str) -> tuple[frozenset[str], frozenset[str]]:
-    anywhere, inside = {"numpy", "msgspec"}, {"onnx", "onnx_ir"} if module in ONNX else set[str]()
-    anywhere |= {"click"} if module in ("cli", "commandline", "verbs") else set()
-    inside |= {"huggingface_hub"} if module in ("source", "hub", "huberrors") else set()
-    inside |= {"rich"} if module == "terminal" else set()
+def _core_allows(folder: str) -> tuple[frozenset[str], frozenset[str]]:
+    anywhere, inside = {"numpy", "msgspec"}, {"onnx", "onnx_ir"} if folder in ONNX else set[str]()
+    anywhere |= {"click"} if folder == "cli" else set()
+    inside |= {"huggingface_hub"} if folder == "source" else set()
+    inside |= {"rich"} if folder == "cli" else set()
     return frozenset(anywhere), frozenset(inside)
 
 
-ONNX = ("graph", "quantize", "bundle", "build", "export")
+ONNX = ("workbench", "quantize", "bundle", "export")
 
 
 def imports(tree: ast.AST, module: str, package: bool, inside: bool = False) -> Iterator[Import]:
@@ -94,12 +98,10 @@ def imports(tree: ast.AST, module: str, package: bool, inside: bool = False) -> 
             home = module.split(".") if package else module.split(".")[:-1]
             above = home[: len(home) - node.level + 1] if node.level else []
             origin = ".".join([*above, *([node.module] if node.module else [])])
-            names = (
-                [f"{origin}.{alias.name}" for alias in node.names]
-                if origin == "edgekit" or not node.module
-                else [origin]
-            )
-            yield from (Import(name, node.lineno, inside) for name in names)
+            for alias in node.names:
+                inner = f"{origin}.{alias.name}"
+                name = inner if inner in MODULES or origin == "edgekit" or not node.module else origin
+                yield Import(name, node.lineno, inside)
         in_function = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         yield from imports(node, module, package, in_function)
 
@@ -171,8 +173,8 @@ def test_all_folders_are_walked() -> None:
         ("edgekit.model", "def f():\n    import torch"),
         ("edgekit.model", "import click"),
         ("edgekit.model", "from edgekit.targets import cpu"),
-        ("edgekit.hub", "import huggingface_hub"),
-        ("edgekit.graph", "import onnx"),
+        ("edgekit.source.hub", "import huggingface_hub"),
+        ("edgekit.workbench.graph", "import onnx"),
         ("edgekit.zoo.parity.recipe", "import torch"),
         ("edgekit.zoo.metrics", "def f():\n    import torch"),
         ("edgekit.exporters.bert", "import torch"),
@@ -195,7 +197,7 @@ def test_a_wrong_import_is_seen(module: str, code: str) -> None:
     ("module", "code"),
     [
         ("edgekit.exporters.bert", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
-        ("edgekit.exporters.bert", "from ._trace import Tracing"),
+        ("edgekit.exporters.bert", "from ._trace.trace import Tracing"),
         ("edgekit.exporters.bert", "def f():\n    import torch.nn"),
         (
             "edgekit.runtimes.heads.fill",

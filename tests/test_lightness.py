@@ -24,14 +24,14 @@ def imported(code: str) -> set[str]:
     "code",
     [
         "import edgekit",
-        "import edgekit.cli",
-        "from edgekit.cli import main; assert main(['--help']) == 0",
-        "from edgekit.cli import main; assert main(['export', '--help']) == 0",
-        "from edgekit.cli import main; assert main(['--version']) == 0",
-        "from edgekit.cli import main; assert main(['exprot']) == 2",
-        "from edgekit.cli import main; assert main(['list', 'architectures']) == 0",
-        "from edgekit.cli import main; assert main(['list', 'tasks', '--json']) == 0",
-        "from edgekit.cli import main; assert main(['list', 'zoo']) == 0",
+        "import edgekit.cli.main",
+        "from edgekit.cli.main import main; assert main(['--help']) == 0",
+        "from edgekit.cli.main import main; assert main(['export', '--help']) == 0",
+        "from edgekit.cli.main import main; assert main(['--version']) == 0",
+        "from edgekit.cli.main import main; assert main(['exprot']) == 2",
+        "from edgekit.cli.main import main; assert main(['list', 'architectures']) == 0",
+        "from edgekit.cli.main import main; assert main(['list', 'tasks', '--json']) == 0",
+        "from edgekit.cli.main import main; assert main(['list', 'zoo']) == 0",
     ],
 )
 def test_light(code: str) -> None:
@@ -43,14 +43,14 @@ def test_light(code: str) -> None:
 def test_completion_is_light() -> None:
     code = (
         "import os; os.environ.update(_EDGEKIT_COMPLETE='bash_complete', COMP_WORDS='edgekit export --target op', "
-        "COMP_CWORD='3'); from edgekit.cli import main; main()"
+        "COMP_CWORD='3'); from edgekit.cli.main import main; main()"
     )
     assert imported(code) & HEAVY == set()
 
 
 def test_doctor_and_targets_bring_no_torch() -> None:
     for verb in ("'doctor'", "'list', 'targets'"):
-        code = f"from edgekit.cli import main; assert main([{verb}]) == 0"
+        code = f"from edgekit.cli.main import main; assert main([{verb}]) == 0"
         assert imported(code) & {"torch", "transformers", "onnx", "optimum"} == set()
 
 

@@ -10,7 +10,7 @@ import pytest
 import small_bundles
 
 import edgekit
-from edgekit import bundle as bundles
+from edgekit.bundle import manifest
 from edgekit.errors import BundleError, DeviceError, UsageError
 from edgekit.verify import read_arrays, verify, work, worst, write_arrays
 
@@ -39,11 +39,11 @@ def test_other_outputs_are_told_with_both_numbers(folder: Path) -> None:
 
 
 def test_another_tokenizer_is_the_first_suspect(folder: Path) -> None:
-    bundle, file = bundles.read(folder), folder / "tokenizer.json"
+    bundle, file = manifest.read(folder), folder / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
     tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}
     file.write_text(json.dumps(tokenizer))
-    bundles.write(bundle, folder, {})
+    manifest.write(bundle, folder, {})
     (check,) = verify(folder)
     assert not check.ok
     assert "golden 0 is read in another way" in check.why
@@ -51,14 +51,14 @@ def test_another_tokenizer_is_the_first_suspect(folder: Path) -> None:
 
 def test_agreement_with_the_reference_counts_too(folder: Path) -> None:
     """Outputs as they were, but the reference says otherwise."""
-    bundle = bundles.read(folder)
+    bundle = manifest.read(folder)
     assert bundle.goldens is not None
     arrays: dict[str, Any] = read_arrays(
         folder / bundle.goldens.file, ["reference", "tokens", "cpu/fp32"], len(bundle.goldens.inputs)
     )
     arrays["reference"] = [-array for array in arrays["reference"]]
     write_arrays(folder / bundle.goldens.file, arrays)
-    bundles.write(replace(bundle, folder=folder), folder, {})
+    manifest.write(replace(bundle, folder=folder), folder, {})
     (check,) = verify(folder)
     assert not check.ok
     assert "cosine is -1.0000" in check.why
@@ -70,9 +70,9 @@ def test_a_bundle_without_goldens(tmp_path: Path) -> None:
 
 
 def test_goldens_that_cannot_be_read(folder: Path) -> None:
-    bundle = bundles.read(folder)
+    bundle = manifest.read(folder)
     (folder / "goldens.npz").write_bytes(b"not an archive")
-    bundles.write(bundle, folder, {})
+    manifest.write(bundle, folder, {})
     with pytest.raises(BundleError, match="does not hold what it should"):
         verify(folder)
 
@@ -84,7 +84,7 @@ def test_targets_that_were_asked_for(folder: Path) -> None:
 
 
 def test_a_target_that_is_not_here(folder: Path) -> None:
-    bundle = bundles.read(folder)
+    bundle = manifest.read(folder)
     (variant,) = bundle.variants
     goldens = bundle.goldens
     assert goldens is not None
@@ -93,8 +93,8 @@ def test_a_target_that_is_not_here(folder: Path) -> None:
         variants=(replace(variant, target="cuda"),),
         goldens=replace(goldens, tolerances={"cuda/fp32": 1.0}, losses={"cuda/fp32": 1.0}),
     )
-    bundles.write(moved, folder, {})
-    if edgekit.choosing.probe("cuda") is None:
+    manifest.write(moved, folder, {})
+    if edgekit.variants.probe("cuda") is None:
         pytest.skip("this machine has CUDA")
     for targets in ([], ["cuda"]):
         with pytest.raises(DeviceError, match="no cuda on this machine"):

@@ -13,21 +13,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import bundle as bundles
-from edgekit import device, measured, tasks
-from edgekit import record as records
-from edgekit.choosing import probe
+from edgekit import device, tasks
+from edgekit.bundle import manifest
+from edgekit.bundle.safe_files import size_text
+from edgekit.cache import measurements
 from edgekit.core import Bundle, Progress, Variant
 from edgekit.errors import UsageError
-from edgekit.files import size_text
-from edgekit.measuring import configuration, rounds, surroundings
+from edgekit.measuring import configuration, surroundings, turns
 from edgekit.measuring.bandwidth import read_bandwidth
 from edgekit.measuring.configuration import Test
 from edgekit.measuring.environment import describe
 from edgekit.measuring.prepare import prepared
-from edgekit.measuring.weighing import Way, Weighing
-from edgekit.record import SCENARIOS, Environment, Record, Row
+from edgekit.measuring.row import Way, Weighing
 from edgekit.registry import suggest
+from edgekit.reporting import record as records
+from edgekit.reporting.record import SCENARIOS, Environment, Record, Row
+from edgekit.variants import probe
 
 TITLE = "EdgeKit benchmark"
 SECONDS, QUICK = 1.0, 0.2  # of reading memory
@@ -138,7 +139,7 @@ def run(asked: Asked, say: Progress) -> Record:
         environment = describe(load, bandwidth)
     said = [line for _, lines in (*plans, *chosen) for line in lines]
     made = _record(asked, subjects, rows, environment, time.monotonic() - begun, said)
-    measured.remember(made)
+    measurements.remember(made)
     return made
 
 
@@ -159,13 +160,13 @@ def _subjects(asked: Asked, place: Path, say: Progress) -> list[Subject]:
         prepared(str(model), targets=asked.targets, precisions=asked.precisions, folder=place, progress=say)
         for model in asked.bundles
     ]
-    found = [bundles.read(folder) for folder in folders]
+    found = [manifest.read(folder) for folder in folders]
     names = [bundle.name for bundle in found]
     if len(set(names)) < len(names):  # the folder above tells them apart
         names = [f"{bundle.folder.parent.name}/{bundle.name}" for bundle in found]
     if len(set(names)) < len(names):
         raise UsageError("the same bundle is to be measured twice", hint="--replicate N measures all again")
-    return [Subject(bundle, name, bundles.fingerprint(bundle)) for bundle, name in zip(found, names)]
+    return [Subject(bundle, name, manifest.fingerprint(bundle)) for bundle, name in zip(found, names)]
 
 
 def _variants(bundle: Bundle, asked: Asked) -> tuple[list[tuple[Variant, str]], list[str]]:
@@ -211,7 +212,7 @@ def _rows(
             for each in weighings:
                 each.replicate = replicate
                 each.starts = STARTS if replicate == place == 0 and not asked.quick else 0
-            rows += rounds.measure(weighings)
+            rows += turns.measure(weighings)
     order = [variant.name for variant, _ in variants]
     names = [test.name for test in tests]
     return sorted(rows, key=lambda row: (order.index(row.variant), names.index(row.test), row.replicate))

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from edgekit.device import ROOT
 from edgekit.measuring.nvml import NVML, gpu_millijoules
-from edgekit.measuring.powerlog import Interval, joules_of
-from edgekit.record import Energy
+from edgekit.measuring.power_meter import Interval, joules_of
+from edgekit.reporting.record import Energy
 
 ZONES = "sys/class/powercap"
 READ_ALLOWED = "sudo chmod a+r /sys/class/powercap/*/energy_uj"

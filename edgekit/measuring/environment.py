@@ -12,7 +12,7 @@ from pathlib import Path
 
 import edgekit
 from edgekit import device, registry
-from edgekit.record import Environment
+from edgekit.reporting.record import Environment
 
 # What computes around the engines, and what the bundles were made with where that is installed.
 PACKAGES = ("numpy", "tokenizers", "msgspec", "onnx", "torch", "transformers")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgekit.bundle import MANIFEST
+from edgekit.bundle.manifest import MANIFEST
 from edgekit.core import Progress, mangle
 from edgekit.errors import UsageError
 

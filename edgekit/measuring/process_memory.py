@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.record import Phase
+from edgekit.reporting.record import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable

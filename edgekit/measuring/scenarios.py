@@ -19,8 +19,8 @@ from edgekit.measuring import inputs
 from edgekit.measuring.configuration import Test
 
 if TYPE_CHECKING:
-    from edgekit.core import DecoderSession, StreamSession
     from edgekit.model import Model
+    from edgekit.session import DecoderSession, StreamSession
 
 Values = dict[str, list[float]]
 
@@ -29,7 +29,7 @@ Values = dict[str, list[float]]
 class Scenario:
     """`item(number)` makes what run `number` is about, outside the clock; `run` yields `yields` times.
 
-    `tell` makes quantities of `edgekit.record.QUANTITIES` from the seconds of a run's results since its beginning.
+    `tell` makes quantities (`edgekit.reporting.record.QUANTITIES`) from the seconds of a run's results since its start.
     `per` names what is made, `each` how many of it a result is. `states` gives the bytes that the session says its
     state takes, from the last result. `facts`: what else the record's parameters should say.
     """

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgekit import files, onnxfile
+from edgekit.bundle import onnx_file, safe_files
+from edgekit.bundle.onnx_file import External
+from edgekit.bundle.protobuf import Reader, Span, message
 from edgekit.core import Bundle, Graph, Variant
-from edgekit.measuring.forecast import states
-from edgekit.onnxfile import External
-from edgekit.protobuf import Reader, Span, message
+from edgekit.forecast import states
 
 # Operators that read rows of a table, and not the whole of it, for one token: (type) -> the inputs that are tables.
 LOOKUPS = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3), "RotaryEmbedding": (1, 2), "GroupQueryAttention": (7, 8)}
@@ -24,7 +24,7 @@ _NODE = message(input="1 bytes*", op_type="4 bytes")
 def weights(bundle: Bundle, variant: Variant) -> int:
     """Bytes on disk of the variant's graphs and of the tensors that lie beside them, each place once."""
     paths = [path for graph in variant.graphs for path in graph.files]
-    places = {_place(tensor): tensor.size for path in paths for tensor in onnxfile.read(bundle.folder, path).external}
+    places = {_place(tensor): tensor.size for path in paths for tensor in onnx_file.read(bundle.folder, path).external}
     return sum((bundle.folder / path).stat().st_size for path in paths) + sum(places.values())
 
 
@@ -33,7 +33,7 @@ def token(bundle: Bundle, variant: Variant, tokens: int) -> int:
     the state. A table of which only a row is looked up does not count, unless it is the output head as well."""
     (graph,) = variant.graphs
     used = set(_used(bundle, graph))
-    tensors = onnxfile.read(bundle.folder, graph.path).external
+    tensors = onnx_file.read(bundle.folder, graph.path).external
     weights = {_place(one): one.size for one in tensors if one.tensor in used}
     return states(graph, 1, tokens, fixed=1.0) + sum(weights.values())
 
@@ -41,7 +41,7 @@ def token(bundle: Bundle, variant: Variant, tokens: int) -> int:
 def _used(bundle: Bundle, graph: Graph) -> Iterator[str]:
     """The names of what the nodes of a graph take whole. An output head that shares the table's bytes has them under a
     name of its own, or takes the table itself."""
-    with files.open_regular(bundle.folder, graph.path, hard_links=True) as file:
+    with safe_files.open_regular(bundle.folder, graph.path, hard_links=True) as file:
         reader = Reader(file)
         for _, _, inside in reader.fields(reader.all, _MODEL):
             for _, _, node in reader.fields(inside, _GRAPH):

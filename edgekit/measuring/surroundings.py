@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from edgekit.core import Bundle, Variant
 from edgekit.errors import ResourceError, UnsupportedError
+from edgekit.forecast import fit, states
+from edgekit.forecast import forecast as foretold
 from edgekit.measuring import energy
-from edgekit.measuring.forecast import fit, states
-from edgekit.measuring.forecast import forecast as foretold
-from edgekit.record import Energy, Forecast
+from edgekit.reporting.record import Energy, Forecast
 
 if TYPE_CHECKING:
     from edgekit.measuring.configuration import Test

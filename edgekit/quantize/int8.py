@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgekit import graph
 from edgekit.core import Recipe
+from edgekit.workbench import graph
 
 if TYPE_CHECKING:
     import onnx_ir as ir

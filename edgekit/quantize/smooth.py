@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from edgekit import graph
+from edgekit.workbench import graph
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -13,8 +13,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgekit.record import SCENARIOS, Accuracy, Figure, Row
-from edgekit.reporting import words
+from edgekit.reporting import number_text
+from edgekit.reporting.record import SCENARIOS, Accuracy, Figure, Row
 
 KEEPS = 0.005  # a variant keeps the accuracy while it loses no more than half a point of what the weights have
 LEVEL = 1.05  # medians within 5 % are one speed: the machine's own noise is of that size
@@ -71,9 +71,8 @@ class Contender:
         if check and not check.ok:
             return check.why or "its known answers did not come out"
         if accuracy and accuracy.trained is not None and accuracy.value < accuracy.trained - KEEPS:
-            return (
-                f"{words.share(accuracy.value)} {_metric(accuracy)}, {words.share(accuracy.trained)} before the export"
-            )
+            value, trained = number_text.share(accuracy.value), number_text.share(accuracy.trained)
+            return f"{value} {_metric(accuracy)}, {trained} before the export"
         return ""
 
 
@@ -177,14 +176,14 @@ def _figures(best: Contender) -> str:
     parts = [_speed(best)]
     if best.accuracy:
         before = best.accuracy.trained
-        against = f" ({words.share(before)} before the export)" if before is not None else ""
-        parts.append(f"{words.share(best.accuracy.value)} {_metric(best.accuracy)}{against}")
+        against = f" ({number_text.share(before)} before the export)" if before is not None else ""
+        parts.append(f"{number_text.share(best.accuracy.value)} {_metric(best.accuracy)}{against}")
     elif row.check and math.isfinite(row.check.agreement.value):
         parts.append(f"{row.check.agreement.metric} {row.check.agreement.value:.4f} against the reference")
     if best.bytes is not None:
-        parts.append(f"{words.size(best.bytes)} on disk")
+        parts.append(f"{number_text.size(best.bytes)} on disk")
     if row.memory and row.memory.peak_rss is not None:
-        parts.append(f"{words.size(row.memory.peak_rss)} of memory at most")
+        parts.append(f"{number_text.size(row.memory.peak_rss)} of memory at most")
     return ", ".join(parts) + "."
 
 
@@ -192,12 +191,12 @@ def _speed(one: Contender) -> str:
     row = one.rows[0]
     if row.scenario == "llm":
         first, each = one.median("ttft"), one.median("tpot")
-        rate = f" ({words.figure(1 / each)} tokens/s)" if each else ""
-        return f"{words.seconds(first)} to the first token, then {words.seconds(each)} a token{rate}"
+        rate = f" ({number_text.figure(1 / each)} tokens/s)" if each else ""
+        return f"{number_text.seconds(first)} to the first token, then {number_text.seconds(each)} a token{rate}"
     if row.scenario == "offline":
-        return f"{words.figure(one.median('throughput'))} items a second"
+        return f"{number_text.figure(one.median('throughput'))} items a second"
     what = "a step" if row.scenario == "stream" else "an input"
-    return f"{words.seconds(one.cost)} {what}"
+    return f"{number_text.seconds(one.cost)} {what}"
 
 
 def _against(best: Contender, test: Sequence[Contender]) -> str:
@@ -221,10 +220,9 @@ def _smaller(best: Contender, test: Sequence[Contender]) -> str:
     small = min(able, key=lambda one: one.bytes or 0, default=None)
     if small is None or best.bytes is None or (small.bytes or 0) * LEVEL >= best.bytes:
         return ""
-    accuracy = f", {words.share(small.accuracy.value)}" if small.accuracy else ""
-    return (
-        f"Where size matters more than speed: {small.variant} ({words.size(small.bytes)}, {_speed(small)}{accuracy})."
-    )
+    accuracy = f", {number_text.share(small.accuracy.value)}" if small.accuracy else ""
+    size = number_text.size(small.bytes)
+    return f"Where size matters more than speed: {small.variant} ({size}, {_speed(small)}{accuracy})."
 
 
 def _elsewhere(best: Contender, test: Sequence[Contender]) -> str:

@@ -4,7 +4,7 @@
     found.changes[0].ratio, found.changes[0].p      # of one quantity of one row of one file to the first's
 
 Rows belong together by bundle (its name, else its digest), variant and test; repetitions are taken together. Compares
-figures, and does not say what to do about them: that is `edgekit.reporting.bounds`' and the reader's.
+figures, and does not say what to do about them: that is `edgekit.reporting.fail_if`' and the reader's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from edgekit.record import QUANTITIES, Record, Row
-from edgekit.reporting import advice, words
+from edgekit.reporting import advice, number_text
+from edgekit.reporting.record import QUANTITIES, Record, Row
 from edgekit.reporting.significance import FEWEST, corrected, differ
 
 # What is compared of a row: quantities, which have samples, and what it has once: (name, unit, less is better, where).
@@ -122,8 +122,8 @@ class Change:
     def shown(self, value: float) -> str:
         """One of its two values, with its unit."""
         if self.unit == "bytes":
-            return words.size(value)
-        return words.share(value) if self.unit == "share" else words.quantity(value, self.unit)
+            return number_text.size(value)
+        return number_text.share(value) if self.unit == "share" else number_text.quantity(value, self.unit)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,8 @@ def summary(found: Comparison) -> list[str]:
         worse = [change for change in changes if change.notable and not change.better]
         better = [change for change in changes if change.notable and change.better]
         rest = len(changes) - len(worse) - len(better)
-        head = f"{name} against {found.names[0]}: {words.count(len(changes), 'figure')} of valid rows that both have."
+        figures = number_text.count(len(changes), "figure")
+        head = f"{name} against {found.names[0]}: {figures} of valid rows that both have."
         parts = [_told("Worse", worse), _told("Better", better)]
         if rest:
             alike = "are the same within chance or 5 %, or have too few runs to tell"
@@ -181,23 +182,29 @@ def summary(found: Comparison) -> list[str]:
 
 def table(found: Comparison) -> str:
     """The changes, for a terminal."""
-    from edgekit import show
+    from edgekit import text_table
 
     heads = ("row", "file", "", found.names[0], "", "change", "p", "")
     rows = (
         (
-            *(words.cut(change.key.name, 80), found.names[change.file], change.name),
+            *(number_text.cut(change.key.name, 80), found.names[change.file], change.name),
             *(change.shown(change.before), change.shown(change.after)),
-            *(words.change(change.ratio), chance(change.p), change.verdict),
+            *(number_text.change(change.ratio), chance(change.p), change.verdict),
         )
         for change in found.changes
     )
-    listed = [f"{name}: {' / '.join(value or words.DASH for value in values)}" for name, values in found.differences]
+    listed = [
+        f"{name}: {' / '.join(value or number_text.DASH for value in values)}" for name, values in found.differences
+    ]
     differing = (
-        "\n".join(show.one_line(words.cut(line)) for line in ["the environments differ:", *listed]) if listed else ""
+        "\n".join(text_table.one_line(number_text.cut(line)) for line in ["the environments differ:", *listed])
+        if listed
+        else ""
     )
-    said = "\n".join(show.one_line(words.cut(line, words.PROSE)) for line in (*summary(found), *found.notes))
-    return "\n\n".join(filter(None, (show.table(heads, rows), differing, said)))
+    said = "\n".join(
+        text_table.one_line(number_text.cut(line, number_text.PROSE)) for line in (*summary(found), *found.notes)
+    )
+    return "\n\n".join(filter(None, (text_table.table(heads, rows), differing, said)))
 
 
 def flat(change: Change, names: Sequence[str]) -> dict[str, str | float | None]:
@@ -216,7 +223,7 @@ def flat(change: Change, names: Sequence[str]) -> dict[str, str | float | None]:
 
 
 def chance(p: float | None) -> str:
-    return words.DASH if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return number_text.DASH if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _told(word: str, changes: Sequence[Change]) -> str:
@@ -225,7 +232,7 @@ def _told(word: str, changes: Sequence[Change]) -> str:
         return ""
     largest = sorted(changes, key=lambda change: -_apart(change.before, change.after))[:3]
     more = f", and {len(changes) - len(largest)} more" if len(changes) > len(largest) else ""
-    few = "; ".join(f"{change.name} of {change.key.name} {words.change(change.ratio)}" for change in largest)
+    few = "; ".join(f"{change.name} of {change.key.name} {number_text.change(change.ratio)}" for change in largest)
     return f"{word}: {few}{more}."
 
 
@@ -261,7 +268,7 @@ def _changes(match: Match, file: int) -> Iterator[Change]:
         if before is not None and after is not None:
             p = differ(match.sample(0, quantity), match.sample(file, quantity)) if valid else None
             unit, less = QUANTITIES[quantity]
-            yield Change(match.key, file, words.QUANTITY[quantity], unit, less, before, after, p, valid)
+            yield Change(match.key, file, number_text.QUANTITY[quantity], unit, less, before, after, p, valid)
     for name, unit, less, find in ONCE:
         first, now = (advice.middle(match.rows[at], find) for at in (0, file))
         if first is not None and now is not None and first != now:
@@ -292,9 +299,9 @@ def _said(name: str, value: Any) -> str:
     if value is None:
         return ""
     if name in ("memory", "memory_limit"):
-        return words.size(value)
+        return number_text.size(value)
     if name == "bandwidth":
-        return f"{words.size(value)}/s"
+        return f"{number_text.size(value)}/s"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -307,4 +314,4 @@ def _notes(match: Match) -> list[str]:
             told.append(what)
     if len({str(sorted(row.parameters.items())) for row in first}) > 1:
         told.append("other parameters")
-    return [f"{match.key.name}: the files have {words.joined(told)}."] if told else []
+    return [f"{match.key.name}: the files have {number_text.joined(told)}."] if told else []

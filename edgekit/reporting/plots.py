@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from edgekit.record import QUANTITIES, Figure
-from edgekit.reporting import advice, bars, markup, svg, words
+from edgekit.reporting import advice, bars, html_parts, number_text, svg
 from edgekit.reporting.bars import drawable
-from edgekit.reporting.grouped import Entry, Group
+from edgekit.reporting.record import QUANTITIES, Figure
+from edgekit.reporting.row_groups import Entry, Group
 
 PLOTTED = 8  # rows in one plot
 BLOCKS = 5  # processes in the plot of memory
@@ -50,18 +50,24 @@ def _accuracy(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]
     factor, unit = _unit([cost for _, _, cost in known])
     dots = [
         svg.Dot(
-            *(group.label(entry), words.size(entry.row.bytes), cost * factor, met.value * 100, entry.row.bytes or 0),
+            *(
+                group.label(entry),
+                number_text.size(entry.row.bytes),
+                cost * factor,
+                met.value * 100,
+                entry.row.bytes or 0,
+            ),
             *(entry.series, entry.hollow),
         )
         for entry, met, cost in known[:PLOTTED]
     ]
-    about = "; ".join(f"{dot.name}: {words.figure(dot.x)} {unit}, {dot.y:.1f} %, {dot.note}" for dot in dots)
-    metric = svg.clip(words.cut(known[0][1].metric.replace("_", " ")), 40)
+    about = "; ".join(f"{dot.name}: {number_text.figure(dot.x)} {unit}, {dot.y:.1f} %, {dot.note}" for dot in dots)
+    metric = svg.clip(number_text.cut(known[0][1].metric.replace("_", " ")), 40)
     what = {"llm": "an answer", "stream": "a step", "offline": "an item"}.get(group.scenarios[0], "an input")
     names = (f"median {unit} for {what}", f"{metric}, %")
     picture = svg.scatter(key, _title("Accuracy against latency", group), about[:ABOUT], dots, *names, y_most=100)
     text = "Up and to the left is better. The area of a dot is the size on disk; hollow dots are not quantized."
-    yield markup.figure("Accuracy, latency, size", picture, text, len(known) - PLOTTED)
+    yield html_parts.figure("Accuracy, latency, size", picture, text, len(known) - PLOTTED)
 
 
 def _distribution(key: str, group: Group, entries: Sequence[Entry], quantity: str) -> Iterator[str]:
@@ -72,18 +78,18 @@ def _distribution(key: str, group: Group, entries: Sequence[Entry], quantity: st
     noun = "gap" if quantity == "itl" else "step" if quantity == "step" else "run"
     rows = [_strip(group, entry, figure, factor, noun) for entry, figure in found[:PLOTTED]]
     about = "; ".join(f"{row.name}: {row.note}" for row in rows)
-    title = _title(f"Distribution of {words.QUANTITY[quantity]}", group)
+    title = _title(f"Distribution of {number_text.QUANTITY[quantity]}", group)
     picture = svg.strips(key, title, about[:ABOUT], rows, f"{unit} {SPREAD[quantity]}, by powers of ten")
     text = f"A dot is a {noun} (at most {svg.SHOWN} are drawn); the box holds the middle half, the tick is the median."
-    name = words.QUANTITY[quantity]
-    yield markup.figure(f"{name[:1].upper()}{name[1:]}, one by one", picture, text, len(found) - PLOTTED)
+    name = number_text.QUANTITY[quantity]
+    yield html_parts.figure(f"{name[:1].upper()}{name[1:]}, one by one", picture, text, len(found) - PLOTTED)
 
 
 def _strip(group: Group, entry: Entry, figure: Figure, factor: float, noun: str) -> svg.Strip:
     values = [value * factor for value in figure.values if drawable(value)]
     ordered = sorted(values)
     box = (ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]) if len(ordered) >= 8 else None
-    note = f"{words.seconds(figure.median)}, {words.count(figure.n, noun)}"
+    note = f"{number_text.seconds(figure.median)}, {number_text.count(figure.n, noun)}"
     return svg.Strip(group.label(entry), note, values, box, entry.series, entry.hollow)
 
 
@@ -98,13 +104,13 @@ def _bars(key: str, group: Group, entries: Sequence[Entry], quantity: str, title
         whisker = None
         if figure.low is not None and figure.high is not None and drawable(figure.high):
             whisker = figure.low * factor, figure.high * factor
-        note = words.quantity(figure.median, figure.unit)
+        note = number_text.quantity(figure.median, figure.unit)
         rows.append(bars.Bar(group.label(entry), note, figure.median * factor, whisker, entry.series, entry.hollow))
     about = "; ".join(f"{row.name}: {row.note}" for row in rows)
     picture = bars.bars(key, _title(title, group), about[:ABOUT], rows, f"{unit}, median")
     whiskers = " The line at a bar's end is the 95 % interval of the median."
     caption = text + (whiskers if any(row.interval for row in rows) else "")
-    yield markup.figure(title, picture, caption, len(found) - PLOTTED)
+    yield html_parts.figure(title, picture, caption, len(found) - PLOTTED)
 
 
 def _roofline(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
@@ -121,7 +127,7 @@ def _roofline(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]
     dots = [
         svg.Dot(
             name=group.label(entry),
-            note=f"{words.share(rate * read / (entry.bandwidth or 1))} of the bandwidth",
+            note=f"{number_text.share(rate * read / (entry.bandwidth or 1))} of the bandwidth",
             x=read / 1e6,
             y=rate,
             size=1,
@@ -131,18 +137,20 @@ def _roofline(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]
         for entry, rate, read in known[:PLOTTED]
     ]
     roofs = sorted({entry.bandwidth / 1e6 for entry in here if entry.bandwidth})
-    about = "; ".join(f"{dot.name}: {words.figure(dot.y)} tokens/s at {words.figure(dot.x)} MB" for dot in dots)
+    about = "; ".join(
+        f"{dot.name}: {number_text.figure(dot.y)} tokens/s at {number_text.figure(dot.x)} MB" for dot in dots
+    )
     picture = svg.scatter(
         *(key, _title("Roofline", group), about[:ABOUT], dots),
         *("MB read for a token, by powers of ten", "tokens a second"),
         roofs=roofs,
     )
-    measured = words.joined([f"{words.size(roof * 1e6)}/s" for roof in roofs])
+    measured = number_text.joined([f"{number_text.size(roof * 1e6)}/s" for roof in roofs])
     text = (
         f"The dashed line is what memory read at {measured}, as measured here, allows: the nearer a dot, the less is "
         "left to gain but by reading less. What fits into a cache may lie above it."
     )
-    yield markup.figure("Against the memory's bandwidth (roofline)", picture, text, len(known) - PLOTTED)
+    yield html_parts.figure("Against the memory's bandwidth (roofline)", picture, text, len(known) - PLOTTED)
 
 
 def _memory(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
@@ -157,7 +165,7 @@ def _memory(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
         if memory is None or not phases:
             continue
         peak, forecast = memory.peak_rss, memory.forecast
-        note = words.size(peak) + (f", forecast {words.size(forecast.total)}" if forecast else "")
+        note = number_text.size(peak) + (f", forecast {number_text.size(forecast.total)}" if forecast else "")
         expected = forecast.total / 1e6 if forecast and drawable(forecast.total) else None
         most = peak / 1e6 if peak and drawable(peak) else None
         blocks.append(bars.Block(group.label(entry), note, phases, most, expected, entry.series, entry.hollow))
@@ -170,7 +178,7 @@ def _memory(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
         "The tick is its peak, the dashed line the forecast made before it ran. A bar that is all pale is known as a "
         "whole only."
     )
-    yield markup.figure("Memory by phase", picture, text, len(entries) - BLOCKS)
+    yield html_parts.figure("Memory by phase", picture, text, len(entries) - BLOCKS)
 
 
 def _sustained(key: str, group: Group) -> Iterator[str]:
@@ -180,18 +188,18 @@ def _sustained(key: str, group: Group) -> Iterator[str]:
         rates = [rate for rate in found.rates if rate == 0 or drawable(rate)] if found else []
         if found and rates and max(rates) > 0 and drawable(found.seconds):
             first, last = rates[0], rates[-1]
-            told = f" ({words.change(last / first)})" if first else ""
-            note = f"{words.figure(first)} → {words.figure(last)}{told}"
+            told = f" ({number_text.change(last / first)})" if first else ""
+            note = f"{number_text.figure(first)} → {number_text.figure(last)}{told}"
             courses.append(
                 (found.unit, bars.Course(group.label(entry), note, found.seconds, rates, entry.series, entry.hollow))
             )
     for number, unit in enumerate(dict.fromkeys(unit for unit, _ in courses)):
         same = [course for one, course in courses if one == unit]
         about = "; ".join(f"{course.name}: {course.note} {unit}" for course in same)
-        title, names = _title("Sustained throughput", group), ("seconds", svg.clip(words.cut(unit)))
+        title, names = _title("Sustained throughput", group), ("seconds", svg.clip(number_text.cut(unit)))
         picture = bars.courses(f"{key}{number}", title, about[:ABOUT], same[:PLOTTED], *names)
         text = "Throughput in windows, one after the other: a falling line is a processor that throttles, or company."
-        yield markup.figure("Sustained throughput", picture, text, len(same) - PLOTTED)
+        yield html_parts.figure("Sustained throughput", picture, text, len(same) - PLOTTED)
 
 
 def _have(entries: Sequence[Entry], quantity: str) -> list[tuple[Entry, Figure]]:
@@ -207,4 +215,4 @@ def _unit(values: Sequence[float]) -> tuple[float, str]:
 
 
 def _title(what: str, group: Group) -> str:
-    return words.cut(f"{what} of {group.bundle}")
+    return number_text.cut(f"{what} of {group.bundle}")

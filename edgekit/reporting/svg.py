@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Protocol
 
-from edgekit.reporting.words import visible
+from edgekit.reporting.number_text import visible
 
 WIDTH = 380
 LEFT, RIGHT = 46, 12  # of the frame

@@ -1,6 +1,6 @@
 """A Record as CSV for a spreadsheet, as Markdown for a message, and as a table for a terminal.
 
-What each cell holds is here; how a page shows it is `edgekit.reporting.page`'s.
+What each cell holds is here; how a page shows it is `edgekit.reporting.html_page`'s.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 
-from edgekit.record import PHASES, QUANTITIES, SCENARIOS, Accuracy, Environment, Record, Row
-from edgekit.reporting import words
+from edgekit.reporting import number_text
 from edgekit.reporting.advice import judge
+from edgekit.reporting.record import PHASES, QUANTITIES, SCENARIOS, Accuracy, Environment, Record, Row
 
 NOTES = 12  # rows of which something is said below the terminal's table
 STATISTICS = ("median", "low", "high", "mean", "min", "max", "stdev", "p90", "p95", "p99")
@@ -81,8 +81,8 @@ def markdown(record: Record) -> str:
     heads = ("model", "size", "precision", "target", "threads", "test", "value ± standard deviation", "right")
     lines = [f"| {' | '.join(heads)} |", "|---|---:|---|---|---:|---|---:|---|"]
     for row in record.rows:
-        what = (row.bundle, words.size(row.bytes), row.recipe, row.target, row.threads)
-        for test, value in _values(row) or [(words.setting(row), words.DASH)]:
+        what = (row.bundle, number_text.size(row.bytes), row.recipe, row.target, row.threads)
+        for test, value in _values(row) or [(number_text.setting(row), number_text.DASH)]:
             lines.append(f"| {' | '.join(_escaped(cell) for cell in (*what, test, value, right(row)))} |")
     notes = [f"- {_escaped(row.name)}: {_escaped(note)}" for row in record.rows for note in notes_of(row)]
     head = f"## {_escaped(record.title)}\n\n{_escaped(record.made)}, {_escaped(record.environment.cpu)}"
@@ -92,7 +92,7 @@ def markdown(record: Record) -> str:
 
 def table(record: Record) -> str:
     """A table for each scenario, and what is to be said of rows."""
-    from edgekit import show
+    from edgekit import text_table
 
     accuracies = {(row.bundle, row.variant): row.accuracy for row in record.rows if row.accuracy}
     parts = []
@@ -100,24 +100,24 @@ def table(record: Record) -> str:
         heads = ("bundle", "variant", "test", *map(_head, TOLD[scenario]), "peak", "size", "accuracy", "right?")
         rows = [row for row in record.rows if row.scenario == scenario]
         lines = [_line(row, accuracies.get((row.bundle, row.variant))) for row in rows]
-        kept = [at for at in range(len(heads)) if any(line[at] != words.DASH for line in lines)]
+        kept = [at for at in range(len(heads)) if any(line[at] != number_text.DASH for line in lines)]
         if lines:
-            shown = show.table([heads[at] for at in kept], [[line[at] for at in kept] for line in lines])
+            shown = text_table.table([heads[at] for at in kept], [[line[at] for at in kept] for line in lines])
             parts.append(f"{scenario.upper()}\n{shown}")
     noted = [(row.name, "; ".join(notes)) for row in record.rows if (notes := list(notes_of(row)))]
-    notes = [f"{_short(name)}: {words.cut(text)}" for name, text in noted[:NOTES]]
-    notes += [f"and {words.count(len(noted) - NOTES, 'more row')} like these"] if len(noted) > NOTES else []
-    said = [f"{_short(bundle)}: {words.cut(text, words.PROSE)}" for bundle, text in in_short(record)]
-    return "\n\n".join(filter(None, (*parts, "\n".join(map(show.one_line, [*notes, *said])))))
+    notes = [f"{_short(name)}: {number_text.cut(text)}" for name, text in noted[:NOTES]]
+    notes += [f"and {number_text.count(len(noted) - NOTES, 'more row')} like these"] if len(noted) > NOTES else []
+    said = [f"{_short(bundle)}: {number_text.cut(text, number_text.PROSE)}" for bundle, text in in_short(record)]
+    return "\n\n".join(filter(None, (*parts, "\n".join(map(text_table.one_line, [*notes, *said])))))
 
 
 def _line(row: Row, accuracy: Accuracy | None) -> list[str]:
     """A row of the terminal's table."""
     return [
-        *(_short(row.bundle), _short(row.variant), _short(words.setting(row))),
-        *(words.plain(row.figures.get(name)) for name in TOLD[row.scenario]),
-        *(words.size(row.memory.peak_rss if row.memory else None), words.size(row.bytes)),
-        *(words.share(accuracy.value if accuracy else None), right(row)),
+        *(_short(row.bundle), _short(row.variant), _short(number_text.setting(row))),
+        *(number_text.plain(row.figures.get(name)) for name in TOLD[row.scenario]),
+        *(number_text.size(row.memory.peak_rss if row.memory else None), number_text.size(row.bytes)),
+        *(number_text.share(accuracy.value if accuracy else None), right(row)),
     ]
 
 
@@ -132,7 +132,7 @@ def in_short(record: Record) -> Iterator[tuple[str, str]]:
 def right(row: Row) -> str:
     if row.invalid:
         return "NO"
-    return "yes" if row.check and row.check.ok else words.DASH
+    return "yes" if row.check and row.check.ok else number_text.DASH
 
 
 def notes_of(row: Row) -> Iterator[str]:
@@ -142,27 +142,30 @@ def notes_of(row: Row) -> Iterator[str]:
     if row.disturbed:
         yield f"disturbed: {'; '.join(row.disturbed)}"
     if row.warmup and not row.warmup.settled:
-        yield f"had not settled after {words.count(row.warmup.runs, 'run')} of warm-up"
+        yield f"had not settled after {number_text.count(row.warmup.runs, 'run')} of warm-up"
 
 
 def _values(row: Row) -> list[tuple[str, str]]:
     """(test, value) for each quantity that tells a row."""
     found = [(name, row.figures[name]) for name in TOLD[row.scenario] if name in row.figures]
-    return [(f"{words.setting(row)} {words.QUANTITY[name]}", words.spread(figure)) for name, figure in found]
+    return [
+        (f"{number_text.setting(row)} {number_text.QUANTITY[name]}", number_text.spread(figure))
+        for name, figure in found
+    ]
 
 
 def _head(name: str) -> str:
     unit = QUANTITIES[name][0]
-    return f"{words.QUANTITY[name]} {unit}" if unit == "tokens/s" else words.QUANTITY[name]
+    return f"{number_text.QUANTITY[name]} {unit}" if unit == "tokens/s" else number_text.QUANTITY[name]
 
 
 def _short(text: str) -> str:
-    return words.cut(text, 60)
+    return number_text.cut(text, 60)
 
 
 def _escaped(cell: object) -> str:
     """Text as Markdown shows it: nothing in it ends a cell, opens a tag, a link or a piece of code."""
-    text = " ".join(words.cut(cell, words.PROSE).split())
+    text = " ".join(number_text.cut(cell, number_text.PROSE).split())
     return re.sub(r"([\\`*\[\]<>|#!~&])", r"\\\1", text).replace("_", r"\_")
 
 
@@ -175,7 +178,7 @@ def _cell(value: Cell) -> str:
         return repr(value)
     if isinstance(value, int):
         return str(value)
-    text = words.cut(value, words.PROSE)
+    text = number_text.cut(value, number_text.PROSE)
     return f"'{text}" if text[:1] in tuple("=+-@\t\r＝＋－＠") else text
 
 

@@ -99,8 +99,10 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def recurrent(config: dict[str, Any]) -> Any:
-    """A recurrent module with a linear head, as `exporters/_recurrent.py` describes it: series (batch, time, features)
-    to results of every step."""
+    """A recurrent module with a linear head, as `exporters/_recurrent/exporter.py` describes it.
+
+    It maps series (batch, time, features) to results of every step.
+    """
     import torch
 
     class Recurrent(torch.nn.Module):  # type: ignore[misc]  # torch is not looked into

@@ -25,7 +25,8 @@ from edgekit.core import Measure
 from edgekit.errors import BundleError, InputError, UnsupportedError
 
 if TYPE_CHECKING:
-    from edgekit.core import Arrays, Batch, Floats
+    from edgekit.core import Arrays, Floats
+    from edgekit.session import Batch
 
     Rows = Floats | Sequence[Floats]  # (n, labels), or n times (labels,)
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit import limits
-from edgekit.core import Measure, Piece
+from edgekit.core import Measure
 from edgekit.errors import UsageError
+from edgekit.results import Piece
 
 from ..sampling import Choice, Chooser, Sampling, log_softmax
 

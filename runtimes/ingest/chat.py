@@ -17,7 +17,7 @@ import numpy as np
 from edgekit.errors import BundleError, InputError
 
 from . import text
-from ._render import Template, Words
+from .chat_template import Template, Words
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 HINT = "shorten it: a prompt is never cut"

@@ -29,9 +29,9 @@ import numpy as np
 from edgekit import limits
 from edgekit.errors import BundleError, InputError
 
-from ._reader import Reader
-from ._resample import resampled, seconds
-from ._table import Table as Table
+from .csv_table import Table as Table
+from .resample import resampled, seconds
+from .stream_reader import Reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from edgekit import files, limits
+from edgekit import limits
+from edgekit.bundle import safe_files
 from edgekit.errors import BundleError, InputError, TokenizerError
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def inside(folder: Path, name: object) -> Path:
     """The file of that name in a bundle. Raises BundleError if it is not there, or if the name leads out."""
     if not isinstance(name, str):
         raise BundleError(f"the settings name a file as {name!r}", hint="export the model again")
-    return files.safe_join(folder, name)
+    return safe_files.safe_join(folder, name)
 
 
 def load(path: Path, *, lowercase: bool = False) -> Any:

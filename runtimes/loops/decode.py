@@ -17,7 +17,8 @@ import numpy as np
 from ..sampling import Choice
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, DecoderSession
+    from edgekit.core import Array
+    from edgekit.session import DecoderSession
 
 
 ALONE = True  # what is said of an item does not depend on the others

@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Batch, Session
+    from edgekit.core import Array
+    from edgekit.session import Batch, Session
 
     B = TypeVar("B", bound=Batch)
 

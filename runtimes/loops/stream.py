@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Arrays, StreamSession
+    from edgekit.core import Array, Arrays
+    from edgekit.session import StreamSession
 
 METHODS = ("step", "stream")
 ALONE = True  # what is said of an item does not depend on the others

@@ -22,7 +22,7 @@ import onnxruntime as ort
 from _harness import machine, say, table
 from onnx import TensorProto, helper
 
-from edgekit.targets._kv_int8_session import QUICK
+from edgekit.targets._ort.decoder_int8_cache import QUICK
 
 HEADS, KV_HEADS, DIM = 16, 8, 128
 CACHES = {"float32": (TensorProto.FLOAT, np.float32), "int8": (TensorProto.INT8, np.int8)}

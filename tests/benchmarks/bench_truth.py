@@ -25,12 +25,12 @@ from typing import Any
 
 from _harness import machine, publish, say, table
 
-from edgekit import bundle as bundles
 from edgekit import device
+from edgekit.bundle import manifest
 from edgekit.core import Bundle, Variant
 from edgekit.measuring import inputs, timing
 from edgekit.measuring.configuration import Test
-from edgekit.measuring.subject import Subject
+from edgekit.measuring.parent import Subject
 
 OUTSIDE = """
 import json, sys
@@ -150,7 +150,7 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, Any] = {}
     for folder in args.bundles:
-        bundle = bundles.read(folder)
+        bundle = manifest.read(folder)
         for variant in bundle.variants:
             if not args.target or variant.target in args.target:
                 name = f"{bundle.name} {variant.name}"

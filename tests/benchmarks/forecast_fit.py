@@ -41,10 +41,10 @@ def main() -> None:
 
 
 def told(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    from edgekit import bundle as bundles
-    from edgekit.measuring.forecast import forecast
+    from edgekit.bundle import manifest
+    from edgekit.forecast import forecast
 
-    found, rows = bundles.read(folder), []
+    found, rows = manifest.read(folder), []
     for variant in found.variants:
         for batch in args.batch:
             for tokens in args.tokens:

@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 from _harness import machine, publish, say, spread, table
 
-from edgekit import bundle, graph, registry
+from edgekit import registry
+from edgekit.bundle import manifest
 from edgekit.core import Variant
+from edgekit.workbench import graph
 
 FORMS = ("float32", "int8")
 MB = 1_000_000
@@ -33,7 +35,7 @@ MB = 1_000_000
 
 def both(found: Variant, home: Path, folder: Path, threads: int) -> dict[str, Any]:
     """A session of each form; their graphs lie in `folder`."""
-    from edgekit.targets._kv_int8_graph import quantize_caches
+    from edgekit.targets._ort.passes.kv_int8_graph import quantize_caches
 
     (noun,) = found.graphs
     assert noun.prompt is not None
@@ -140,7 +142,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, help="write all figures to this JSON file")
     args = parser.parse_args()
-    before, found = machine(), bundle.read(args.bundle)
+    before, found = machine(), manifest.read(args.bundle)
     (variant,) = (one for one in found.variants if one.target == "cpu" and one.recipe.weights in ("int4", "int8"))
     with tempfile.TemporaryDirectory() as folder:
         sessions = both(variant, found.folder, Path(folder), args.threads)

@@ -25,7 +25,7 @@ def make_weights(model: Path, out: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from edgekit.standin import stand_in_tokenizer
+    from edgekit.source.stand_in_tokenizer import stand_in_tokenizer
 
     torch.manual_seed(SEED)
     config = AutoConfig.from_pretrained(model)

@@ -39,14 +39,14 @@ def measure(stage: Stage, contender: Contender, threads: int, texts: int, times:
 
 def weights(stage: Stage, contender: Contender) -> int:
     """Bytes of an EdgeKit variant's graph and of the tensors that it keeps in other files."""
-    from edgekit import bundle, onnxfile
+    from edgekit.bundle import manifest, onnx_file
 
-    found = bundle.read(stage.cache / contender.files)
+    found = manifest.read(stage.cache / contender.files)
     wanted = (contender.spec["target"], contender.precision)
     (variant,) = (one for one in found.variants if (one.target, one.recipe.weights) == wanted)
     return sum(
         (found.folder / graph.path).stat().st_size
-        + sum(tensor.size for tensor in onnxfile.read(found.folder, graph.path).external)
+        + sum(tensor.size for tensor in onnx_file.read(found.folder, graph.path).external)
         for graph in variant.graphs
     )
 

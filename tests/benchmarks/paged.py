@@ -20,7 +20,8 @@ from unittest import mock
 import numpy as np
 from _harness import machine, say, table
 
-from edgekit import bundle, registry
+from edgekit import registry
+from edgekit.bundle import manifest
 from edgekit.core import Variant
 
 
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    found = bundle.read(args.bundle)
+    found = manifest.read(args.bundle)
     variant = next(each for each in found.variants if each.target == "openvino")
     sessions, draw, rows = both(variant, args.bundle, args.threads), np.random.default_rng(0), list[list[Any]]()
     vocabulary = sessions["blocks"].vocabulary

@@ -19,7 +19,7 @@ from _harness import say
 from contenders import Contender
 
 if TYPE_CHECKING:
-    from edgekit.record import Record, Row
+    from edgekit.reporting.record import Record, Row
 
 OTHERS = 0.1  # cores busy with other work, from which on a row says so
 
@@ -47,10 +47,10 @@ class Told:
         peak: int | None = None,
         check: str = "",
     ) -> Row:
-        """`values`: by the names of `edgekit.record.QUANTITIES`, one a round. `others`: cores that were busy with other
-        work. `check`: why what it answered is wrong."""
-        from edgekit.measuring.figures import figure
-        from edgekit.record import QUANTITIES, Memory, Row
+        """`values`: by the names of `edgekit.reporting.record.QUANTITIES`, one a round. `others`: cores that other work
+        kept busy. `check`: why what it answered is wrong."""
+        from edgekit.measuring.summaries import figure
+        from edgekit.reporting.record import QUANTITIES, Memory, Row
 
         library, _, form = contender.name.replace(",", "").partition(" ")
         return Row(
@@ -77,7 +77,7 @@ class Told:
     def record(self, title: str, rows: Sequence[Row], method: str, bandwidth: float | None = None) -> Record:
         """`method`: the script's docstring."""
         from edgekit.measuring.environment import describe
-        from edgekit.record import SCHEMA, Record
+        from edgekit.reporting.record import SCHEMA, Record
 
         script = Path(sys.argv[0]).name
         paragraphs = [" ".join(part.split()) for part in method.split("\n\n")]

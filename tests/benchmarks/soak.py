@@ -110,10 +110,10 @@ def asked(bundle: Path, target: str, way: str, count: int) -> dict[str, Any]:
 
 def targets_of(bundle: Path) -> list[str]:
     """Those that the bundle has and this machine too."""
-    from edgekit import bundle as bundles
     from edgekit import registry
+    from edgekit.bundle import manifest
 
-    have = {variant.target for variant in bundles.read(bundle).variants}
+    have = {variant.target for variant in manifest.read(bundle).variants}
     return [
         name for name in registry.names("targets") if name in have and registry.find("targets", name).probe().available
     ]

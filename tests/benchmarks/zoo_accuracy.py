@@ -16,14 +16,15 @@ from pathlib import Path
 from _harness import table
 
 import edgekit
-from edgekit import registry, source, zoo
-from edgekit.answers import ANSWER
+from edgekit import registry, zoo
+from edgekit.source import resolve
+from edgekit.zoo.answers import ANSWER
 
 
 def rows(name: str, task: str, folder: Path) -> list[list[str]]:
     """A row a variant: what the recipe measured in torch, and what the bundle does."""
     test = zoo.heldout(name, task)
-    made_from = source.resolve(f"zoo:{name}")
+    made_from = resolve.resolve(f"zoo:{name}")
     samples = folder / "samples"
     samples.write_text(calibration(test, made_from.config.get("features")), encoding="utf-8")
     built = hasattr(registry.find("exporters", made_from.arch).EXPORTER, "build")

@@ -16,11 +16,13 @@ import pytest
 import tiny_chat
 
 import edgekit
-from edgekit import hfconfig, registry
+from edgekit import registry
 from edgekit.core import Recipe, Source
 from edgekit.errors import BundleError, UnsupportedError
-from edgekit.exporters import _any_decoder, _transformers
-from edgekit.exporters._any_decoder import EXPORTER
+from edgekit.exporters._any_decoder import exporter
+from edgekit.exporters._any_decoder.exporter import EXPORTER
+from edgekit.exporters._trace import transformers_model
+from edgekit.source import config_json
 
 torch = pytest.importorskip("torch", reason="the tracer needs it")
 HERE = [name for name in ("cpu", "openvino") if registry.find("targets", name).probe().available]
@@ -184,8 +186,8 @@ def test_made_up_weights(tmp_path: Path) -> None:
 
 
 def test_transformers_list_is_read_without_importing_it() -> None:
-    assert {"llama", "stablelm", "gpt_neox", "mamba"} <= _any_decoder.known()
-    assert not {"t5", "vit", "whisper_encoder", ""} & _any_decoder.known()
+    assert {"llama", "stablelm", "gpt_neox", "mamba"} <= exporter.known()
+    assert not {"t5", "vit", "whisper_encoder", ""} & exporter.known()
     assert registry.is_traced("stablelm")
     assert not registry.is_traced("llama")  # built
     assert registry.exporter("stablelm") is EXPORTER
@@ -207,9 +209,9 @@ def test_transformers_list_is_read_without_importing_it() -> None:
 def test_what_a_config_tells_by_itself(told: dict[str, Any], why: str) -> None:
     """So that nothing is downloaded for it."""
     config = {"model_type": "gemma", "architectures": ["GemmaForCausalLM"], "num_experts": 1}
-    assert hfconfig.architecture(config) == "gemma"
+    assert config_json.architecture(config) == "gemma"
     with pytest.raises(UnsupportedError, match=why) as caught:
-        hfconfig.architecture(config | told)
+        config_json.architecture(config | told)
     assert caught.value.hint == "did you mean 'gemma3_text'?"
 
 
@@ -218,17 +220,17 @@ def test_what_a_config_tells_by_itself(told: dict[str, Any], why: str) -> None:
 def test_a_config_that_transformers_cannot_read(arch: str, tmp_path: Path) -> None:
     config = {"model_type": arch, "vocab_size": 320, "hidden_size": "many"}
     with pytest.raises(BundleError, match=rf"cannot read this config\.json of {arch}"):
-        _transformers.config_of(Source("x", arch, tmp_path, "", config, random=True))
+        transformers_model.config_of(Source("x", arch, tmp_path, "", config, random=True))
 
 
 def test_what_is_proved() -> None:
-    short = _any_decoder.proof_cases(2048, [])
+    short = exporter.proof_cases(2048, [])
     assert [[9], [1], [1], [1], [6]] in short  # a prompt, steps, several at once
     assert any(len({*counts}) > 1 for case in short for counts in case)  # rows of unequal lengths
-    (beyond,) = [case for case in _any_decoder.proof_cases(2048, [1000]) if case not in short]
+    (beyond,) = [case for case in exporter.proof_cases(2048, [1000]) if case not in short]
     assert sum(counts[0] for counts in beyond) > 1000 + 10
     assert max(counts[0] for counts in beyond) <= 512
-    for case in _any_decoder.proof_cases(8, [4]):
+    for case in exporter.proof_cases(8, [4]):
         assert max(map(sum, zip(*case, strict=True))) <= 8
 
 
@@ -244,14 +246,14 @@ def test_what_is_proved() -> None:
     ],
 )
 def test_what_a_mask_means(rule: Any, size: int | None, means: int | None) -> None:
-    from edgekit.exporters._any_decoder_torch import meaning
+    from edgekit.exporters._any_decoder.torch_module import meaning
 
     assert meaning(rule, size) == means
 
 
 @pytest.mark.slow
 def test_a_way_that_only_short_inputs_take_is_no_trace() -> None:
-    from edgekit.exporters._any_decoder_torch import check_lengths
+    from edgekit.exporters._any_decoder.torch_module import check_lengths
 
     class Branching(torch.nn.Module):  # type: ignore[misc, name-defined]
         def forward(self, x: Any, y: Any) -> Any:
@@ -266,7 +268,7 @@ def test_a_way_that_only_short_inputs_take_is_no_trace() -> None:
 
 
 def test_groups_must_divide_what_they_are_of() -> None:
-    from edgekit.exporters._any_decoder_quantize import _block
+    from edgekit.exporters._any_decoder.quantize import _block
 
     assert _block("w", 64, Recipe(weights="int4", group_size=32, method="rtn")) == 32
     with pytest.raises(UnsupportedError, match="'w' has 60 inputs"):

@@ -14,9 +14,10 @@ import tiny_models
 from tiny_models import LABELS, TEXTS
 
 import edgekit
-from edgekit import graph, registry
+from edgekit import registry
 from edgekit.core import Graph, Recipe
-from edgekit.quantize.gate import read_proof
+from edgekit.workbench import graph
+from edgekit.workbench.gate import read_proof
 
 ARCHITECTURES = registry.names("exporters")
 TARGETS = ("cpu", "openvino")
@@ -66,15 +67,15 @@ def run(folder: Path, target: str, noun: Graph, feeds: Any) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("arch", "task"), [(arch, task) for arch in ARCHITECTURES for task in tasks_of(arch)])
 def test_graph_gives_what_torch_gives_at_shapes_it_never_saw(home: Path, arch: str, task: str) -> None:
-    from edgekit.exporters import _trace
+    from edgekit.exporters._trace import trace
 
     folder = tiny_models.make(home / "model", arch, ENDINGS[task], **labels(task))
     (home / "made").mkdir()
     tracing = exporter(arch).trace(tiny_models.source_of(folder), task)
-    program = _trace.export(tracing)
-    _trace.check(program.model, tracing)
+    program = trace.export(tracing)
+    trace.check(program.model, tracing)
     program.save(str(home / "made" / "model.onnx"))
-    _trace.answer(tracing, home / "proof.npz", _trace.proof_feeds(tracing))
+    trace.answer(tracing, home / "proof.npz", trace.proof_feeds(tracing))
     noun = graph.describe(graph.load(home / "made" / "model.onnx"), "model", "model.onnx", {})
     assert [port.name for port in noun.inputs] == list(tracing.inputs)
     proof = list(read_proof(home / "proof.npz"))

@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 from edgekit.core import Recipe
-from edgekit.exporters._reading import read
+from edgekit.exporters._decoder.blueprint_from_config import read
 from edgekit.quantize import blocks
 
 pytestmark = pytest.mark.slow

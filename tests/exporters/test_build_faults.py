@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.core import Recipe, Source
 from edgekit.errors import BundleError, EdgeKitError, UnsupportedError, VerificationError
-from edgekit.exporters._reading import DEEPEST, read
+from edgekit.exporters._decoder.blueprint_from_config import DEEPEST, read
 
 
 def refused(source: Source, error: type[EdgeKitError], why: str, recipe: Recipe | None = None) -> EdgeKitError:

@@ -16,9 +16,9 @@ import pytest
 from onnx import external_data_helper
 
 from edgekit.core import Graph, Recipe, Source
-from edgekit.exporters._reading import read
-from edgekit.exporters._rope import LONGEST
-from edgekit.exporters._tensors import MadeUp
+from edgekit.exporters._decoder.blueprint_from_config import read
+from edgekit.exporters._decoder.rope import LONGEST
+from edgekit.exporters._decoder.tensors import MadeUp
 
 INT4 = Recipe("int4", group_size=32, method="rtn")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgekit.errors import BundleError, UnsupportedError
-from edgekit.exporters._config import Config
-from edgekit.exporters._rope import KINDS, LONGEST, context_length, parameters, rope
+from edgekit.exporters._decoder.config import Config
+from edgekit.exporters._decoder.rope import KINDS, LONGEST, context_length, parameters, rope
 
 CONTEXT, HEAD = 4096, 64
 HALF = HEAD // 2

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch_recurrent as tiny
 
-from edgekit import given, registry, source
-from edgekit import graph as graphs
+from edgekit import registry
 from edgekit.core import Graph, Recipe, Source
 from edgekit.errors import EdgeKitError, UnsupportedError, UsageError, VerificationError
-from edgekit.quantize.gate import prove
+from edgekit.source import onnx_file, resolve
+from edgekit.workbench import graph as graphs
+from edgekit.workbench.gate import prove
 
 torch = pytest.importorskip("torch", reason="it makes the modules")
 nn = torch.nn
@@ -98,7 +99,7 @@ def zeros(*sizes: tuple[int, ...]) -> tuple[Any, ...]:
 def traced(folder: Path, module: Any, example: Any, states: dict[str, str]) -> tuple[Source, list[str]]:
     said: list[str] = []
     folder.mkdir(exist_ok=True)
-    return given.traced(module, example, states, folder, lambda stage, what: said.append(what)), said
+    return onnx_file.traced(module, example, states, folder, lambda stage, what: said.append(what)), said
 
 
 def built(found: Source, folder: Path, recipe: Recipe | None = None) -> Graph:
@@ -110,7 +111,7 @@ def built(found: Source, folder: Path, recipe: Recipe | None = None) -> Graph:
 
 
 def settings(found: Source) -> dict[str, Any]:
-    from edgekit.exporters._given import look
+    from edgekit.exporters._onnx_file.exporter import look
 
     told = vars(found) | {"folder": str(found.folder)}
     return look({"source": told}, lambda what: None)
@@ -154,7 +155,7 @@ def test_a_module_is_a_stream_on_every_engine(
     assert [port.name for port in graph.outputs] == ["y", *states.values()]
     assert graph.inputs[0].shape == ("batch", steps or "time", WIDE)
     proved(tmp_path, graph)
-    given.check_steps(tmp_path / "fp32.onnx", graph, 1)
+    onnx_file.check_steps(tmp_path / "fp32.onnx", graph, 1)
     told = settings(found)
     assert (told["features"], told["outputs"]) == (["x0", "x1", "x2"], ["output_0", "output_1"])
     assert (told["per"], told["chunk_steps"]) == ("step", steps or 64)
@@ -164,9 +165,9 @@ def test_a_module_is_a_stream_on_every_engine(
 def test_states_that_are_exchanged_are_found_out(tmp_path: Path) -> None:
     found, _ = traced(tmp_path / "traced", Lstm(), LSTMS[0], LSTM_STATES)
     wrong = {"h": "c_next", "c": "h_next"}
-    graph = built(source.resolve(str(found.folder / given.FILE), states=wrong), tmp_path)
+    graph = built(resolve.resolve(str(found.folder / onnx_file.FILE), states=wrong), tmp_path)
     with pytest.raises(VerificationError, match="fed step by step, the graph differs") as caught:
-        given.check_steps(tmp_path / "fp32.onnx", graph, 1)
+        onnx_file.check_steps(tmp_path / "fp32.onnx", graph, 1)
     assert "c_next=h, h_next=c" in caught.value.hint
     with pytest.raises(VerificationError, match="differs from torch"):
         proved(tmp_path, graph)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch_recurrent as tiny
 
-from edgekit import graph as graphs
 from edgekit import registry
 from edgekit.core import Recipe
 from edgekit.quantize import blocks
+from edgekit.workbench import graph as graphs
 
 torch = pytest.importorskip("torch", reason="the reference needs it")
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")

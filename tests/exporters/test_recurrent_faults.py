@@ -13,8 +13,8 @@ import torch_recurrent as tiny
 from edgekit import registry
 from edgekit.core import Source
 from edgekit.errors import BundleError, EdgeKitError, UnsupportedError, VerificationError
-from edgekit.exporters._recurrent_plan import read
-from edgekit.exporters._tensors import MadeUp
+from edgekit.exporters._decoder.tensors import MadeUp
+from edgekit.exporters._recurrent.plan import read
 
 
 def arrays_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 
 from edgekit.errors import BundleError, EdgeKitError, UnsupportedError
-from edgekit.exporters._sentence import sentence_settings
+from edgekit.exporters._text_encoder.sentence import sentence_settings
 
 OLD = "sentence_transformers.models."
 # Where version 6 keeps each class.

@@ -19,13 +19,13 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekit.building import feeds
 from edgekit.core import Graph, Recipe
 from edgekit.errors import BundleError, UnsupportedError
-from edgekit.exporters._activations import softplus
-from edgekit.exporters._onnx import Draft
-from edgekit.exporters._reading import read
+from edgekit.exporters._decoder.activations import softplus
+from edgekit.exporters._decoder.blueprint_from_config import read
+from edgekit.exporters._onnx_writer import Draft
 from edgekit.quantize import blocks
+from edgekit.workbench.reference import feeds
 
 pytest.importorskip("torch", reason="the reference needs it")
 

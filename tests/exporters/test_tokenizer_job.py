@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgekit.errors import UnsupportedError
-from edgekit.exporters import _tokenizer
+from edgekit.exporters._trace import tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def make(folder: Path, **told: Any) -> Path:
 
 
 def run(folder: Path) -> Path:
-    _tokenizer.work({"folder": str(folder), "target": str(folder / "made.json")}, lambda text: None)
+    tokenizer.work({"folder": str(folder), "target": str(folder / "made.json")}, lambda text: None)
     return folder / "made.json"
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import tiny_models
 
-from edgekit import graph, registry
+from edgekit import registry
 from edgekit.core import Recipe
 from edgekit.errors import UnsupportedError, VerificationError
-from edgekit.exporters import _trace
-from edgekit.exporters._trace import Tracing
-from edgekit.quantize.gate import read_proof
+from edgekit.exporters._trace import trace
+from edgekit.exporters._trace.trace import Tracing
+from edgekit.workbench import graph
+from edgekit.workbench.gate import read_proof
 
 torch = pytest.importorskip("torch", reason="the tracer needs it")
 
@@ -76,17 +77,17 @@ def tracing(module: Any) -> Tracing:
 
 def test_the_sample_hides_nothing() -> None:
     """Equal lengths could be taken for one axis, and 1 or 2 for a constant."""
-    assert len(set(_trace.SAMPLE.values())) == len(_trace.SAMPLE)
-    assert min(_trace.SAMPLE.values()) >= 3
+    assert len(set(trace.SAMPLE.values())) == len(trace.SAMPLE)
+    assert min(trace.SAMPLE.values()) >= 3
 
 
 @pytest.mark.slow
 def test_a_right_module_is_right_on_every_engine(tmp_path: Path) -> None:
     told = tracing(Weighted())
-    program = _trace.export(told)
-    _trace.check(program.model, told)
+    program = trace.export(told)
+    trace.check(program.model, told)
     program.save(str(tmp_path / "model.onnx"))
-    _trace.answer(told, tmp_path / "proof.npz", _trace.proof_feeds(told))
+    trace.answer(told, tmp_path / "proof.npz", trace.proof_feeds(told))
     noun = graph.describe(graph.load(tmp_path / "model.onnx"), "model", "model.onnx", {})
     assert [port.shape for port in noun.inputs] == [("batch", "sequence", WIDTH), ("batch", "sequence")]
     assert [port.name for port in noun.outputs] == ["mean"]
@@ -103,7 +104,7 @@ def test_a_right_module_is_right_on_every_engine(tmp_path: Path) -> None:
 def test_an_input_that_vanishes_is_named() -> None:
     told = tracing(Blind())
     with pytest.raises(VerificationError, match="does not use input 'mask'") as caught:
-        _trace.check(_trace.export(told).model, told)
+        trace.check(trace.export(told).model, told)
     assert "padded rows" in caught.value.hint
     assert caught.value.exit_code == 5
 
@@ -112,7 +113,7 @@ def test_an_input_that_vanishes_is_named() -> None:
 @pytest.mark.parametrize(("module", "why"), [(Frozen(), "static shape of 7"), (Branching(), "data-dependent")])
 def test_what_cannot_be_traced_is_told_with_its_reason(module: Any, why: str) -> None:
     with pytest.raises(UnsupportedError, match=r"torch\.onnx could not trace this model") as caught:
-        _trace.export(tracing(module))
+        trace.export(tracing(module))
     assert caught.value.exit_code == 4
     assert why in caught.value.cause
     assert "\x1b" not in caught.value.cause
@@ -128,7 +129,7 @@ def test_an_axis_that_froze_is_named() -> None:
     both = ir.node("Mul", [x, mask])
     model = ir.Model(ir.Graph([x, mask], both.outputs, nodes=[both], opset_imports={"": 23}), ir_version=10)
     with pytest.raises(VerificationError, match="axis 'sequence' of input 'x' froze at 7"):
-        _trace.check(model, told)
+        trace.check(model, told)
 
 
 def test_samples_come_back_in_their_batches(tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_samples_come_back_in_their_batches(tmp_path: Path) -> None:
         f"{n}/{name}": np.full((n + 1, 2), n) for n in range(11) for name in ("input_ids", "attention_mask")
     }
     np.savez(tmp_path / "samples.npz", **arrays)
-    read = list(_trace.read_feeds(tmp_path / "samples.npz"))
+    read = list(trace.read_feeds(tmp_path / "samples.npz"))
     assert [batch["input_ids"].shape[0] for batch in read] == list(range(1, 12))
     assert all(set(batch) == {"input_ids", "attention_mask"} for batch in read)
 

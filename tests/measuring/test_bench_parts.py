@@ -13,12 +13,12 @@ import series_bundles
 import small_bundles
 
 import edgekit
-from edgekit import bundle as bundles
 from edgekit import samples
+from edgekit.bundle import manifest
 from edgekit.core import Bundle, Graph, Port, Recipe, Source, Variant
 from edgekit.errors import UnsupportedError, UsageError
-from edgekit.measuring import configuration, inputs, rounds, sizes
-from edgekit.measuring.weighing import Way
+from edgekit.measuring import configuration, inputs, sizes, turns
+from edgekit.measuring.row import Way
 
 
 def decoder(context: int = 4096, loop: str = "decode") -> Bundle:
@@ -68,7 +68,7 @@ def test_runs_fill_the_budget_within_bounds() -> None:
 
 @pytest.mark.parametrize(("runs", "number"), [(7, 5), (700, 5), (3, 5), (64, 2)])
 def test_rounds_have_all_runs_and_alike_many(runs: int, number: int) -> None:
-    shares = [rounds.share(runs, at, number) for at in range(number)]
+    shares = [turns.share(runs, at, number) for at in range(number)]
     assert sum(shares) == runs
     assert max(shares) - min(shares) <= 1
 
@@ -77,11 +77,11 @@ def test_rounds_have_all_runs_and_alike_many(runs: int, number: int) -> None:
 
 
 def test_texts_and_series_are_the_same_every_time(tmp_path: Path) -> None:
-    bundle = bundles.read(small_bundles.make(tmp_path / "a.ek"))
+    bundle = manifest.read(small_bundles.make(tmp_path / "a.ek"))
     assert inputs.items(bundle) == list(samples.TEXTS)
-    ranking = bundles.read(small_bundles.make(tmp_path / "b.ek", "text-ranking"))
+    ranking = manifest.read(small_bundles.make(tmp_path / "b.ek", "text-ranking"))
     assert all(len(pair) == 2 for pair in inputs.items(ranking))
-    series = bundles.read(series_bundles.make(tmp_path / "s.ek"))
+    series = manifest.read(series_bundles.make(tmp_path / "s.ek"))
     first, again = (inputs.restored(series, inputs.items(series)) for _ in range(2))
     assert {one.shape for one in first} == {(1000, 2)}
     assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
@@ -90,7 +90,7 @@ def test_texts_and_series_are_the_same_every_time(tmp_path: Path) -> None:
 def test_the_user_s_own_inputs(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     file.write_text("speed,load\n" + "1,2\n3,\n" * 4)
-    bundle = bundles.read(series_bundles.make(tmp_path / "s.ek"))
+    bundle = manifest.read(series_bundles.make(tmp_path / "s.ek"))
     one = inputs.restored(bundle, inputs.items(bundle, file))[0]
     assert one[0].tolist() == [1.0, 2.0]
     assert np.isnan(one[1, 1]), "missing"

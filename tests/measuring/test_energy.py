@@ -12,12 +12,12 @@ import pytest
 
 from edgekit.errors import InputError
 from edgekit.measuring import energy
+from edgekit.measuring.child import device_memory
 from edgekit.measuring.energy import meter
 from edgekit.measuring.nvml import gpu_memory
-from edgekit.measuring.probe import device_memory
 
 RANGE = 262_143_328_850
-STUB = Path(__file__).parent.parent / "stub_nvml.c"
+STUB = Path(__file__).parents[1] / "fixtures" / "stub_nvml.c"
 
 
 def zone(root: Path, name: str, label: str, count: int) -> Path:

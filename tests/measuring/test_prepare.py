@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_bundles import make
 
-from edgekit import bundle as bundles
+from edgekit.bundle import manifest
 from edgekit.errors import DeviceError, SourceError, UsageError
 from edgekit.measuring.prepare import name_of, prepared
 
@@ -74,7 +74,7 @@ def test_a_config_becomes_a_bundle_of_made_up_weights(tmp_path: Path) -> None:
         folder=tmp_path,
         progress=lambda *words: said.append(words[0]),
     )
-    found = bundles.read(made)
+    found = manifest.read(made)
     assert (made, found.source.random) == (tmp_path / "tiny.ek", True)
     assert [variant.name for variant in found.variants] == ["cpu/int4-g32-rtn"]
     assert said

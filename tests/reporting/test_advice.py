@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from made_records import check, encoder, figure, language_model, row, typical
 
-from edgekit.record import Accuracy, Row
-from edgekit.reporting import words
+from edgekit.reporting import number_text
 from edgekit.reporting.advice import contests, cost, judge, pick
+from edgekit.reporting.record import Accuracy, Row
 
 
 def met(value: float, trained: float | None = 0.982) -> Accuracy:
@@ -156,7 +156,7 @@ def test_the_fixture_has_a_wrong_one_that_would_win() -> None:
     ],
 )
 def test_figures_have_three_digits_or_are_a_dash(value: float | None, shown: str) -> None:
-    assert words.figure(value) == shown
+    assert number_text.figure(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -171,29 +171,29 @@ def test_figures_have_three_digits_or_are_a_dash(value: float | None, shown: str
     ],
 )
 def test_times_are_in_the_unit_that_fits(value: float, shown: str) -> None:
-    assert words.seconds(value) == shown
+    assert number_text.seconds(value) == shown
 
 
 def test_pairs_are_in_one_unit() -> None:
-    assert words.spread(figure("latency", [0.0081, 0.0083])) == "8.20 ± 0.141 ms"
-    assert words.spread(figure("throughput", [170.0])) == "170/s"
-    assert words.spread(figure("throughput", [170.0, 180.0])) == "175 ± 7.07/s"
-    assert words.spread(figure("decode", [20.0, 22.0])) == "21.0 ± 1.41 tokens/s"
-    assert words.interval(figure("latency", [0.0081, 0.0083])) == "8.12–8.28 ms"
-    assert words.interval(None) == "–"
+    assert number_text.spread(figure("latency", [0.0081, 0.0083])) == "8.20 ± 0.141 ms"
+    assert number_text.spread(figure("throughput", [170.0])) == "170/s"
+    assert number_text.spread(figure("throughput", [170.0, 180.0])) == "175 ± 7.07/s"
+    assert number_text.spread(figure("decode", [20.0, 22.0])) == "21.0 ± 1.41 tokens/s"
+    assert number_text.interval(figure("latency", [0.0081, 0.0083])) == "8.12–8.28 ms"
+    assert number_text.interval(None) == "–"
 
 
 @pytest.mark.parametrize(("ratio", "shown"), [(1.05, "+5.0 %"), (0.9, "−10.0 %"), (4.0, "4.00 ×"), (None, "–")])
 def test_changes_have_a_sign(ratio: float | None, shown: str) -> None:
-    assert words.change(ratio) == shown
+    assert number_text.change(ratio) == shown
 
 
 def test_text_is_cut_and_what_cannot_be_seen_is_shown() -> None:
-    assert words.cut("a\u202eb\x00c\ud800d\u200be") == "a\ufffdb\ufffdc\ufffdd\ufffde"
-    assert words.cut("x" * 1000) == "x" * words.LETTERS + "…"
-    assert words.cut(None) == "–"
-    assert words.joined([]) == ""
-    assert words.joined(["a"]) == "a"
-    assert words.joined(["a", "b", "c"]) == "a, b and c"
-    assert words.count(1, "row") == "1 row"
-    assert words.size(-1500) == "−1.5 kB"
+    assert number_text.cut("a\u202eb\x00c\ud800d\u200be") == "a\ufffdb\ufffdc\ufffdd\ufffde"
+    assert number_text.cut("x" * 1000) == "x" * number_text.LETTERS + "…"
+    assert number_text.cut(None) == "–"
+    assert number_text.joined([]) == ""
+    assert number_text.joined(["a"]) == "a"
+    assert number_text.joined(["a", "b", "c"]) == "a, b and c"
+    assert number_text.count(1, "row") == "1 row"
+    assert number_text.size(-1500) == "−1.5 kB"

@@ -12,9 +12,9 @@ import pytest
 from made_records import check, environment, figure, language_model, memory, record, row, sample, typical
 
 from edgekit.errors import UsageError
-from edgekit.record import Accuracy, Record, Row
-from edgekit.reporting import bounds
+from edgekit.reporting import fail_if
 from edgekit.reporting.comparison import Change, Comparison, compare, flat, summary, table
+from edgekit.reporting.record import Accuracy, Record, Row
 from edgekit.reporting.significance import FEWEST, corrected, differ
 
 
@@ -193,7 +193,7 @@ def test_more_than_two_files() -> None:
 
 def broken(text: str, before: Record, after: Record) -> list[str]:
     return [
-        f"{each.row}: {each.why}" for each in bounds.judge(bounds.parse(text), compare([before, after], ["a", "b"]))
+        f"{each.row}: {each.why}" for each in fail_if.judge(fail_if.parse(text), compare([before, after], ["a", "b"]))
     ]
 
 
@@ -260,8 +260,8 @@ def test_a_new_row_has_nothing_to_be_held_against() -> None:
 
 def test_one_file_by_itself() -> None:
     found = compare([models()], ["a"])
-    assert [str(each) for each in bounds.judge(bounds.parse("peak_rss>1TB"), found)] == []
-    (failure,) = bounds.judge(bounds.parse("latency>0.1ms"), found)
+    assert [str(each) for each in fail_if.judge(fail_if.parse("peak_rss>1TB"), found)] == []
+    (failure,) = fail_if.judge(fail_if.parse("latency>0.1ms"), found)
     assert str(failure).startswith("minilm.ek cpu/fp32 single in a: 1.")
     assert str(failure).endswith("(latency>0.1ms)")
 
@@ -284,7 +284,7 @@ def test_one_file_by_itself() -> None:
     ],
 )
 def test_bounds_are_understood(text: str, value: float, relative: bool) -> None:
-    found = bounds.parse(text)
+    found = fail_if.parse(text)
     assert found.value == pytest.approx(value)
     assert found.relative is relative
     assert found.above is (">" in text)
@@ -312,7 +312,7 @@ def test_bounds_are_understood(text: str, value: float, relative: bool) -> None:
 )
 def test_a_bad_bound_is_refused_with_its_column(text: str, column: int, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        bounds.parse(text)
+        fail_if.parse(text)
     assert caught.value.details["column"] == column
     assert f"at column {column}" in caught.value.message
     assert hint in caught.value.hint

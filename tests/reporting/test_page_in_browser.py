@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from made_records import environment, record, row, typical
 
-from edgekit.record import Example, Record, Subject
-from edgekit.reporting import page
+from edgekit.reporting import html_page
 from edgekit.reporting.comparison import compare
+from edgekit.reporting.record import Example, Record, Subject
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = (
@@ -89,9 +89,9 @@ def pages() -> dict[str, str]:
     subject = Subject(bundle=long, what=long, examples=(example,))
     hard: Record = record(wide, row(bundle=long), subjects=(subject,), commands=(long,), method=(long,), title=long)
     return {
-        "report": page.html([before]),
-        "comparison": page.html([before, after], names, compare([before, after], names), ["a row: slow"]),
-        "endless names": page.html([hard]),
+        "report": html_page.html([before]),
+        "comparison": html_page.html([before, after], names, compare([before, after], names), ["a row: slow"]),
+        "endless names": html_page.html([hard]),
     }
 
 

@@ -17,9 +17,9 @@ from made_records import check, encoder, figure, record, row, typical
 from edgekit import limits, report
 from edgekit.core import Measure
 from edgekit.errors import RecordError, ResourceError, UsageError
-from edgekit.record import NEEDED, QUANTITIES, Accuracy, Figure, Record
-from edgekit.reporting import files
-from edgekit.reporting.soundness import faults
+from edgekit.reporting import record_file
+from edgekit.reporting.record import NEEDED, QUANTITIES, Accuracy, Figure, Record
+from edgekit.reporting.record_checks import faults
 
 NUMBER = st.floats(min_value=0, max_value=1e300, allow_nan=False)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -86,14 +86,14 @@ def test_outputs_of_another_shape_differ_by_infinity(tmp_path: Path) -> None:
 
 
 def test_the_published_schema_is_that_of_the_code() -> None:
-    assert files.SCHEMA_FILE.read_bytes() == files.schema(), "write files.schema() into schema.json"
+    assert record_file.SCHEMA_FILE.read_bytes() == record_file.schema(), "write files.schema() into schema.json"
 
 
 def test_every_output_is_valid_under_the_schema() -> None:
-    schema = json.loads(files.SCHEMA_FILE.read_bytes())
+    schema = json.loads(record_file.SCHEMA_FILE.read_bytes())
     wrong = replace(check("cpu/fp32", ok=False), difference=math.inf)
     for made in (typical(), record(), record(row(check=wrong, invalid="x", figures={}, memory=None, warmup=None))):
-        assert list(invalid(json.loads(files.encode(made)), schema, schema["$defs"])) == []
+        assert list(invalid(json.loads(record_file.encode(made)), schema, schema["$defs"])) == []
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_every_output_is_valid_under_the_schema() -> None:
     ],
 )
 def test_the_schema_refuses(change: Callable[[Any], Any]) -> None:
-    schema = json.loads(files.SCHEMA_FILE.read_bytes())
-    found = json.loads(files.encode(typical()))
+    schema = json.loads(record_file.SCHEMA_FILE.read_bytes())
+    found = json.loads(record_file.encode(typical()))
     change(found)
     assert list(invalid(found, schema, schema["$defs"]))
 

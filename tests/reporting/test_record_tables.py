@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from made_records import HOSTILE, encoder, record, row, typical
 
-from edgekit.record import Row
 from edgekit.reporting import tables
+from edgekit.reporting.record import Row
 
 
 def lines(*rows: Row) -> list[dict[str, str]]:

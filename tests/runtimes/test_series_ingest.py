@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgekit import limits
 from edgekit.errors import BundleError, InputError
 from edgekit.runtimes.ingest import series
-from edgekit.runtimes.ingest._resample import Resampler, resampled, seconds
+from edgekit.runtimes.ingest.resample import Resampler, resampled, seconds
 
 NORMALIZE = {"mean": [2.0, -1.0], "std": [0.5, 4.0]}
 NAN = float("nan")

@@ -16,7 +16,7 @@ from opened_streams import NEAR, anew, fresh, model, opened
 from series_bundles import series
 
 from edgekit.errors import ClosedError, ResourceError, SessionBusyError, StateError
-from edgekit.runtimes.streaming import Recurrent, Stream
+from edgekit.runtimes.stream import Recurrent, Stream
 from edgekit.runtimes.streams import Streams
 
 __all__ = ["fresh", "model"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from series_bundles import by_hand, make, series, shapes
 
-from edgekit import bundle as bundles
+from edgekit.bundle import manifest
 from edgekit.core import Recipe
 from edgekit.errors import InputError
 from edgekit.runtimes.heads import values
@@ -21,7 +21,7 @@ from edgekit.targets import cpu
 
 class Opened:
     def __init__(self, folder: Path, **form: Any) -> None:
-        bundle = bundles.read(make(folder, **form))
+        bundle = manifest.read(make(folder, **form))
         (graph,) = bundle.variants[0].graphs
         told = {"inputs": list(graph.fed), "batched": graph.batched, **bundle.settings}
         self.session = cpu.open(folder, graph, Recipe(), threads=1)

@@ -13,7 +13,7 @@ from opened_streams import NEAR, Known, anew, fresh, model, opened, sample
 from series_bundles import series, shapes
 
 from edgekit.errors import InputError
-from edgekit.runtimes.streaming import Recurrent, Stream
+from edgekit.runtimes.stream import Recurrent, Stream
 from edgekit.runtimes.streams import Streams
 
 __all__ = ["fresh", "model"]

@@ -14,10 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny_decoder import HEAD, TABLE, Shape, write
 
-from edgekit import graph, onnxfile, registry
+from edgekit import registry
+from edgekit.bundle import onnx_file
 from edgekit.core import Recipe
 from edgekit.errors import UnsupportedError
-from edgekit.targets._decoder_graph import group_queries
+from edgekit.targets._ort.passes.decoder_graph import group_queries
+from edgekit.workbench import graph
 
 CPU = registry.find("targets", "cpu")
 
@@ -196,7 +198,7 @@ def test_attention_takes_the_kernel_for_heads_with_a_sink_that_takes_nothing(tmp
 
 def test_a_bundle_may_hold_what_comes_out(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(graph.to_bytes(compiled(tmp_path, Shape(weights="int4", tied=True))))
-    facts = onnxfile.check(tmp_path, "model.onnx", ())
+    facts = onnx_file.check(tmp_path, "model.onnx", ())
     assert facts.ops["com.microsoft", "GroupQueryAttention"] == 2
     assert facts.ops["com.microsoft", "MatMulNBits"] == 1
 
@@ -303,7 +305,7 @@ def head(folder: Path, kind: int, block: int, *, outside: bool) -> tuple[Any, An
 @pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.INT8])
 @pytest.mark.parametrize("block", [16, 32, 128, 512])
 def test_a_transposed_table_becomes_one_product(kind: int, block: int, outside: bool, tmp_path: Path) -> None:
-    from edgekit.targets._nbits import transposed_tables  # type: ignore[import-not-found]
+    from edgekit.targets._ort.passes.nbits import transposed_tables  # type: ignore[import-not-found]
 
     model, wanted = head(tmp_path, kind, block, outside=outside)
     transposed_tables(model)
@@ -321,7 +323,7 @@ def test_a_transposed_table_becomes_one_product(kind: int, block: int, outside: 
 
 
 def test_a_table_shared_with_a_file_stays_there(tmp_path: Path) -> None:
-    from edgekit.targets._nbits import transposed_tables
+    from edgekit.targets._ort.passes.nbits import transposed_tables
 
     model, _ = head(tmp_path, TensorProto.INT4, 32, outside=True)
     before = model.graph.initializers["table"].const_value
@@ -332,7 +334,7 @@ def test_a_table_shared_with_a_file_stays_there(tmp_path: Path) -> None:
 
 
 def test_blocks_that_no_kernel_knows_are_left(tmp_path: Path) -> None:
-    from edgekit.targets._nbits import transposed_tables
+    from edgekit.targets._ort.passes.nbits import transposed_tables
 
     model, _ = head(tmp_path, TensorProto.INT8, 8, outside=False)
     transposed_tables(model)

@@ -18,15 +18,16 @@ from mapped import resident
 from opened_decoder import drawn, padded
 from tiny_decoder import TABLE, VOCABULARY, Shape, write
 
-from edgekit import graph, registry
+from edgekit import registry
 from edgekit.core import Graph, Recipe
 from edgekit.errors import BundleError, InputError
-from edgekit.pages import give_back
-from edgekit.targets import _prompt_session
-from edgekit.targets._decoder_graph import group_queries
-from edgekit.targets._prompt_graph import SCALES, VALUES, reading
-from edgekit.targets._prompt_session import CHUNK, LEAST, chunks, silent
-from edgekit.targets._prompt_weights import HALF, WHOLE, prepare
+from edgekit.memory_pages import give_back
+from edgekit.targets._ort import prompt_reader
+from edgekit.targets._ort.passes.decoder_graph import group_queries
+from edgekit.targets._ort.passes.prompt_graph import SCALES, VALUES, reading
+from edgekit.targets._ort.prompt_reader import CHUNK, LEAST, chunks, silent
+from edgekit.targets._ort.prompt_weights import HALF, WHOLE, prepare
+from edgekit.workbench import graph
 
 BLOCKS = Shape(weights="int4", windows=(None, 40), head_norm=True)
 # Tokens have one scale each here and one for 16 numbers there: both are 8 bits of what they multiply.
@@ -155,7 +156,7 @@ def test_chunks_cover_a_prompt() -> None:
 def test_chunks_meet(twins: Twins, draw: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     (text,) = drawn(draw, [TABLE - 1])
     whole = twins.reading.run(padded([text]))[0]["logits"].copy()
-    monkeypatch.setattr(_prompt_session, "CHUNK", 37)
+    monkeypatch.setattr(prompt_reader, "CHUNK", 37)
     np.testing.assert_allclose(twins.reading.run(padded([text]))[0]["logits"], whole, atol=1e-4)
 
 
@@ -335,7 +336,7 @@ def test_weights_take_memory_while_a_prompt_is_read(
         given.append((resident(folder), every))
         give_back(folder)
 
-    monkeypatch.setattr(_prompt_session, "giving_back", noted)
+    monkeypatch.setattr(prompt_reader, "giving_back", noted)
     (text,) = drawn(draw, [100])
     answers = []
     for _ in ("made", "kept"):
@@ -344,7 +345,7 @@ def test_weights_take_memory_while_a_prompt_is_read(
             answers += [session.run(padded([text]))[0]["logits"] for _ in range(2)]
             assert resident(cache) == 0
     assert len(given) == 4
-    assert all(taken and every == _prompt_session.OFTEN for taken, every in given)
+    assert all(taken and every == prompt_reader.OFTEN for taken, every in given)
     assert all(np.array_equal(each, answers[0]) for each in answers)
 
 

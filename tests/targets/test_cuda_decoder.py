@@ -17,9 +17,10 @@ from onnx import TensorProto, helper
 from opened_decoder import SHAPES, Opened, drawn, follow, padded, reference, walk
 from tiny_decoder import TABLE, VOCABULARY, Shape, write
 
-from edgekit import graph, registry
+from edgekit import registry
 from edgekit.core import Graph, Port, Recipe
 from edgekit.errors import DeviceError, InputError, ResourceError
+from edgekit.workbench import graph
 
 HERE = CUDA.probe()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HERE.available, reason=f"cuda: {HERE.why}")]
@@ -105,7 +106,7 @@ def test_a_saved_state_is_arrays_of_the_host(precision: str, dtype: str, opened:
 
 
 def test_caches_are_on_the_gpu_and_stay_where_they_are(tiny: Opened) -> None:
-    from edgekit.targets._cuda_memory import Buffer  # type: ignore[import-not-found]
+    from edgekit.targets._cuda.memory import Buffer  # type: ignore[import-not-found]
 
     state = follow(tiny, tiny.session.start(1, 32), [[]], [[1, 2, 3]])
     before = {name: buffer.address for name, buffer in state.buffers.items()}

@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from opened_decoder import SHAPES, Opened, drawn, follow, reference
 from tiny_decoder import Shape, write
 
-from edgekit import graph, onnxfile
+from edgekit.bundle import onnx_file
 from edgekit.core import Recipe
 from edgekit.errors import UnsupportedError
+from edgekit.workbench import graph
 
 HALVES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 NEAR = 0.015  # of the spread of logits: float16 has 11 bits, and hidden states of 64 numbers average little out
@@ -132,7 +133,7 @@ def test_a_gpu_has_a_kernel_for_every_node(arch: str, precision: str, tmp_path: 
         wanted = [kinds[name] for name in node.input if kinds[name] in FLOATS] or [kinds[node.input[0]]]
         assert set(wanted) <= KERNELS[node.op_type], node.name
         assert len(set(wanted)) == 1, f"{node.name} reads {set(wanted)}"
-    facts = onnxfile.check(tmp_path, noun.path, (f"{precision}/weights.bin",))
+    facts = onnx_file.check(tmp_path, noun.path, (f"{precision}/weights.bin",))
     assert facts.ops["com.microsoft", "GroupQueryAttention"] == 2
     if precision in ("int8", "int4"):
         assert facts.ops["com.microsoft", "MatMulNBits"] > 8
@@ -228,7 +229,7 @@ def test_sums_along_the_layers_may_pass_the_end_of_float16(tmp_path: Path) -> No
 def test_blocks_are_laid_out_for_the_kernel(kind: int, turned: bool, block: int, tmp_path: Path) -> None:
     import onnxruntime as ort
 
-    from edgekit.targets._cuda_nbits import block_products  # type: ignore[import-not-found]
+    from edgekit.targets._cuda.nbits import block_products  # type: ignore[import-not-found]
 
     inputs, outputs, largest = 768, 48, 8 if kind == TensorProto.INT4 else 128
     draw = np.random.default_rng(3)

@@ -25,13 +25,13 @@ from tiny_decoder import HEAD, VOCABULARY, Shape, write
 
 from edgekit.core import Graph, Port, State
 from edgekit.errors import DeviceError, InputError, ResourceError, StateError
-from edgekit.targets import _cuda_driver  # type: ignore[attr-defined]
-from edgekit.targets._cuda_driver import Driver  # type: ignore[import-not-found]
-from edgekit.targets._cuda_memory import CudaMemory  # type: ignore[import-not-found]
-from edgekit.targets._decoder_session import HostMemory  # type: ignore[import-not-found]
+from edgekit.targets._cuda import driver  # type: ignore[attr-defined]
+from edgekit.targets._cuda.driver import Driver  # type: ignore[import-not-found]
+from edgekit.targets._cuda.memory import CudaMemory  # type: ignore[import-not-found]
+from edgekit.targets._ort.decoder import HostMemory  # type: ignore[import-not-found]
 
 COMPILER = shutil.which("cc")
-SOURCE = Path(__file__).parent.parent / "stub_libcuda.c"
+SOURCE = Path(__file__).parents[1] / "fixtures" / "stub_libcuda.c"
 
 
 def library(folder: Path, tag: int) -> Any:
@@ -171,17 +171,17 @@ def test_what_a_gpu_can(libcuda: Any) -> None:
 
 
 def test_no_driver_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cuda_driver, "LIBRARY", "libcuda-of-nobody.so.1")
-    _cuda_driver.driver.cache_clear()
+    monkeypatch.setattr(driver, "LIBRARY", "libcuda-of-nobody.so.1")
+    driver.driver.cache_clear()
     with pytest.raises(DeviceError, match="no NVIDIA driver"):
         CudaMemory(0)
 
 
 def test_the_driver_is_found_by_its_name(libcuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cuda_driver, "LIBRARY", libcuda._name)
-    _cuda_driver.driver.cache_clear()
+    monkeypatch.setattr(driver, "LIBRARY", libcuda._name)
+    driver.driver.cache_clear()
     assert CudaMemory(0).zeros((1, 1, 2, 8), "float16").shape == (1, 1, 2, 8)
-    _cuda_driver.driver.cache_clear()
+    driver.driver.cache_clear()
 
 
 # A session over it

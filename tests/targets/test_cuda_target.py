@@ -16,8 +16,8 @@ from tiny_decoder import Shape, write
 from edgekit import registry
 from edgekit.core import Availability, Graph, Port, Recipe
 from edgekit.errors import BundleError, DeviceError, UnsupportedError
-from edgekit.plan import plan
-from edgekit.targets._onnxruntime import OnnxRuntimeSession, binding_errors  # type: ignore[import-not-found]
+from edgekit.targets._ort.session import OnnxRuntimeSession, binding_errors  # type: ignore[import-not-found]
+from edgekit.workbench.plan import plan
 
 SMALL = Graph("s", "s.onnx", (Port("x", "float32", ("batch", 4)),), (Port("y", "float32", ("batch", 4)),))
 HERE = CUDA.probe().available

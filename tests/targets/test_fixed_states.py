@@ -13,9 +13,11 @@ from built_decoders import build, config_of, folder_of
 from opened_decoder import Opened, drawn, follow, interrupt, padded, walk
 from tiny_decoder import VOCABULARY
 
-from edgekit import building, graph, registry
+from edgekit import registry
 from edgekit.core import Recipe
 from edgekit.errors import StateError, UnsupportedError
+from edgekit.workbench import graph
+from edgekit.workbench.reference import feeds
 
 ARCHITECTURES = ("mamba", "mamba2", "falcon_mamba", "lfm2", "falcon_h1")
 KINDS = ("mamba", "lfm2")  # a state of a fixed size alone, and beside caches
@@ -42,7 +44,7 @@ def reference(folder: Path, portable: Any) -> Callable[[Any], Any]:
     engine = onnxruntime.InferenceSession(folder / portable.path)
 
     def whole(tokens: Any) -> Any:
-        return engine.run(["logits"], building.feeds(portable, [tokens], [range(len(tokens))]))[0][0]
+        return engine.run(["logits"], feeds(portable, [tokens], [range(len(tokens))]))[0][0]
 
     return whole
 

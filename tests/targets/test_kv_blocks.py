@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import ResourceError
-from edgekit.targets._kv_blocks import Blocks, Form
+from edgekit.targets._states.kv_blocks import Blocks, Form
 
 TOKENS = 4
 FORMS = {"key": Form("f32", 2, TOKENS, 3), "value": Form("f16", 2, TOKENS, 5)}

@@ -10,11 +10,22 @@ import pytest
 from make_onnx import build, constant, save
 from tiny_decoder import HEAD, Shape, write
 
-from edgekit import graph, registry
+from edgekit import registry
 from edgekit.core import Recipe, check_options
 from edgekit.errors import BundleError, UnsupportedError
-from edgekit.targets import _kv_int8 as kv
-from edgekit.targets._kv_int8 import LARGEST, dequantize, doubled, fitting, grown, is_full, lengths, quantize, rescale
+from edgekit.targets._states import kv_int8 as kv
+from edgekit.targets._states.kv_int8 import (
+    LARGEST,
+    dequantize,
+    doubled,
+    fitting,
+    grown,
+    is_full,
+    lengths,
+    quantize,
+    rescale,
+)
+from edgekit.workbench import graph
 
 CPU = registry.find("targets", "cpu")
 EIGHT = {"kv_cache": "int8"}

@@ -13,11 +13,12 @@ import pytest
 from opened_decoder import SHAPES, Opened, drawn, interrupt, open_both, padded, reference, walk
 from tiny_decoder import HEAD, TABLE, Shape, write
 
-from edgekit import graph, registry
+from edgekit import registry
 from edgekit.core import Graph, Recipe
 from edgekit.errors import InputError, ResourceError
-from edgekit.targets import _kv_int8
-from edgekit.targets._prompt_session import LEAST
+from edgekit.targets._ort.prompt_reader import LEAST
+from edgekit.targets._states import kv_int8
+from edgekit.workbench import graph
 
 CPU = registry.find("targets", "cpu")
 FORMS = ("float32", "int8")
@@ -154,7 +155,7 @@ def test_the_same_text_gives_the_same_logits(pair: Pair, draw: np.random.Generat
 def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scales with no room for anything that was not seen."""
     for name, value in {"ROOM": 0.0, "OVER": 1.0, "GROW": 1.0}.items():
-        monkeypatch.setattr(_kv_int8, name, value)
+        monkeypatch.setattr(kv_int8, name, value)
 
 
 @pytest.mark.parametrize("name", ["plain", "everything"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.targets import _large_pages as pages
+from edgekit.targets._states import large_pages as pages
 
 
 @pytest.mark.parametrize(

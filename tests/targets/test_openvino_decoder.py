@@ -25,8 +25,8 @@ from tiny_decoder import HEAD, TABLE, Shape
 from edgekit import registry
 from edgekit.core import Recipe
 from edgekit.errors import InputError, UnsupportedError
-from edgekit.targets._openvino_paged_graph import BLOCK
-from edgekit.targets._openvino_pages import PagedSession
+from edgekit.targets._openvino.paged_graph import BLOCK
+from edgekit.targets._openvino.pages import PagedSession
 
 __all__ = ["opened", "tiny"]
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -90,7 +90,7 @@ def test_caches_of_fewer_bits_are_near(kept: str, recipe: Recipe, close: float, 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_attention_and_rotation_are_one_operation_each(name: str, opened: Callable[[str], Opened]) -> None:
-    from edgekit.targets._openvino_stateful import operations
+    from edgekit.targets._openvino.stateful import operations
 
     tiny, shape = opened(name), SHAPES[name]
     found = operations(tiny.session._compiled)

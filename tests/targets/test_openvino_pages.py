@@ -11,13 +11,14 @@ import pytest
 from opened_decoder import SHAPES, Opened, compiled_form, drawn, follow, open_both, opened, padded, tiny
 from tiny_decoder import TABLE, Shape, write
 
-from edgekit import graph, registry
+from edgekit import registry
 from edgekit.core import Recipe
 from edgekit.errors import UnsupportedError
-from edgekit.targets import _openvino_paged_graph as paged
-from edgekit.targets import _openvino_pages as pages
-from edgekit.targets._openvino_pages import PagedSession
-from edgekit.targets._openvino_variables import VariableSession
+from edgekit.targets._openvino import paged_graph as paged
+from edgekit.targets._openvino import pages
+from edgekit.targets._openvino.pages import PagedSession
+from edgekit.targets._openvino.variables import VariableSession
+from edgekit.workbench import graph
 
 __all__ = ["opened", "tiny"]
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -98,8 +99,8 @@ def test_nothing_is_compiled_for_later(tiny: Opened, tmp_path: Path) -> None:
 
 def test_blocks_of_a_form_that_is_not_known_are_refused(tmp_path: Path) -> None:
     """Keys in 8 bits with scales for each channel, as OpenVINO has them by itself."""
-    from edgekit.targets._openvino_engine import core
-    from edgekit.targets._openvino_stateful import stateful
+    from edgekit.targets._openvino.engine import core
+    from edgekit.targets._openvino.stateful import stateful
 
     noun = compiled_form("openvino", tmp_path, Shape())
     model = stateful(core(), tmp_path / noun.path, noun)

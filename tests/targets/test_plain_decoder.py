@@ -13,10 +13,11 @@ import pytest
 from opened_decoder import SHAPES, Opened, drawn, follow, interrupt, padded, reference, walk
 from tiny_decoder import VOCABULARY, Shape, write
 
-from edgekit import graph, registry
+from edgekit import registry
 from edgekit.core import Recipe
 from edgekit.errors import InputError, StateError
-from edgekit.targets._plain_decoder import WASTE, PlainDecoderSession
+from edgekit.targets._ort.plain_decoder import WASTE, PlainDecoderSession
+from edgekit.workbench import graph
 
 CPU = registry.find("targets", "cpu")
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch_recurrent as tiny
 
-from edgekit import graph as graphs
 from edgekit import registry
 from edgekit.core import Graph, Recipe
+from edgekit.workbench import graph as graphs
 
 pytest.importorskip("torch", reason="the reference needs it")
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")

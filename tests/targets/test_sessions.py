@@ -152,7 +152,7 @@ def test_a_fall_back_to_another_provider_is_an_error(folder: Path) -> None:
     """ONNX Runtime opens on the CPU with a warning when a provider is not built in; that is refused."""
     import onnxruntime as ort
 
-    from edgekit.targets._onnxruntime import OnnxRuntimeSession  # type: ignore[import-not-found]
+    from edgekit.targets._ort.session import OnnxRuntimeSession  # type: ignore[import-not-found]
 
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this build has CUDA")
@@ -207,7 +207,7 @@ def test_openvino_keeps_what_it_compiled_and_survives_damage_to_it(folder: Path,
 @pytest.mark.skipif("openvino" not in HERE, reason="OpenVINO is not installed")
 @pytest.mark.parametrize("damage", [b"", b"PK torn", None], ids=["empty", "torn", "missing"])
 def test_a_torn_answer_is_asked_for_again(folder: Path, tmp_path: Path, damage: bytes | None) -> None:
-    from edgekit.targets._compile_cache import ANSWER, REFUSED
+    from edgekit.targets._openvino.compile_cache import ANSWER, REFUSED
 
     module, cache = registry.find("targets", "openvino"), tmp_path / "compiled"
     module.open(folder, GRAPH, Recipe(), threads=1, cache=cache).close()

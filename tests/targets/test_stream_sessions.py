@@ -19,14 +19,7 @@ from tiny_recurrent import FEATURES, HIDDEN, LAYERS, RESULTS, reference, write
 
 from edgekit import registry
 from edgekit.core import Recipe
-from edgekit.errors import (
-    ClosedError,
-    ForkedSessionError,
-    InputError,
-    SessionBusyError,
-    StateError,
-    UnsupportedError,
-)
+from edgekit.errors import ClosedError, ForkedSessionError, InputError, SessionBusyError, StateError, UnsupportedError
 
 TARGETS = registry.names("targets")
 CLOSE = 1e-6

@@ -1,0 +1,292 @@
+"""A folder that is whole or absent: made beside its place, forced to the disk, then renamed into it.
+
+    with publish.into(Path("minilm.ek")) as work:
+        ...                                           # write everything into `work`
+
+For a target `name` the parent folder holds meanwhile `.name.ek-lock` (who writes; the kernel frees it when its owner
+dies), `.name.ek-tmp-…` (the work, or the replaced bundle on its way out) and, only on file systems that cannot
+exchange two folders, `.name.ek-old-…`. Whoever holds the lock next sweeps what a killed writer left. Nothing else
+is touched before the one rename. Knows nothing of what a bundle holds, but will not replace a folder that is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import logging
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgekit.bundle import safe_files
+from edgekit.bundle.manifest import MANIFEST
+from edgekit.errors import BusyError, EdgeKitError, ResourceError, UsageError
+
+_log = logging.getLogger("edgekit")
+_NAME_BYTES = 255 - len("..ek-tmp-0123456789abcdef")
+_OURS = re.compile(r"\..+\.ek-(lock|(tmp|old)-[0-9a-f]{16})", re.DOTALL)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOLCK)
+_AT_FDCWD, _NOREPLACE, _EXCHANGE = -100, 1, 2  # linux/fs.h, renameat2(2)
+_NO_RENAMEAT2 = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)  # the kernel's or the file system's way to say so
+
+
+@contextlib.contextmanager
+def into(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """An empty folder to fill; it becomes `target` when the block ends, and vanishes if the block raises.
+
+    `force`: an older bundle, or an empty folder, may be there and is replaced; nothing else ever is. Raises
+    UsageError for a target that cannot or must not be written, BusyError while another process writes it, and
+    ResourceError when the disk is full.
+    """
+    target = _place(target)
+    work = _sibling(target, "tmp")
+    with _explained(target), _lock(target):
+        _sweep(target)
+        _check_vacant(target, force)
+        try:
+            work.mkdir(mode=0o755)
+            mode = stat.S_IMODE(work.stat().st_mode)  # what the umask leaves of it
+            work.chmod(mode & ~0o077)
+            yield work
+            _settle(work, mode)
+            _swap(work, target, force)
+        finally:
+            _remove(work)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a folder of this name is unfinished work, a lock, or on its way out."""
+    return _OURS.fullmatch(name) is not None
+
+
+def need(folder: Path, size: int) -> None:
+    """Raise ResourceError unless the file system of `folder` has room for `size` bytes."""
+    free = _free(folder)
+    if free < size:
+        raise ResourceError(
+            f"{safe_files.size_text(size)} are needed in {folder}, {safe_files.size_text(free)} are free",
+            hint="free some space, or choose an output on another disk", needed=size, free=free,
+        )  # fmt: skip
+
+
+# 1. The place
+
+
+def _place(target: Path) -> Path:
+    """The target with its parent resolved; its last part may be anything but a link to somewhere else."""
+    parent = Path(os.path.realpath(target.parent))
+    place = parent / target.name
+    if target.name in ("", "..") or place in (Path.cwd(), Path(os.path.realpath(os.path.expanduser("~")))):
+        raise UsageError(f"{target} is no name for a bundle", hint="name a new folder, like model.ek")
+    if is_ours(target.name) or len(os.fsencode(target.name)) > _NAME_BYTES:
+        raise UsageError(f"the name {target.name!r} is too long, or used by edgekit itself", hint="choose another name")
+    if not parent.is_dir():
+        raise UsageError(f"{parent} is no folder", hint=f"mkdir -p {parent}")
+    return place
+
+
+def _check_vacant(target: Path, force: bool) -> None:
+    """Raises UsageError if the target is there and must not be replaced."""
+    if not os.path.lexists(target):
+        return
+    _check_replaceable(target, target)
+    if not force:
+        raise UsageError(f"{target} exists", hint="--force replaces it", target=str(target))
+
+
+def _check_replaceable(folder: Path, target: Path) -> None:
+    """Only a bundle or an empty folder may go: a link, a file or somebody's folder of work never does."""
+    hint = "choose another name; edgekit replaces only its own bundles and empty folders"
+    if folder.is_symlink() or not folder.is_dir():
+        what = "a symbolic link" if folder.is_symlink() else "a file"
+        raise UsageError(f"{target} is {what}", hint=hint, target=str(target))
+    manifest = folder / MANIFEST
+    is_bundle = manifest.is_file() and not manifest.is_symlink()
+    if os.path.ismount(folder) or (os.listdir(folder) and not is_bundle):
+        raise UsageError(f"{target} is a folder, but not a bundle", hint=hint, target=str(target))
+
+
+# 2. The lock
+
+
+@contextlib.contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    path = target.with_name(f".{target.name}.ek-lock")
+    descriptor = _acquire(path, target)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        # While the lock is still held: whoever opened this file before gets the lock, and sees that it is gone.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _acquire(path: Path, target: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            who = f"process {owner}" if owner else "another process"
+            raise BusyError(f"{target} is being written by {who}", hint="wait for it, or choose another name") from None
+        except OSError:  # this file system has no locks
+            path.unlink()
+            os.close(descriptor)
+            raise
+        if _same(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # its last owner removed it between our open and our lock
+
+
+def _same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+# 3. What a killed writer left
+
+
+def _sweep(target: Path) -> None:
+    """Under the lock every such folder is a dead writer's. An old bundle that was moved away, not replaced, returns."""
+    pattern = re.compile(re.escape(f".{target.name}.ek-") + "(tmp|old)-[0-9a-f]{16}")
+    for name in sorted(os.listdir(target.parent)):
+        found = pattern.fullmatch(name)
+        if found is None:
+            continue
+        left = target.with_name(name)
+        if found[1] == "old" and not os.path.lexists(target):
+            left.rename(target)
+            safe_files.fsync_folder(target.parent)
+            _log.warning("%s was being replaced when its writer died; it is back", target.name)
+        else:
+            _remove(left)
+
+
+# 4. To the disk, and into place
+
+
+def _settle(work: Path, mode: int) -> None:
+    """Give every file and folder its permissions and wait until the disk has them all; `work` itself is the last."""
+    folders = {work}
+    for name in safe_files.walk(work):
+        with safe_files.open_regular(work, name, hard_links=True) as file:
+            os.fchmod(file.fileno(), mode & 0o644)
+            os.fsync(file.fileno())
+        folders.update((work / name).parents[: name.count("/")])
+    for folder in sorted(folders, reverse=True):
+        folder.chmod(mode)
+        safe_files.fsync_folder(folder)
+
+
+def _swap(work: Path, target: Path, force: bool) -> None:
+    """After this the target is the work, on the disk; what was there before lies at `work` or is gone."""
+    try:
+        _rename(work, target, _NOREPLACE)
+    except FileExistsError:
+        _check_vacant(target, force)
+        _rename(work, target, _EXCHANGE)
+        try:
+            _check_replaceable(work, target)  # what came out may have been put there a moment ago
+        except UsageError:
+            _rename(work, target, _EXCHANGE)
+            raise
+    safe_files.fsync_folder(target.parent)
+
+
+def _rename(work: Path, target: Path, how: int) -> None:
+    try:
+        _renameat2(work, target, how)
+    except OSError as error:
+        if error.errno not in _NO_RENAMEAT2:
+            raise
+        (_rename_new if how == _NOREPLACE else _rename_by_two)(work, target)
+
+
+def _renameat2(old: Path, new: Path, flags: int) -> None:
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc has it since 2.28
+    if call is None:
+        raise OSError(errno.ENOSYS, "no renameat2")
+    if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(old), None, str(new))
+
+
+def _rename_new(work: Path, target: Path) -> None:
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    work.rename(target)
+
+
+def _rename_by_two(work: Path, target: Path) -> None:
+    """For a moment nothing is at the target; if we die then, the next writer's sweep brings the old one back."""
+    old = _sibling(target, "old")
+    target.rename(old)
+    try:
+        work.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    old.rename(work)
+
+
+# What goes wrong, and what is left then
+
+
+@contextlib.contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    """Around everything: when an error comes here, the work is gone and what is free then was not enough."""
+    try:
+        yield
+    except OSError as error:
+        explained = _explanation(error, target)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _explanation(error: OSError, target: Path) -> EdgeKitError | None:
+    what = f"{error.filename or target}: {error.strerror}"
+    if error.errno in _NO_SPACE:
+        free = _free(target.parent)
+        return ResourceError(
+            f"{target} was not written: it needs more than the {safe_files.size_text(free)} that are free. {what}",
+            hint="free some space, or choose an output on another disk", free=free,
+        )  # fmt: skip
+    if error.errno == errno.EIO:
+        return ResourceError(f"{target} was not written, the disk failed. {what}", hint="look at the disk: dmesg")
+    if error.errno in _NOT_ALLOWED:
+        return UsageError(f"{target} was not written. {what}", hint="choose a folder that you may write to")
+    return None
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder if it is there. What cannot be deleted is left for the next sweep: the first error matters."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        _log.warning("%s could not be removed: %s", folder, error)
+
+
+def _sibling(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.ek-{kind}-{secrets.token_hex(8)}")

@@ -1,0 +1,1 @@
+"""What this machine remembers between runs: digests, compiled models and measured speeds."""

@@ -1,0 +1,51 @@
+"""Where engines keep what they compile for a bundle: a folder a variant in the user's cache.
+
+What was kept for bundles that are gone goes when something new is kept. An unfinished bundle keeps nothing: it will
+lie elsewhere. Knows nothing of what is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.bundle import publish
+from edgekit.cache import digests
+
+if TYPE_CHECKING:
+    from edgekit.core import Bundle, Variant
+
+log = logging.getLogger("edgekit")
+
+NOTE = ".path"  # behind a folder's name: a file beside it that says where its bundle lies
+
+
+def folder(bundle: Bundle, variant: Variant) -> Path | None:
+    """The folder, which need not exist yet; None where nothing can be kept."""
+    home, lies = digests.cache_folder(), bundle.folder.resolve()
+    if home is None or publish.is_ours(lies.name):
+        return None
+    found = home / "compiled" / hashlib.sha256(os.fsencode(lies / variant.name)).hexdigest()[:32]
+    if not found.with_suffix(NOTE).exists():
+        try:
+            found.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            tidy(found.parent)
+            found.with_suffix(NOTE).write_bytes(os.fsencode(lies))
+        except OSError as error:
+            log.debug("nothing that is compiled can be kept in %s: %s", found.parent, error)
+            return None
+    return found
+
+
+def tidy(home: Path) -> None:
+    """Remove what belongs to no bundle that is still there. Raises OSError."""
+    for note in home.glob(f"*{NOTE}"):
+        if not os.path.isdir(os.fsdecode(note.read_bytes())):
+            note.unlink(missing_ok=True)
+    for kept in home.iterdir():
+        if kept.is_dir() and not kept.with_suffix(NOTE).exists():
+            shutil.rmtree(kept, ignore_errors=True)

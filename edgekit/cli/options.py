@@ -1,0 +1,170 @@
+"""How a command line is read: help that begins with examples, names with suggestions, sizes, common switches.
+
+With `edgekit.cli.main` and `edgekit.verbs` the only place that knows click; knows no verb.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import click
+
+from edgekit import registry
+from edgekit.cli.console import Console
+from edgekit.errors import UsageError
+
+UNITS = ("", "k", "m", "g", "t")
+COUNT = click.IntRange(1, 2**31 - 1)
+TARGETS = registry.names("targets")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def written(*names: str, text: str, tell: Callable[[click.Context], str]) -> click.Option:
+    """An option that writes something to stdout instead of doing the command's work."""
+
+    def callback(ctx: click.Context, param: click.Parameter, given: bool) -> None:
+        if given and not ctx.resilient_parsing:
+            ctx.ensure_object(Console).write(tell(ctx) + "\n")
+            ctx.exit()
+
+    return click.Option(names, is_flag=True, is_eager=True, expose_value=False, help=text, callback=callback)
+
+
+HELP = written("-h", "--help", text="Show this and exit.", tell=lambda ctx: ctx.get_help())
+
+
+class Verb(click.Command):
+    """A command whose help begins with examples: the lines of its docstring that start with `$ `."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        lines = inspect.cleandoc(self.help or "").splitlines()
+        with formatter.section("Examples"):
+            formatter.write("".join(f"  {line[2:]}\n" for line in lines if line.startswith("$ ")))
+        formatter.write_paragraph()
+        super().format_help(ctx, formatter)
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        lines = inspect.cleandoc(self.help or "").splitlines()
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text("\n".join(line for line in lines if not line.startswith("$ ")).strip())
+
+    def get_help_option(self, ctx: click.Context) -> click.Option:
+        return HELP
+
+
+class Verbs(Verb, click.Group):
+    """The group of all verbs: they keep the order in which they are written, and a misspelled one is named."""
+
+    command_class = Verb
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            raise UsageError("no command given", hint=f"the commands are: {', '.join(self.commands)}")
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            known = ", ".join(self.commands)
+            hint = registry.suggest(args[0], list(self.commands)) or f"the commands are: {known}"
+            raise UsageError(f"no command named {args[0]!r}", hint=hint)
+        return super().resolve_command(ctx, args)
+
+
+def one_of(noun: str, known: Sequence[str]) -> dict[str, Any]:
+    """What makes an option or argument take one of some names; a misspelled one is answered with the nearest."""
+
+    def convert(value: str) -> str:
+        if value not in known:
+            hint = registry.suggest(value, list(known)) or f"known: {', '.join(known)}"
+            raise UsageError(f"no {noun} named {value!r}", hint=hint)
+        return value
+
+    def complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
+        return [name for name in known if name.startswith(begun)]
+
+    return {"type": convert, "metavar": "|".join(known), "shell_complete": complete}
+
+
+def size(text: str) -> int:
+    """Bytes from 512M or 1.5GiB (powers of 1024), or 2GB (powers of 1000)."""
+    matched = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?)(i?b)?", text.lower())
+    if matched is None:
+        raise UsageError(f"{text!r} is not a size", hint="write it like 512M, 1.5GiB or 2GB")
+    base = 1000 if matched[3] == "b" else 1024
+    return int(float(matched[1]) * base ** UNITS.index(matched[2]))
+
+
+def loss(text: str) -> float:
+    """A share from 0 to 1; NaN is none, which click's own range would let through."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise UsageError(f"{text!r} is not a share from 0 to 1", hint="write 0.01 for one per cent")
+    return value
+
+
+def engine_options(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
+    """`openvino:CPU_RUNTIME_CACHE_CAPACITY=64`, each once or more, as target -> name -> value."""
+    found: dict[str, dict[str, str]] = {}
+    for text in given:
+        matched = re.fullmatch(r"(\w+):([\w.]+)=(.+)", text)
+        if matched is None:
+            raise UsageError(f"{text!r} is not an engine option", hint="write it TARGET:NAME=VALUE")
+        target, name, value = matched.groups()
+        found.setdefault(target, {})[name] = value
+    return found
+
+
+def states(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    """`hn=h0` as input -> output, each input once."""
+    found: dict[str, str] = {}
+    for text in given:
+        out, _, into = text.partition("=")
+        if not out or not into or into in found:
+            raise UsageError(
+                f"{into!r} is the input of two states" if into in found else f"{text!r} is not a state",
+                hint="write it OUT=IN, the output first: hn=h0",
+            )
+        found[into] = out
+    return found
+
+
+def _switch(ctx: click.Context, param: click.Parameter, given: bool) -> None:
+    console = ctx.ensure_object(Console)
+    setattr(console, str(param.name), given)
+    if console.quiet and console.verbose:
+        raise UsageError("-q and -v exclude each other")
+
+
+def speaks(verb: F) -> F:
+    """The options that every verb has; they change the console, not the verb's arguments."""
+    switch = partial(click.option, is_flag=True, expose_value=False, callback=_switch)
+    verb = switch("-v", "--verbose", help="Say more on stderr: every step, timings, causes.")(verb)
+    verb = switch("-q", "--quiet", help="Say nothing on stderr but errors.")(verb)
+    return switch("--json", help="Write one JSON object to stdout, errors too.")(verb)
+
+
+def complaint(error: click.UsageError) -> UsageError:
+    """click's complaint in our voice, with the nearest option's name where one was misspelled."""
+    command = error.ctx.command_path if error.ctx else "edgekit"
+    if isinstance(error, click.NoSuchOption):
+        known = [name for param in error.ctx.command.get_params(error.ctx) for name in param.opts] if error.ctx else []
+        near = difflib.get_close_matches(error.option_name, known, n=1, cutoff=0.7)
+        hint = f"did you mean {near[0]!r}?" if near else f"see {command} --help"
+        return UsageError(f"{command} has no option {error.option_name}", hint=hint)
+    message = error.format_message().rstrip(".")
+    return UsageError(message[:1].lower() + message[1:], hint=f"see {command} --help")

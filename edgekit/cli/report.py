@@ -1,0 +1,39 @@
+"""`edgekit report`: parses, and calls `edgekit.report.tell`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgekit.cli.console import Console
+from edgekit.cli.options import Verb, speaks
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command(cls=Verb)
+@click.argument("files", type=PATH, nargs=-1, required=True, metavar="FILE...")
+@click.option("-o", "--output", type=PATH, metavar="OUT.html", help="Write a page.")
+@click.option("--compare", is_flag=True, help="Hold every file against the first.")
+@click.option(
+    "--fail-if", "bounds", multiple=True, metavar="BOUND", help="Exit with 5 where it holds. Repeat for more."
+)
+@speaks
+@click.pass_obj
+def report(
+    console: Console, /, files: tuple[Path, ...], output: Path | None, compare: bool, bounds: tuple[str, ...]
+) -> None:
+    """Tell of what `edgekit bench -o FILE.json` measured.
+
+    $ edgekit report bench.json -o report.html
+    $ edgekit report laptop.json board.json -o both.html
+    $ edgekit report --compare before.json after.json --fail-if 'tpot_p50>+5%' --fail-if 'peak_rss>500MB'
+
+    BOUND is METRIC[_STATISTIC]>VALUE, or <VALUE; a percentage with a sign is relative to the first file. A row that is
+    missing, invalid or not measured breaks it, too.
+    """
+    from edgekit.report import tell
+
+    told = tell(files, output, compare=compare, bounds=bounds)
+    console.answer(told, str(told), told.error)

@@ -1,0 +1,211 @@
+"""Bounds for CI: `tpot_p50>+5%` fails a row whose median TPOT is more than 5 % above that of the first file.
+
+    METRIC[_STATISTIC](<|>)VALUE
+
+METRIC is a quantity of a row (`edgekit.reporting.record.QUANTITIES`) or one of `SINGLE`. VALUE with a sign and `%` is
+relative to the first file; else it is absolute, with a unit: `0.5s`, `500MB`, `0.99`. What was not measured has not
+passed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edgekit.errors import UsageError
+from edgekit.registry import suggest
+from edgekit.reporting import number_text
+from edgekit.reporting.advice import middle
+from edgekit.reporting.comparison import Comparison, Match
+from edgekit.reporting.record import PHASES, QUANTITIES, Row
+
+HINT = "write METRIC>VALUE or METRIC<VALUE: 'tpot_p50>+5%', 'ttft_p50>0.5s', 'peak_rss>500MB', 'accuracy<0.99'"
+STATISTICS = {"p50": "median", **{name: name for name in ("median", "p90", "p95", "p99", "mean", "min", "max")}}
+UNITS = {
+    "s": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9},
+    "1/s": {"/s": 1.0, "1/s": 1.0},
+    "tokens/s": {"tokens/s": 1.0, "/s": 1.0},
+    "bytes": {
+        **dict.fromkeys(("", "b"), 1.0),
+        **{f"{letter}b": 1e3**power for power, letter in enumerate("kmgt", start=1)},
+        **{f"{letter}{end}": 1024.0**power for power, letter in enumerate("kmgt", start=1) for end in ("", "ib")},
+    },
+    "share": {"": 1.0, "%": 0.01},
+    "J": {"j": 1.0, "mj": 1e-3},
+    "": {"": 1.0},
+}
+
+
+def _of_memory(name: str) -> Callable[[Row], float | None]:
+    return lambda row: getattr(row.memory, name) if row.memory else None
+
+
+def _of_phase(kind: str, name: str) -> Callable[[Row], float | None]:
+    def find(row: Row) -> float | None:
+        phases = row.memory.phases if row.memory else ()
+        return next((getattr(phase, kind) for phase in phases if phase.name == name), None)
+
+    return find
+
+
+# What a row has once: metric -> (its unit, where it stands).
+SINGLE: dict[str, tuple[str, Callable[[Row], float | None]]] = {
+    "peak_rss": ("bytes", _of_memory("peak_rss")),
+    "slope": ("bytes", _of_memory("slope")),
+    "states": ("bytes", _of_memory("states")),
+    "device_memory": ("bytes", _of_memory("device")),
+    **{
+        f"{kind}_{name.replace(' ', '_')}": ("bytes", _of_phase(kind, name))
+        for kind in ("rss", "pss", "uss")
+        for name in PHASES
+    },
+    "bytes": ("bytes", lambda row: row.bytes),
+    "accuracy": ("share", lambda row: row.accuracy.value if row.accuracy else None),
+    "agreement": ("", lambda row: row.check.agreement.value if row.check else None),
+    "energy": ("J", lambda row: row.energy.each if row.energy else None),
+}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """`text` as it was written; `value` is a share of the first file's where `relative`."""
+
+    text: str
+    metric: str
+    statistic: str
+    above: bool  # fails above it
+    value: float
+    relative: bool
+
+    @property
+    def unit(self) -> str:
+        return SINGLE[self.metric][0] if self.metric in SINGLE else QUANTITIES[self.metric][0]
+
+    def has(self, rows: Sequence[Row]) -> bool:
+        """Whether these are rows of which the metric is measured at all."""
+        if self.metric in SINGLE:
+            return self.get(rows) is not None
+        return any(self.metric in row.figures for row in rows)
+
+    def get(self, rows: Sequence[Row]) -> float | None:
+        """The metric over repetitions: their median."""
+        if self.metric in SINGLE:
+            return middle(rows, SINGLE[self.metric][1])
+        return middle([row for row in rows if self.metric in row.figures], self._statistic)
+
+    def _statistic(self, row: Row) -> float | None:
+        found: float | None = getattr(row.figures[self.metric], self.statistic)
+        return found
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row that a bound does not let through, in words."""
+
+    bound: str
+    row: str
+    file: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.row} in {self.file}: {self.why} ({self.bound})"
+
+
+def parse(text: str) -> Bound:
+    """A bound from what a user wrote. Raises UsageError with the column at which it makes no sense."""
+    sign = re.search(r"[<>]", text)
+    if sign is None:
+        raise _wrong(text, len(text), "there is no < or >")
+    metric, statistic = _metric(text, text[: sign.start()].strip())
+    unit = SINGLE[metric][0] if metric in SINGLE else QUANTITIES[metric][0]
+    value, relative = _value(text, sign.end(), unit)
+    return Bound(text, metric, statistic, sign[0] == ">", value, relative)
+
+
+def judge(bound: Bound, found: Comparison) -> list[Failure]:
+    """Every row of the later files that breaks the bound, or cannot be held against it.
+
+    Of a single file, which only an absolute bound can be about, its own rows are judged.
+    """
+    files = range(1, len(found.names)) if len(found.names) > 1 else range(1)
+    about = [match for match in found.matches if any(map(bound.has, match.rows))]
+    if not about:
+        return [Failure(bound.text, "no row", found.names[-1], f"none has {bound.metric}")]
+    failures = []
+    for match in about:
+        for file in files:
+            if why := _fault(bound, match, file):
+                failures.append(Failure(bound.text, match.key.name, found.names[file], why))
+    return failures
+
+
+def _fault(bound: Bound, match: Match, file: int) -> str:
+    """Why a row does not pass; empty if it does. A row that is new has nothing to be held against."""
+    if not match.rows[file]:
+        return "missing"
+    if invalid := match.invalid(file):
+        return f"invalid: {invalid}"
+    after = bound.get(match.rows[file])
+    if after is None:
+        return f"{bound.metric} {bound.statistic} was not measured, or of too few runs"
+    if not bound.relative:
+        broken = after > bound.value if bound.above else after < bound.value
+        return f"{_shown(bound, after)}, allowed is {_shown(bound, bound.value)}" if broken else ""
+    if not match.rows[0]:
+        return ""
+    if invalid := match.invalid(0):
+        return f"nothing to compare with, the first file's row is invalid: {invalid}"
+    before = bound.get(match.rows[0])
+    if before is None or before <= 0:
+        return f"nothing to compare with, the first file has {_shown(bound, before)}"
+    limit = before * (1 + bound.value)
+    broken = after > limit if bound.above else after < limit
+    told = f"{_shown(bound, before)} before, {_shown(bound, after)} now ({number_text.change(after / before)})"
+    return told if broken else ""
+
+
+def _shown(bound: Bound, value: float | None) -> str:
+    if bound.unit == "bytes":
+        return number_text.size(value)
+    if bound.unit == "share":
+        return number_text.DASH if value is None else f"{value:.4f}"
+    return number_text.quantity(value, bound.unit)
+
+
+def _metric(text: str, name: str) -> tuple[str, str]:
+    if name in SINGLE:
+        return name, ""
+    quantity, _, statistic = name.rpartition("_")
+    if name in QUANTITIES:
+        return name, "median"
+    if quantity in QUANTITIES and statistic in STATISTICS:
+        return quantity, STATISTICS[statistic]
+    known = [*SINGLE, *QUANTITIES, *(f"{quantity}_{each}" for quantity in QUANTITIES for each in STATISTICS)]
+    if quantity in QUANTITIES:
+        raise _wrong(text, len(quantity) + 1, f"there is no statistic {statistic!r}", f"known: {', '.join(STATISTICS)}")
+    hint = suggest(name, known) or f"known: {', '.join((*QUANTITIES, *SINGLE))}"
+    raise _wrong(text, 0, f"there is no metric {name!r}", hint)
+
+
+def _value(text: str, start: int, unit: str) -> tuple[float, bool]:
+    """The number and whether it is relative."""
+    start += len(text[start:]) - len(text[start:].lstrip())
+    matched = re.fullmatch(r"([+-]?)(\d{1,15}(?:\.\d{1,15})?)\s*((?:[^\d.\s]\S*)?)", text[start:].rstrip(), re.ASCII)
+    if matched is None:
+        raise _wrong(text, start, f"{text[start:]!r} is no number with a unit")
+    sign, number, said = matched.groups()
+    if sign and said == "%":
+        return float(f"{sign}{number}") / 100, True
+    if sign:
+        raise _wrong(text, start, "a sign stands before a percentage only")
+    units = UNITS[unit]
+    if said.lower() not in units:
+        wanted = ", ".join(filter(None, units)) or "no unit"
+        hint = f"write it with {wanted}; or +5% or -5%, relative to the first file"
+        raise _wrong(text, start + len(number), f"{said!r} is no unit of it" if said else "it needs a unit", hint)
+    return float(number) * units[said.lower()], False
+
+
+def _wrong(text: str, column: int, why: str, hint: str = HINT) -> UsageError:
+    return UsageError(f"--fail-if {text!r}: {why}, at column {column + 1}", hint=hint, column=column + 1)

@@ -1,0 +1,210 @@
+"""Runs a heavy or dangerous piece of work in a process of its own, and brings home its result or its error.
+
+Tracing, graph surgery and quantizing may eat all memory, crash in native code or print at will. None of that
+may harm the caller: a worker has its own memory limit, session, environment without secrets and no network;
+it talks in JSON lines over a private pipe, and dies with its parent. A worker that is killed becomes one error
+that names the stage. Knows no stage's content: the caller names the function that does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
+
+import edgekit
+from edgekit.core import Progress
+from edgekit.errors import CrashError, EdgeKitError, ResourceError, from_dict
+
+SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")
+LOG = "worker.log"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def run(
+    function: str,
+    payload: dict[str, Any],
+    folder: Path,
+    *,
+    stage: str,
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """What `function` ("module:name", of ours) returns for `payload`, called in a fresh process in `folder`.
+
+    It is also given a function to say what it is doing. Payload and result are JSON values; `memory_limit` bounds the
+    process's own memory, in bytes. Raises the EdgeKitError that the function raised, ResourceError when memory ran
+    out, CrashError when it died.
+    """
+    process, log = start(function, folder), folder / LOG
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        answer = _converse(process.stdin, process.stdout, order(payload, stage, memory_limit), stage, progress)
+        status = process.wait()
+    finally:
+        end(process)
+    if answer is None:
+        raise post_mortem(status, stage, log)
+    log.unlink(missing_ok=True)
+    if "error" in answer:
+        raise from_dict(answer["error"])
+    return answer["result"]
+
+
+def start(function: str, folder: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """A process that waits for its `order`, a line on stdin; what it prints goes to LOG in `folder`.
+
+    `env`: another environment than `environment()`. Whoever starts one calls `end`.
+    """
+    with (folder / LOG).open("ab") as stderr:
+        return subprocess.Popen(
+            [sys.executable, "-m", "edgekit.workbench.worker", function],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=folder,
+            env=environment() if env is None else dict(env),
+            start_new_session=True,
+        )
+
+
+def order(payload: dict[str, Any], stage: str, memory_limit: int | None = None) -> str:
+    """What a worker is told first, without a line's end."""
+    return json.dumps({"stage": stage, "payload": payload, "memory_limit": memory_limit, "parent": os.getpid()})
+
+
+def _converse(
+    stdin: IO[bytes], stdout: IO[bytes], order: str, stage: str, progress: Progress | None
+) -> dict[str, Any] | None:
+    """Send the order, pass on what the worker says of its progress, return its last word (None: it had none)."""
+    try:
+        stdin.write(order.encode() + b"\n")
+        stdin.close()
+    except BrokenPipeError:
+        return None
+    answer = None
+    for line in stdout:
+        message = json.loads(line)
+        if "progress" not in message:
+            answer = message
+        elif progress:
+            progress(stage, message["progress"])
+    return answer
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the worker and all that it started; harmless when it has ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):  # what it was told and had not read when it died
+                pipe.close()
+
+
+def post_mortem(status: int, stage: str, log: Path) -> EdgeKitError:
+    tail = log.read_text(errors="replace")[-2000:].strip() if log.exists() else ""
+    if status == -signal.SIGKILL or "std::bad_alloc" in tail:
+        killed = "was killed (signal 9), likely because memory ran out"
+        return ResourceError(
+            f"the worker of stage {stage!r} {killed if status == -signal.SIGKILL else 'ran out of memory'}",
+            hint="close other programs, or export on a machine with more memory",
+            cause=tail,
+        )
+    how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+    return CrashError(
+        f"the worker of stage {stage!r} died {how}",
+        hint="this is a bug of ours or of a native library; please report it with the text under `cause`",
+        cause=tail,
+    )
+
+
+def environment() -> dict[str, str]:
+    """The caller's environment without its secrets, offline, and with this very edgekit importable."""
+    kept = {name: value for name, value in os.environ.items() if not any(word in name.upper() for word in SECRET)}
+    home = str(Path(edgekit.__file__).parent.parent)
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [home, kept.get("PYTHONPATH", "")]))
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return kept | offline | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _limit(order: dict[str, Any]) -> None:
+    """Put the limits of this process in place: memory, no core file, death with the parent."""
+    import ctypes
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if order["memory_limit"]:
+        # Private writable memory: address space would count every library and reservation that is never touched.
+        resource.setrlimit(resource.RLIMIT_DATA, (order["memory_limit"], order["memory_limit"]))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != order["parent"]:
+            raise SystemExit(1)
+
+
+def main(function: str) -> None:
+    """The worker's own side: read the order, do it, say the result or the error as the last line."""
+    told = json.loads(sys.stdin.readline())
+    _limit(told)
+    # Libraries print to standard output as they like: give them standard error, and keep the pipe to ourselves.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as pipe:
+        os.dup2(2, 1)
+
+        def say(**message: Any) -> None:
+            pipe.write(json.dumps(message) + "\n")
+            pipe.flush()
+
+        module, name = function.split(":")
+        try:
+            result = getattr(import_module(module), name)(told["payload"], lambda said: say(progress=said))
+        except EdgeKitError as error:
+            say(error=error.as_dict())
+        except MemoryError as error:
+            say(error=_out_of_memory(told, str(error)).as_dict())
+        except OSError as error:
+            if not _is_full(error):
+                raise
+            say(error=_disk_full(told, error).as_dict())
+        except RuntimeError as error:  # torch and the engines say it so
+            if "alloc" not in str(error):
+                raise
+            say(error=_out_of_memory(told, str(error)).as_dict())
+        else:
+            say(result=result)
+
+
+def _is_full(error: OSError) -> bool:
+    """Whether the disk of the work folder took no more. numpy loses the number of the error, so look at the disk."""
+    return error.errno in FULL or (error.errno is None and shutil.disk_usage(".").free < 1 << 16)
+
+
+def _disk_full(order: dict[str, Any], error: OSError) -> ResourceError:
+    return ResourceError(
+        f"the disk is full in stage {order['stage']!r}",
+        hint="free some space, or choose an output on another disk",
+        cause=str(error),
+    )
+
+
+def _out_of_memory(order: dict[str, Any], cause: str) -> ResourceError:
+    limit, stage = order["memory_limit"], order["stage"]
+    bound = f" within {limit / 2**20:.0f} MiB" if limit else ""
+    return ResourceError(
+        f"out of memory in stage {stage!r}{bound}", hint="raise --memory-limit, or use a bigger machine", cause=cause
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

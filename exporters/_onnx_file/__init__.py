@@ -1,0 +1,1 @@
+"""ONNX files of the user with named states."""

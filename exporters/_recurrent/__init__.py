@@ -1,0 +1,1 @@
+"""Recurrent models: RNN, GRU and LSTM folders, and torch modules with states."""

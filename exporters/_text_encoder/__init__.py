@@ -1,0 +1,1 @@
+"""Text encoders: traced, with their tokenizer and sentence-transformers settings."""

@@ -1,0 +1,1 @@
+"""Tracing a torch module to ONNX, and what is read with transformers."""

@@ -1,0 +1,55 @@
+"""What a session keeps from call to call, as a file: said in JSON what it is, and the engine's arrays beside it.
+
+One file, whole or absent, that no byte of is trusted. Knows neither what is said nor what the arrays are.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.bundle import safe_files
+from edgekit.errors import ResourceError, StateError
+
+if TYPE_CHECKING:
+    from edgekit.core import Array
+
+TOLD, ARRAY = "told", "state/"  # the entry of what is said; what an array's name is behind
+
+
+def write(path: str | Path, told: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+    """Raises ResourceError where it cannot be written."""
+    named: dict[str, Any] = {f"{ARRAY}{name}": array for name, array in arrays.items()}
+    named[TOLD] = np.frombuffer(json.dumps(told).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **named)
+    try:
+        safe_files.replace_file(Path(path), buffer.getvalue())
+    except OSError as error:
+        raise ResourceError(f"cannot write {path}: {error.strerror}", hint="choose another place") from error
+
+
+def read(path: str | Path, what: str, made_for: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What was written: what is said of it, and the arrays. `what` it should be, for messages.
+
+    Raises StateError for a file that holds nothing of the kind, or was `made_for` another model.
+    """
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+        told = json.loads(arrays.pop(TOLD).tobytes())
+        owner = told["made_for"]
+    except Exception as error:  # what a torn file makes numpy, zipfile and json raise has no end
+        raise broken(path, what, error) from error
+    if owner != made_for:
+        raise StateError(f"{path} was saved by {owner}", hint=f"this is {made_for}")
+    return told, {name.removeprefix(ARRAY): array for name, array in arrays.items()}
+
+
+def broken(path: str | Path, what: str, error: Exception) -> StateError:
+    return StateError(f"{path} holds no saved {what}", hint="save it again", cause=str(error))

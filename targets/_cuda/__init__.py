@@ -1,0 +1,1 @@
+"""CUDA: half precision, device memory, block-quantized weights."""

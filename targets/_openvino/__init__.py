@@ -1,0 +1,1 @@
+"""OpenVINO: sessions, paged attention, compile cache."""

@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions and graph passes of the cpu and cuda targets."""

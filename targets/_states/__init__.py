@@ -1,0 +1,1 @@
+"""States that outlive a run: KV caches and recurrent states, engine-independent."""

@@ -1,0 +1,353 @@
+"""The contract of every command, in processes of their own: streams that are closed, full or narrow, and signals."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.cli import console as consoles
+from edgekit.cli.console import Console
+from edgekit.core import Measure
+from edgekit.errors import BundleError, EdgeKitError
+
+EDGEKIT = [sys.executable, "-m", "edgekit"]
+WORK = """
+import sys, time
+from edgekit.cli.console import Console, run
+
+def work():
+    with console.stages() as progress:
+        progress("first", "one")
+        progress("first", "two")
+        progress("second", "")
+        try:
+            print("ready", flush=True)
+            time.sleep({pause})
+        finally:
+            print("cleaned", flush=True)
+            time.sleep({stubborn})
+
+console = Console(json="--json" in sys.argv, verbose="-v" in sys.argv)
+sys.exit(run(console, work))
+"""
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    line = command.replace("edgekit", f"{sys.executable} -m edgekit")
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, env=os.environ | environment, timeout=60
+    )
+
+
+def start(*words: str, pause: float = 60, stubborn: float = 0, **options: Any) -> subprocess.Popen[bytes]:
+    script = WORK.format(pause=pause, stubborn=stubborn)
+    heard: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": hears_signals}
+    process = subprocess.Popen([sys.executable, "-c", script, *words], **heard | options)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def hears_signals() -> None:
+    """Under `nohup`, or in the background of a script, a process is born deaf to these; the product respects that."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+# Streams (F-E1)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "tasks"], ["list", "tasks", "--json"], ["export", "--help"]])
+def test_a_reader_that_has_gone(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run([*EDGEKIT, *words], stdout=write, stderr=subprocess.PIPE, timeout=60)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("words", ["--version", "list tasks", "list tasks --json", "exprot --json"])
+def test_full_stdout(words: str) -> None:
+    ended = shell(f"edgekit {words} > /dev/full")
+    assert ended.returncode == (2 if words.startswith("exprot") else 7)
+    assert ended.stderr.startswith("error: ")
+    assert len(ended.stderr.splitlines()) == 2
+    assert "Traceback" not in ended.stderr
+
+
+def test_closed_stdout() -> None:
+    ended = shell("edgekit list tasks >&-")
+    assert ended.returncode == 7
+    assert "stdout is closed" in ended.stderr
+
+
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
+def test_nobody_reads_stderr(where: str) -> None:
+    assert shell(f"edgekit exprot {where}").returncode == 2
+    ended = shell(f"edgekit list tasks --json -v {where}")
+    assert ended.returncode == 0
+    assert json.loads(ended.stdout)["tasks"]
+
+
+def test_closed_stdin() -> None:
+    assert shell("edgekit list tasks <&-").returncode == 0
+    ended = shell("edgekit run b.ek <&-")
+    assert ended.returncode == 2
+    assert "no input" in ended.stderr
+
+
+def test_closed_descriptors_are_not_handed_to_files(tmp_path: Path) -> None:
+    """What a library prints to descriptor 1 must not land in the first file that is opened."""
+    script = """
+        import sys
+        from edgekit.cli.console import Console, run
+
+        def work():
+            with open(sys.argv[1], "w") as file:
+                file.write(str(file.fileno()))
+
+        sys.exit(run(Console(), work))
+    """
+    words = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "file")]
+    ended = subprocess.run(["bash", "-c", '"$@" >&- 2>&- <&-', "bash", *words], timeout=60)
+    assert ended.returncode == 0
+    assert int((tmp_path / "file").read_text()) > 2
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_text_on_any_terminal(encoding: str) -> None:
+    environment = {"PYTHONIOENCODING": encoding, "LC_ALL": "C", "COLUMNS": "1", "TERM": "dumb"}
+    name = "Zürich-\u4e2d\udcff"
+    ended = subprocess.run([*EDGEKIT, "inspect", name], capture_output=True, env=os.environ | environment, timeout=60)
+    assert ended.returncode == 6
+    assert b"Traceback" not in ended.stderr
+    told = subprocess.run(
+        [*EDGEKIT, "inspect", name, "--json"], capture_output=True, env=os.environ | environment, timeout=60
+    )
+    assert name in json.loads(told.stdout.decode(encoding))["error"]["message"]
+
+
+# Signals (F-A14)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_cleans_up(number: signal.Signals, code: int) -> None:
+    process = start("--json")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    cleaned, answer = out.splitlines()
+    assert cleaned == b"cleaned"
+    assert json.loads(answer) == {"error": {"code": "EK-INTERRUPTED", "message": f"interrupted by {number.name}"}}
+    assert err.splitlines()[-1] == f"error: interrupted by {number.name}".encode()
+    assert process.returncode == code
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    process = start(stubborn=60)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"cleaned\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.slow
+def test_native_code_does_not_keep_the_process(signals: int) -> None:
+    """Where no Python handler can run, the first signal ends the process in time and the second at once."""
+    script = """
+        import hashlib, sys
+        from edgekit.cli.console import Console, run
+
+        def work():
+            print("ready", flush=True)
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)  # minutes, and none of them in Python
+
+        sys.exit(run(Console(), work))
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    time.sleep(0.3)
+    for _ in range(signals):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """nohup, and a job that a script put into the background."""
+    process = start(pause=0.5, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, b"cleaned\n")
+
+
+def test_stopping_and_going_on_does_no_harm() -> None:
+    process = start(pause=0.3)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+# Progress and colours
+
+
+def on_a_terminal(*command: str, **environment: str) -> str:
+    """What a person with a terminal sees of stderr."""
+    master, slave = pty.openpty()
+    variables = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
+    variables |= {"TERM": "xterm", **environment}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave, env=variables)
+    os.close(slave)
+    seen = b""
+    with suppress(OSError):  # EIO is how Linux says that the other side is closed
+        while True:
+            seen += os.read(master, 4096)
+    os.close(master)
+    process.wait(timeout=60)
+    return seen.decode()
+
+
+SCRIPT = WORK.format(pause=0.3, stubborn=0)
+
+
+def test_a_line_per_stage_where_there_is_no_terminal() -> None:
+    _, err = start(pause=0).communicate(timeout=20)
+    assert err == b"first: one\nsecond\n"
+
+
+def test_every_step_with_v_and_when_it_came() -> None:
+    _, err = start("-v", pause=0.3).communicate(timeout=20)
+    found = re.fullmatch(
+        r" +0\.\d s  first: one\n +0\.\d s  first: two\n +0\.\d s  second\n +(\d+\.\d) s  done\n", err.decode()
+    )
+    assert found, err
+    assert float(found[1]) >= 0.3
+
+
+def test_a_spinner_on_a_terminal_with_rich() -> None:
+    seen = on_a_terminal(sys.executable, "-c", SCRIPT)
+    assert "second" in seen
+    assert "\x1b[?25l" in seen  # the cursor hides while it spins
+    assert "\x1b[?25h" in seen  # and comes back
+    assert "first: one\r\n" not in seen
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"NO_RICH": "1"}])
+def test_lines_on_a_terminal_that_cannot_spin(environment: dict[str, str], tmp_path: Path) -> None:
+    if "NO_RICH" in environment:
+        (tmp_path / "rich").mkdir()
+        (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('not installed')")
+        environment = {"PYTHONPATH": str(tmp_path)}
+    assert on_a_terminal(sys.executable, "-c", SCRIPT, **environment) == "first: one\r\nsecond\r\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_colours(environment: dict[str, str], coloured: bool) -> None:
+    seen = on_a_terminal(*EDGEKIT, "exprot", **environment)
+    assert ("\x1b[" in seen) is coloured
+    assert "error:" in seen
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status", "said"),
+    [
+        (BundleError("bad", hint="mend it"), "EK-BUNDLE", 6, "error: bad\nhint: mend it\n"),
+        (MemoryError(), "EK-RESOURCE", 7, "error: out of memory\nhint: "),
+        (OSError(errno.ENOSPC, "No space left"), "EK-RESOURCE", 7, "error: the disk is full\nhint: "),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), "EK-DEVICE", 8, "package torch is not"),
+        (ModuleNotFoundError("No module", name="edgekit.nix"), "EK-INTERNAL", 1, "internal error: ModuleNotFound"),
+        (ZeroDivisionError("by\nzero"), "EK-INTERNAL", 1, "error: internal error: ZeroDivisionError: by zero\nhint: "),
+        (KeyboardInterrupt(), "EK-INTERRUPTED", 130, "error: interrupted by SIGINT\n"),
+        (BrokenPipeError(errno.EPIPE, "not ours"), "EK-INTERNAL", 1, "internal error: BrokenPipeError"),
+    ],
+)
+def test_any_error(capsys: pytest.CaptureFixture[str], error: BaseException, code: str, status: int, said: str) -> None:
+    def work() -> None:
+        raise error
+
+    assert consoles.run(Console(json=True, quiet=True), work) == status
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["code"] == code
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_v_shows_cause_and_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def bug() -> None:
+        raise ZeroDivisionError("x")
+
+    def engine() -> None:
+        raise BundleError("bad", cause="raw \x1b[1m text")
+
+    assert consoles.run(Console(verbose=True), bug) == 1
+    assert "in bug" in capsys.readouterr().err
+    assert consoles.run(Console(verbose=True), engine) == 6
+    assert capsys.readouterr().err == "error: bad\ncause: raw \\x1b[1m text\n"
+
+
+def test_an_answer_is_given_once(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(json=True)
+
+    def work() -> None:
+        console.answer({"some": 1}, "x", BundleError("bad", number=np.float32("nan")))
+
+    assert consoles.run(console, work) == 6
+    out, _ = capsys.readouterr()
+    assert json.loads(out) == {"some": 1, "error": {"code": "EK-BUNDLE", "message": "bad", "number": None}}
+
+
+def test_what_is_logged_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    import logging
+
+    def work() -> None:
+        logging.getLogger("edgekit").warning("odd \x07 file")
+
+    assert consoles.run(Console(), work) == 0
+    assert capsys.readouterr().err == "warning: odd \\x07 file\n"
+    assert consoles.run(Console(quiet=True), work) == 0
+    assert capsys.readouterr().err == ""
+    assert logging.getLogger("edgekit").handlers == []
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Measure("cosine", float("inf"), 0.5), {"metric": "cosine", "value": None, "loss": 0.5}),
+        (np.eye(2, dtype=np.float32), [[1.0, 0.0], [0.0, 1.0]]),
+        ({1: (np.int64(2), Path("x"), None, True)}, {"1": [2, "x", None, True]}),
+    ],
+)
+def test_plain(value: object, shown: object) -> None:
+    assert consoles.plain(value) == shown
+    json.dumps(consoles.plain(value), allow_nan=False)
+
+
+def test_our_own_errors_have_codes() -> None:
+    for kind in (consoles.InternalError, consoles.InterruptError):
+        assert issubclass(kind, EdgeKitError)
+        assert kind.code != EdgeKitError.code

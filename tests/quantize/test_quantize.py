@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekit import registry
+from edgekit.core import Graph, Recipe
+from edgekit.errors import UnsupportedError
+from edgekit.quantize import recipes, smooth
+from edgekit.quantize.int8 import rounded
+from edgekit.quantize.parallel import at_once
+from edgekit.workbench import graph, variants
+
+RNG = np.random.default_rng(0)
+TABLE = RNG.standard_normal((50, 64), np.float32)
+WEIGHT = RNG.standard_normal((64, 48), np.float32)
+BIAS = RNG.standard_normal(48, np.float32)
+
+
+def make(path: Path, *, tied: bool = False) -> Path:
+    """ids -> embedding -> MatMul -> Add; `tied`: two MatMuls read one weight and one tensor."""
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"], name="embed"),
+        helper.make_node("MatMul", ["rows", "weight"], ["product"], name="dense"),
+        helper.make_node("Add", ["product", "bias"], ["first"], name="shift"),
+    ]
+    if tied:
+        nodes.append(helper.make_node("MatMul", ["rows", "weight"], ["second"], name="dense2"))
+        nodes.append(helper.make_node("Add", ["first", "second"], ["out"], name="join"))
+    else:
+        nodes.append(helper.make_node("Identity", ["first"], ["out"], name="end"))
+    tensors = {"table": TABLE, "weight": WEIGHT, "bias": BIAS}
+    made = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", "sequence", 48])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
+    return path
+
+
+def run(folder: Path, target: str, path: str, recipe: Recipe, ids: Any) -> Any:
+    noun = graph.describe(graph.load(folder / path), "small", path, {})
+    session = registry.find("targets", target).open(folder, noun, recipe, threads=1)
+    try:
+        return session.run({"ids": ids})[0]["out"]
+    finally:
+        session.close()
+
+
+INT8 = recipes.recipe("int8")
+IDS = RNG.integers(0, 50, (3, 7))
+
+
+def test_rounding_is_symmetric_and_within_half_a_step() -> None:
+    values, scale = rounded(WEIGHT, axis=1)
+    assert values.dtype == np.int8
+    assert scale.shape == (48,)
+    assert np.abs(values).max() <= 127
+    assert np.all(np.abs(values * scale - WEIGHT) <= scale / 2 + 1e-6)
+
+
+def test_a_channel_of_zeros_stays_zero() -> None:
+    values, scale = rounded(np.zeros((4, 3), np.float32), axis=1)
+    assert not values.any()
+    assert np.isfinite(scale).all()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_portable_form_is_standard_and_near(tmp_path: Path, tied: bool) -> None:
+    model = recipes.apply(graph.load(make(tmp_path / "a.onnx", tied=tied)), INT8)
+    assert {node.domain for node in model.graph} <= {"", "ai.onnx"}
+    held = {name: value.const_value.dtype.name for name, value in model.graph.initializers.items() if value.const_value}
+    assert sum(dtype == "INT8" for dtype in held.values()) == 2  # a tied weight is held once
+    graph.pack({"b.onnx": model}, tmp_path)
+    before = run(tmp_path, "cpu", "a.onnx", Recipe(), IDS)
+    after = run(tmp_path, "cpu", "b.onnx", Recipe(), IDS)
+    assert np.abs(before - after).max() < 0.02 * np.abs(before).max()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_cpu_form_computes_in_integers_with_the_bias_inside(tmp_path: Path, tied: bool) -> None:
+    make(tmp_path / "a.onnx", tied=tied)
+    model = registry.find("targets", "cpu").compile(recipes.apply(graph.load(tmp_path / "a.onnx"), INT8), INT8)
+    ops = [node.op_type for node in model.graph]
+    assert "MatMul" not in ops
+    assert "DequantizeLinear" not in ops
+    assert ops.count("DynamicQuantizeLinear") == 1  # one for all that read the same tensor
+    assert ops.count("MatMulIntegerToFloat") == (2 if tied else 1)
+    assert ops.count("Add") == (1 if tied else 0)
+    graph.pack({"b.onnx": model}, tmp_path)
+    before = run(tmp_path, "cpu", "a.onnx", Recipe(), IDS)
+    after = run(tmp_path, "cpu", "b.onnx", INT8, IDS)
+    assert np.abs(before - after).max() < 0.03 * np.abs(before).max()
+
+
+def test_openvino_reads_the_portable_form(tmp_path: Path) -> None:
+    model = recipes.apply(graph.load(make(tmp_path / "a.onnx")), INT8)
+    graph.pack({"b.onnx": model}, tmp_path)
+    before = run(tmp_path, "openvino", "a.onnx", Recipe(), IDS)
+    after = run(tmp_path, "openvino", "b.onnx", INT8, IDS)
+    assert np.abs(before - after).max() < 0.03 * np.abs(before).max()
+
+
+def test_a_weight_that_is_skipped_stays_float(tmp_path: Path) -> None:
+    recipe = Recipe(weights="int8", activations="int8", method="dynamic", skip=("weight",))
+    model = recipes.apply(graph.load(make(tmp_path / "a.onnx")), recipe)
+    assert "weight" in model.graph.initializers
+    assert recipe.name == "int8-dynamic-mixed"
+
+
+def test_floating_point_recipes_change_nothing(tmp_path: Path) -> None:
+    model = graph.load(make(tmp_path / "a.onnx"))
+    before = graph.fingerprint(model)
+    assert graph.fingerprint(recipes.apply(model, recipes.recipe("fp32"))) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int3"}, "no precision 'int3'"),
+        ({"precision": "int4"}, "int4 is not supported"),
+        ({"precision": "fp32", "method": "dynamic"}, "fp32 quantizes nothing"),
+        ({"precision": "int8", "method": "awq"}, "int8 by 'awq'"),
+        ({"precision": "int8", "group_size": 32}, "one scale per output channel"),
+    ],
+)
+def test_recipes_that_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        recipes.recipe(**options)
+
+
+def test_pack_holds_each_tensor_once_on_a_page_and_repeats_itself(tmp_path: Path) -> None:
+    make(tmp_path / "a.onnx")
+    models = {"x.onnx": graph.load(tmp_path / "a.onnx"), "y.onnx": graph.load(tmp_path / "a.onnx")}
+    graph.pack(models, tmp_path)
+    size = (tmp_path / graph.WEIGHTS).stat().st_size
+    assert size < TABLE.nbytes + WEIGHT.nbytes + 2 * graph.PAGE
+    for model in models.values():
+        external = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+        assert all(t.offset % graph.PAGE == 0 for t in external if hasattr(t, "offset"))
+    first = (tmp_path / "x.onnx").read_bytes(), (tmp_path / graph.WEIGHTS).read_bytes()
+    assert first[0] == (tmp_path / "y.onnx").read_bytes()
+    other = tmp_path / "again"
+    other.mkdir()
+    graph.pack({"x.onnx": graph.load(tmp_path / "a.onnx")}, other)
+    assert first == ((other / "x.onnx").read_bytes(), (other / graph.WEIGHTS).read_bytes())
+
+
+def test_work_on_parts_is_all_done_and_the_first_that_fails_is_told() -> None:
+    done = np.zeros(50)
+
+    def work(part: int) -> None:
+        done[part] += 1
+        if part in (20, 30):
+            raise ValueError(f"part {part}")
+
+    with pytest.raises(ValueError, match="part 20"):
+        at_once(work, range(50))
+    assert (done == 1).all()
+
+
+def test_what_lies_in_files_is_packed_as_what_does_not(tmp_path: Path) -> None:
+    """Also where two files hold the same, and where one file is read for two models."""
+    make(tmp_path / "a.onnx")
+    folders = [tmp_path / name for name in ("one", "two", "all")]
+    for folder in folders:
+        folder.mkdir()
+    for folder in folders[:2]:
+        graph.pack({"x.onnx": graph.load(tmp_path / "a.onnx")}, folder)
+    graph.pack({f"{n}.onnx": graph.load(folders[n // 2] / "x.onnx") for n in range(3)}, folders[2])
+    for n in range(3):
+        assert (folders[2] / f"{n}.onnx").read_bytes() == (folders[0] / "x.onnx").read_bytes()
+    assert (folders[2] / graph.WEIGHTS).read_bytes() == (folders[0] / graph.WEIGHTS).read_bytes()
+
+
+def test_ports_name_their_free_axes(tmp_path: Path) -> None:
+    noun = graph.describe(graph.load(make(tmp_path / "a.onnx")), "small", "a.onnx", {"batch": (1, 4)})
+    assert isinstance(noun, Graph)
+    assert noun.inputs[0].shape == ("batch", "sequence")
+    assert noun.inputs[0].dtype == "int64"
+    assert noun.outputs[0].shape == ("batch", "sequence", 48)
+    assert noun.proven == {"batch": (1, 4)}
+
+
+def make_normed(path: Path) -> Path:
+    """x -> LayerNormalization with two outlier channels -> two MatMuls that read it."""
+    gain = np.ones(64, np.float32)
+    gain[[3, 40]] = 60
+    tensors = {"gain": gain, "offset": np.zeros(64, np.float32), "weight": WEIGHT, "other": WEIGHT[:, ::-1].copy()}
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "gain", "offset"], ["normed"], name="norm"),
+        helper.make_node("MatMul", ["normed", "weight"], ["a"], name="dense"),
+        helper.make_node("MatMul", ["normed", "other"], ["b"], name="dense2"),
+        helper.make_node("Add", ["a", "b"], ["out"], name="join"),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "normed",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "sequence", 64])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", "sequence", 48])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
+    return path
+
+
+def test_smoothing_changes_nothing_in_float_and_helps_int8(tmp_path: Path) -> None:
+    make_normed(tmp_path / "a.onnx")
+    x = np.random.default_rng(1).standard_normal((4, 9, 64), np.float32)
+    feeds = tmp_path / "samples.npz"
+    np.savez(feeds, **{"0/x": x[:2], "1/x": x[2:]})
+    largest = variants.calibrate(tmp_path / "a.onnx", feeds)
+    assert sorted(largest) == ["normed"]
+    assert largest["normed"][3] > 10 * np.median(largest["normed"])
+
+    def answers(model: Any, recipe: Recipe) -> Any:
+        graph.pack({"b.onnx": model}, tmp_path)
+        noun = graph.describe(graph.load(tmp_path / "b.onnx"), "normed", "b.onnx", {})
+        session = registry.find("targets", "cpu").open(tmp_path, noun, recipe, threads=1)
+        try:
+            return session.run({"x": x})[0]["out"]
+        finally:
+            session.close()
+
+    cpu = registry.find("targets", "cpu")
+    wanted = answers(graph.load(tmp_path / "a.onnx"), Recipe())
+    smoothed = graph.load(tmp_path / "a.onnx")
+    smooth.smooth(smoothed, largest)
+    np.testing.assert_allclose(answers(smoothed, Recipe()), wanted, rtol=1e-4, atol=1e-3 * np.abs(wanted).max())
+    rough = answers(cpu.compile(recipes.apply(graph.load(tmp_path / "a.onnx"), INT8), INT8), INT8)
+    even = answers(cpu.compile(recipes.apply(graph.load(tmp_path / "a.onnx"), INT8, largest), INT8), INT8)
+    assert np.abs(even - wanted).mean() < 0.5 * np.abs(rough - wanted).mean()
+
+
+def test_nothing_to_smooth_is_nothing_to_calibrate(tmp_path: Path) -> None:
+    assert variants.calibrate(make(tmp_path / "a.onnx"), tmp_path / "none.npz") == {}

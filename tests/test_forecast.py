@@ -1,0 +1,226 @@
+"""The forecast of memory: by hand on a graph of known sizes, and against what processes of real engines take."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from chat_bundles import HERE
+from small_bundles import make
+
+import edgekit
+from edgekit import registry
+from edgekit.bundle import manifest
+from edgekit.cli.main import main
+from edgekit.core import Bundle, Graph, Port, State
+from edgekit.errors import InputError, ResourceError, UnsupportedError, UsageError
+from edgekit.forecast import bounded, fit, forecast, states
+from edgekit.runtimes.sampling import Choice
+
+CACHES = Graph(
+    "model",
+    "model.onnx",
+    (
+        Port("input_ids", "int64", ("batch", "sequence")),
+        Port("past.key", "float32", ("batch", 2, "capacity", 8)),
+        Port("past.scale", "float16", (1, 4)),
+        Port("h", "float32", ("batch", 16)),
+    ),
+    (Port("logits", "float32", ("batch", "outputs", 50)),),
+    (State("past.key", "present.key", 2), State("h", "h_next"), State("past.scale", "scale")),
+)
+# As other tests have them exported.
+PARITY = {"targets": ("cpu", "openvino"), "precision": ("fp32", "int8")}
+SPEAKER = {"targets": HERE, "precision": ("fp32", "int8", "int4")}
+# What a fresh process takes; its own file, as a test's process has imported all sorts of things.
+PROCESS = """
+import re, sys
+import edgekit
+with edgekit.load(sys.argv[1], target=sys.argv[2], precision=sys.argv[3], threads=2) as model:
+    if model.bundle.loop == "decode":
+        list(model.run(["8 = "], max_new_tokens=40))
+    else:
+        list(model.run(["seventy-one"] * 2))
+    from edgekit.measuring import process_memory
+    print(process_memory.peak(), process_memory.libraries())
+"""
+
+
+def test_states_by_formula() -> None:
+    cache, fixed = 3 * 2 * 100 * 8 * 4, 3 * 16 * 4 + 4 * 2
+    assert states(CACHES, 3, 100) == cache + 2 * fixed
+    assert states(CACHES, 3, 100, state=0.5, fixed=1.0) == cache // 2 + fixed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_states_are_what_the_session_says(exported: Callable[..., Path], precision: str, target: str) -> None:
+    folder = exported("zoo:speaker", **SPEAKER)
+    with edgekit.load(folder, target=target, precision=precision) as opened:
+        told = forecast(opened.bundle, opened.variant, batch=2, tokens=30)
+        *_, last = registry.find("loops", "decode").decode(opened.engine, [Told(20, 10), Told(20, 10)])
+        kept = places = 2 * 29  # the last token is not read
+        if (
+            type(opened.engine).__name__ == "PagedSession"
+        ):  # room for whole blocks and one more, which is not written to
+            places = (2 + 1) * 32
+        assert told.states * places == opened.engine.nbytes(last.state) * kept
+
+
+class Told:
+    """A row of so many tokens, and so many more."""
+
+    def __init__(self, prompt: int, most: int) -> None:
+        self.ids, self.most = [3] * prompt, most
+
+    def choose(self, logits: object) -> object:
+        return Choice(3)
+
+    def ends(self, choice: object) -> bool:
+        self.most -= 1
+        return self.most == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+@pytest.mark.parametrize(("model", "tokens", "batch"), [("zoo:parity", 8, 2), ("zoo:speaker", 48, 1)])
+def test_what_processes_take(exported: Callable[..., Path], model: str, tokens: int, batch: int) -> None:
+    """Of models so small that nearly all is Python's and the engine's own, so that megabytes show. Code is apart: 80 to
+    112 MB of the same libraries are resident, as their files lie in the kernel's page cache.
+    """
+    folder = exported(model, **(SPEAKER if model == "zoo:speaker" else PARITY))
+    found = manifest.read(folder)
+    for variant in found.variants:
+        order = [sys.executable, "-c", PROCESS, folder, variant.target, variant.recipe.name]
+        done = subprocess.run(order, stdout=subprocess.PIPE, check=True, text=True)
+        peak, libraries = map(int, done.stdout.split()[-2:])
+        told = forecast(found, variant, batch=batch, tokens=tokens, threads=2)
+        own = (told.total - told.libraries) / (peak - libraries)
+        assert 0.8 <= own <= 1.25, f"{variant.name}: {told}, {peak} and {libraries}"
+        assert 0.7 <= told.libraries / libraries <= 1.4, f"{variant.name}: {told} and {libraries}"
+        assert told.total == told.base + told.libraries + told.weights + told.states + told.arena + told.spike
+
+
+def small(folder: Path) -> Bundle:
+    return manifest.read(make(folder / "small.ek", "token-classification"))
+
+
+def test_more_of_anything_takes_more(tmp_path: Path) -> None:
+    bundle = small(tmp_path)
+    (variant,) = bundle.variants
+    least = forecast(bundle, variant, batch=1, tokens=1).total
+    assert forecast(bundle, variant, batch=1, tokens=4000).total > least
+    assert forecast(bundle, variant, batch=1, tokens=1, threads=64).total > least
+    (bundle.folder / "tokenizer.json").write_bytes(b" " * 1_000_000)
+    assert forecast(bundle, variant, batch=1, tokens=1).total > least + 1_000_000
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_caches_by_hand(tmp_path: Path, dtype: str) -> None:
+    """A decoder that is told of a mask copies its caches in every step; those in 8 bits are filled from floats."""
+    bundle = replace(small(tmp_path), loop="decode")
+    (variant,) = bundle.variants
+    cache = Port("past.key", dtype, ("batch", 2, "capacity", 8))
+    wanted = Port("logit_positions", "int64", ("batch", "outputs"))
+    growing = (State("past.key", "present.key", 2),)
+    found = {}
+    for tokens in (1001, 2001):
+        for extra in ((), (Port("attention_mask", "int64", ("batch", "total")),)):
+            graph = replace(variant.graphs[0], inputs=(cache, wanted, *extra), outputs=CACHES.outputs, states=growing)
+            found[tokens, bool(extra)] = forecast(bundle, replace(variant, graphs=(graph,)), batch=3, tokens=tokens)
+    row = 1000 * 2 * 8 * (1 if dtype == "int8" else 4)
+    assert found[1001, True].states == found[1001, False].states == 3 * row
+    floats = 4 * row if dtype == "int8" else 0
+    assert found[2001, False].arena - found[1001, False].arena == floats
+    assert found[2001, True].arena - found[1001, True].arena == floats + 3 * row
+
+
+def test_what_cannot_be_forecast(tmp_path: Path) -> None:
+    bundle = small(tmp_path)
+    (variant,) = bundle.variants
+    with pytest.raises(UsageError, match="0 rows"):
+        forecast(bundle, variant, batch=0, tokens=1)
+    with pytest.raises(UnsupportedError, match="what cuda makes of a model"):
+        forecast(bundle, replace(variant, target="cuda"), batch=1, tokens=1)
+
+
+def test_what_fits_is_what_was_asked(tmp_path: Path) -> None:
+    bundle = small(tmp_path)
+    found = fit(bundle, bundle.variants[0], 10**12, batch=4, tokens=32)
+    assert (found.batch, found.tokens) == (4, 32)
+    assert found.forecast == forecast(bundle, bundle.variants[0], batch=4, tokens=32)
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_names_what_would(exported: Callable[..., Path]) -> None:
+    bundle = manifest.read(exported("zoo:speaker", **SPEAKER))
+    variant = next(one for one in bundle.variants if one.name == "cpu/fp32")
+    limit = forecast(bundle, variant, batch=1, tokens=100_000).total
+    with pytest.raises(ResourceError) as caught:
+        fit(bundle, variant, limit, batch=8, tokens=200_000)
+    error = caught.value
+    assert error.exit_code == 7
+    assert re.search(
+        r"needs .* for 8 rows of 200000 tokens and .* are allowed; 1 row of 10\d{4} tokens fits", str(error)
+    )
+    assert re.match(r"-b 1 -p 5\d{4} -n 5\d{4}, or", error.hint)
+    best = error.details["tokens"]
+    assert isinstance(best, int)
+    assert forecast(bundle, variant, batch=1, tokens=best).total <= limit
+    assert forecast(bundle, variant, batch=1, tokens=best + 100).total > limit
+
+
+def test_as_many_rows_as_fit_of_the_longest(tmp_path: Path) -> None:
+    bundle = small(tmp_path)
+    (variant,) = bundle.variants
+    variant = replace(variant, graphs=(replace(variant.graphs[0], inputs=CACHES.inputs, states=CACHES.states),))
+    limit = forecast(bundle, variant, batch=5, tokens=1000).total
+    with pytest.raises(ResourceError) as caught:
+        fit(bundle, variant, limit, batch=500, tokens=1000)
+    assert (caught.value.details["batch"], caught.value.details["tokens"]) == (5, 1000)
+    assert "-b 5 -p 1000" in caught.value.hint
+
+
+def test_what_never_fits_says_how_much_the_least_is(tmp_path: Path) -> None:
+    bundle = small(tmp_path)
+    with pytest.raises(ResourceError, match=r"one row of 1 token already needs \d+\.\d MB"):
+        fit(bundle, bundle.variants[0], 10_000_000, batch=1, tokens=8)
+    with pytest.raises(ResourceError, match="already needs"):
+        edgekit.load(bundle.folder, memory_limit=10_000_000)
+
+
+@pytest.mark.slow
+def test_a_limit_bounds_the_context(exported: Callable[..., Path]) -> None:
+    folder = exported("zoo:speaker", **SPEAKER)
+    bundle = manifest.read(folder)
+    variant = next(one for one in bundle.variants if one.name == "cpu/fp32")
+    limit = forecast(bundle, variant, batch=1, tokens=20).total
+    context = bounded(bundle, variant, limit).settings["context_length"]
+    assert 20 <= context < bundle.settings["context_length"]
+    with edgekit.load(folder, target="cpu", precision="fp32", memory_limit=limit) as model:
+        assert model.generate([3] * 5, max_new_tokens=1).usage["prompt_tokens"] == 5
+        with pytest.raises(InputError, match=f"the context holds {context}"):
+            model.generate([3] * (context + 1))
+        assert model.memory_limit == limit
+    assert bounded(bundle, variant, 10**12) == bundle
+
+
+def test_a_limit_bounds_the_length_of_texts_and_the_command_takes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = small(tmp_path)
+    limit = forecast(bundle, bundle.variants[0], batch=1, tokens=8).total
+    settings = bounded(bundle, bundle.variants[0], limit).settings
+    assert 8 <= settings["max_length"] <= 64
+    assert main(["run", str(bundle.folder), "a text", "--memory-limit", "10MB"]) == 7
+    assert "already needs" in capsys.readouterr().err
+    assert main(["run", str(bundle.folder), "a text", "--memory-limit", "2G"]) == 0
+    del settings["max_length"]
+    unbounded = replace(bundle, settings=settings)
+    assert bounded(unbounded, bundle.variants[0], limit) is unbounded
