@@ -26,7 +26,7 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -e '.[export,openvino,dev]'
+	$(BIN)/pip install --quiet -e '.[export,openvino,vision,dev]'
 	touch $@
 
 clean:

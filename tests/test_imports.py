@@ -70,9 +70,9 @@ def rule_for(module: str) -> Rule:
         engine = "openvino" if rest.startswith(("openvino", "_openvino")) else "onnxruntime"
         return Rule((*nouns, *files, "edgekit.targets"), frozenset({"numpy"}), frozenset({engine, "onnx", "onnx_ir"}))
     if folder == "zoo" and (rest == "_training" or rest.endswith("recipe")):
-        return Rule(
-            ("edgekit",), frozenset({"numpy"}), frozenset({"torch", "transformers", "tokenizers", "safetensors"})
-        )
+        data = {"sklearn"} if rest == "digits.recipe" else set()  # the data set that it trains on
+        heavy = {"torch", "transformers", "tokenizers", "safetensors"}
+        return Rule(("edgekit",), frozenset({"numpy"}), frozenset(heavy | data))
     return Rule(("edgekit",), *_core_allows(folder))
 
 

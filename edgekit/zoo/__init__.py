@@ -32,7 +32,8 @@ class HeldOut:
     """One task of one model: inputs that its training never saw, and what is right.
 
     One answer per input, as `edgekit.zoo.metrics` says for each metric: its label, its spans, its vector, its text, its
-    steps' labels, or its numbers. An input is a text, or a series: a row of features for each step.
+    steps' labels, or its numbers. An input is a text, a series (a row of features for each step), or a picture (the
+    `data:` URL of a PNG).
     """
 
     model: str

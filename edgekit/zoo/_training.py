@@ -90,12 +90,15 @@ def fit(model: Any, loss_at: Callable[[int], Any], *, steps: int, rate: float, d
     model.eval()
 
 
-def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """config.json, model.safetensors, tokenizer.json and tokenizer_config.json, as transformers reads them."""
+def save(model: Any, processor: Any, folder: Path) -> None:
+    """Write config.json, model.safetensors and the files of the tokenizer or image processor, as transformers has them.
+
+    Those are tokenizer.json and tokenizer_config.json, or preprocessor_config.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors makes it for its owner only
-    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def recurrent(config: dict[str, Any]) -> Any:

@@ -1,0 +1,1 @@
+"""zoo:digits, a ResNet that reads handwritten digits."""
