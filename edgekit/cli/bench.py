@@ -1,4 +1,4 @@
-"""`edgekit bench`: parses, checks where it is to write before anything is measured, and calls `edgekit.bench`."""
+"""`edgekit bench`: parses its options, checks the output paths, measures, and writes the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.console import Console
-from edgekit.cli.options import COUNT, TARGETS, Verb, one_of, size, speaks
+from edgekit.cli.options import COUNT, TARGETS, Command, one_of, output_switches, size
 from edgekit.core import PRECISIONS, SCENARIOS
 from edgekit.errors import EdgeKitError, ResourceError, VerificationError
 
@@ -19,27 +19,27 @@ TOKENS = click.IntRange(0, 2**31 - 1)
 PATH = click.Path(path_type=Path)
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @click.option("--target", "targets", multiple=True, **one_of("target", TARGETS), help="Repeat for more.  [all here]")
 @click.option("--precision", "precisions", multiple=True, **one_of("precision", PRECISIONS), help="Repeat.  [all]")
-@click.option("--scenario", **one_of("scenario", ("auto", *SCENARIOS)), default="auto", help="[what the loop is for]")
-@click.option("-p", "--prompt", multiple=True, type=COUNT, metavar="N", help="Tokens of a prompt. Repeat.  [512]")
-@click.option("-n", "--generate", multiple=True, type=COUNT, metavar="N", help="Tokens of an answer. Repeat.  [128]")
-@click.option("--depth", multiple=True, type=TOKENS, default=(0,), metavar="N", help="Tokens read before.  [0]")
-@click.option("-b", "--batch", multiple=True, type=COUNT, metavar="N", help="Rows, items or streams at once. Repeat.")
-@click.option("-r", "--repetitions", type=COUNT, metavar="N", help="Runs that count.  [ten seconds of them]")
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="[the cores that are ours to use]")
-@click.option("--quick", is_flag=True, help="A second of runs, and no cold starts: a first look.")
-@click.option("--sustain", type=float, metavar="SECONDS", help="Then run on and on for so long: does it throttle?")
-@click.option("--replicate", type=COUNT, default=1, metavar="N", help="Measure all of it N times.  [1]")
+@click.option("--scenario", **one_of("scenario", ("auto", *SCENARIOS)), default="auto", help="[by the model's task]")
+@click.option("-p", "--prompt", multiple=True, type=COUNT, metavar="N", help="Prompt tokens. Repeat.  [512]")
+@click.option("-n", "--generate", multiple=True, type=COUNT, metavar="N", help="Generated tokens. Repeat.  [128]")
+@click.option("--depth", multiple=True, type=TOKENS, default=(0,), metavar="N", help="Tokens in the cache before.  [0]")
+@click.option("-b", "--batch", multiple=True, type=COUNT, metavar="N", help="Items or streams at once. Repeat.")
+@click.option("-r", "--repetitions", type=COUNT, metavar="N", help="Timed runs.  [as many as fit in 10 s]")
+@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="[the cores of this process]")
+@click.option("--quick", is_flag=True, help="One second of runs, no cold starts.")
+@click.option("--sustain", type=float, metavar="SECONDS", help="Then run for so long, to see throttling.")
+@click.option("--replicate", type=COUNT, default=1, metavar="N", help="Repeat the whole measurement N times.  [1]")
 @click.option("--input", "inputs", type=PATH, metavar="FILE", help="Texts to use, one a line, or series in CSV.")
-@click.option("--memory-limit", type=size, metavar="SIZE", help="Refuse what is expected to take more: 2G, 512MiB.")
-@click.option("--meter", type=PATH, metavar="FILE", help="The log of a power meter: CSV of time and watts.")
+@click.option("--memory-limit", type=size, metavar="SIZE", help="Skip rows whose forecast is more: 2G, 512MiB.")
+@click.option("--meter", type=PATH, metavar="FILE", help="A power meter's log: CSV of time and watts.")
 @click.option(
     "-o", "--output", "outputs", multiple=True, type=PATH, metavar="FILE", help=".json .md .csv .html. Repeat."
 )
-@speaks
+@output_switches
 @click.pass_obj
 def bench(console: Console, /, bundles: tuple[str, ...], outputs: tuple[Path, ...], **choices: Any) -> None:
     """Measure speed, memory and correctness of bundles on this device.
@@ -49,9 +49,9 @@ def bench(console: Console, /, bundles: tuple[str, ...], outputs: tuple[Path, ..
     $ edgekit bench faults.ek --sustain 600 -o faults.json
     $ edgekit bench random:configs/qwen3-0.6b --precision int4 --quick
 
-    Every variant that this machine can run, in every test that its loop has, each in a fresh process; with their
-    answers checked where they were timed. BUNDLE may be a model, too, which is exported first. The exit code is 5 when
-    an answer is wrong.
+    Measures every variant that this machine can run, each test in a fresh process, and checks the outputs in the
+    process that is timed. BUNDLE may also be a model, which is exported first. The exit code is 5 when an output is
+    wrong.
     """
     from edgekit import report
     from edgekit.bench import bench
@@ -63,11 +63,11 @@ def bench(console: Console, /, bundles: tuple[str, ...], outputs: tuple[Path, ..
     for path in outputs:
         report.write(record, path)
         console.say(f"wrote {path}")
-    console.answer(record, report.table(record), failure(record))
+    console.answer(record, report.table(record), error(record))
 
 
-def failure(record: Record) -> EdgeKitError | None:
-    """What the command ends with, after it told all that it found: wrong answers, or nothing that could be measured."""
+def error(record: Record) -> EdgeKitError | None:
+    """The error that the command ends with, after the report was written: wrong outputs, or no valid row."""
     wrong = [row.name for row in record.rows if row.check is not None and not row.check.ok]
     if wrong:
         hint = "run another variant (--target, --precision), or export the model again on this machine"

@@ -1,7 +1,7 @@
-"""What scripts may rely on when they call a command: where its words go, and how it ends.
+"""A command's output and exit code, as scripts rely on them.
 
-The answer goes to stdout, everything else to stderr; with --json exactly one JSON object goes to stdout, errors too.
-Every error becomes `error:`, `hint:` and an exit code. Knows the error tree, and no verb.
+The result goes to stdout, everything else to stderr; with --json exactly one JSON object goes to stdout, errors too.
+Every error becomes `error:`, `hint:` and an exit code. Knows the error tree, and no single command.
 """
 
 from __future__ import annotations
@@ -9,73 +9,71 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import math
 import os
-import re
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from edgekit.cli import signals
 from edgekit.core import Progress
 from edgekit.errors import DeviceError, EdgeKitError, ResourceError
+from edgekit.text_table import clean
+from edgekit.text_table import plain as plain
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE: what a shell reports of `cat` in `cat file | head -1`
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.ENOMEM: "out of memory"}
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class InternalError(EdgeKitError):
-    """An exception that nobody foresaw: a bug of ours."""
+    """An unexpected exception: a bug in EdgeKit."""
 
     code = "EK-INTERNAL"
 
 
 class InterruptError(EdgeKitError):
-    """What is said when a signal ended the command; the exit code is 128 and the signal's number."""
+    """A signal ended the command; the exit code is 128 plus the signal's number."""
 
     code, exit_code = "EK-INTERRUPTED", 128 + signal.SIGINT
 
 
 class OutputClosed(Exception):
-    """The reader of stdout has gone: nobody is left to tell."""
+    """The reader of stdout has closed the pipe."""
 
 
 @dataclass
 class Console:
-    """The streams of one command. What its fields say may change once, when the command line has been parsed."""
+    """The streams of one command. Parsing the command line sets `json`, `quiet` and `verbose`."""
 
     json: bool = False
     quiet: bool = False
     verbose: bool = False
-    answered: bool = False  # an answer was begun: a second JSON object must not follow
+    answered: bool = False  # a result was written, at least in part: a second JSON object must not follow
 
-    def answer(self, data: Any, text: str | None, failed: EdgeKitError | None = None) -> None:
-        """The command's result, once: `data` as JSON with --json, else `text`, else nothing.
+    def answer(self, data: Any, text: str | None, error: EdgeKitError | None = None) -> None:
+        """Write the command's result, once: `data` as JSON with --json, else `text`, else nothing.
 
-        `failed` is what the result amounts to if it is a failure: part of the JSON object, and raised.
-        Raises also as `write` does.
+        `error` is part of the JSON object, and is raised after the result was written. Raises also as `write` does.
         """
         if self.json:
             ascii_only = "utf" not in (getattr(sys.stdout, "encoding", "") or "").lower()
-            error = {"error": failed.as_dict()} if failed else {}
-            text = json.dumps(plain(data) | plain(error), ensure_ascii=ascii_only, allow_nan=False)
+            errors = {"error": error.as_dict()} if error else {}
+            text = json.dumps(plain(data) | plain(errors), ensure_ascii=ascii_only, allow_nan=False)
         self.answered = True
         if text is not None:
             self.write(text + "\n")
-        if failed:
-            raise failed
+        if error:
+            raise error
 
     def write(self, text: str) -> None:
-        """Raises OutputClosed when the reader has gone, ResourceError when stdout cannot take it."""
+        """Write to stdout. Raises OutputClosed when the reader has closed it, ResourceError for any other failure."""
         if sys.stdout is None:
             raise ResourceError("cannot write the result: stdout is closed", hint="send stdout to a file, or use -o")
         try:
@@ -90,20 +88,20 @@ class Console:
             raise ResourceError(f"cannot write the result to stdout: {error.strerror}", hint=hint) from error
 
     def say(self, line: str) -> None:
-        """A line for a person, on stderr; not with -q."""
+        """Write a line to stderr, unless -q is set."""
         if not self.quiet:
-            _complain(line)
+            _write_stderr(line)
 
     def detail(self, line: str) -> None:
-        """A line for a person who asked with -v."""
+        """Write a line to stderr if -v is set."""
         if self.verbose:
-            _complain(line)
+            _write_stderr(line)
 
     @contextmanager
     def stages(self) -> Iterator[Progress]:
-        """The way to report progress: a spinner on a terminal that has rich, else a line per stage.
+        """A progress function: a spinner on a terminal where rich is installed, else a line per stage.
 
-        With -v every step, and how many seconds had passed.
+        With -v it writes every step and the seconds since the start.
         """
         rich = None if self.quiet or self.verbose else _rich()
         if rich is None:
@@ -115,41 +113,41 @@ class Console:
         from rich.text import Text
 
         with rich.status("") as status:
-            yield lambda stage, what: status.update(Text(_said(stage, what)))
+            yield lambda stage, what: status.update(Text(_stage_line(stage, what)))
 
     def _line_per_stage(self) -> Progress:
-        last, begun = "", time.monotonic()
+        last, start = "", time.monotonic()
 
         def report(stage: str, what: str) -> None:
             nonlocal last
             if self.verbose:
-                self.say(f"{time.monotonic() - begun:7.1f} s  {_said(stage, what)}")
+                self.say(f"{time.monotonic() - start:7.1f} s  {_stage_line(stage, what)}")
             elif stage != last:
-                self.say(_said(stage, what))
+                self.say(_stage_line(stage, what))
             last = stage
 
         return report
 
     def fail(self, error: BaseException) -> int:
-        """Say what went wrong, to a person on stderr and with --json to the program on stdout; the exit code."""
+        """Write an error to stderr, and with --json to stdout too; returns the exit code."""
         known, status = diagnose(error)
         if self.json and not self.answered:
-            # It raises `known` itself, or that stdout is beyond use; stderr tells it either way.
+            # `answer` raises `known` itself, or an error of stdout; stderr gets the message either way.
             with suppress(OutputClosed, EdgeKitError):
                 self.answer({}, None, known)
         paint = _painter()
-        _complain(f"{paint('error:', 31)} {clean(known.message)}")
+        _write_stderr(f"{paint('error:', 31)} {clean(known.message)}")
         if known.hint:
-            _complain(f"{paint('hint:', 36)} {clean(known.hint)}")
+            _write_stderr(f"{paint('hint:', 36)} {clean(known.hint)}")
         if self.verbose and known.cause:
-            _complain(f"cause: {clean(known.cause)}")
+            _write_stderr(f"cause: {clean(known.cause)}")
         if self.verbose and isinstance(known, InternalError):
-            _complain("".join(traceback.format_exception(error)).rstrip())
+            _write_stderr("".join(traceback.format_exception(error)).rstrip())
         return status
 
 
 def run(console: Console, work: Callable[[], None]) -> int:
-    """Do the command's work; whatever comes of it is an exit code."""
+    """Run `work` and return its exit code, whatever it raises."""
     _open_streams()
     with _logging(console), signals.raised():
         try:
@@ -162,7 +160,7 @@ def run(console: Console, work: Callable[[], None]) -> int:
 
 
 def diagnose(error: BaseException) -> tuple[EdgeKitError, int]:
-    """Any exception as one of ours, with the exit code."""
+    """Any exception as an EdgeKitError, with its exit code."""
     if isinstance(error, EdgeKitError):
         return error, error.exit_code
     if isinstance(error, KeyboardInterrupt):
@@ -170,9 +168,9 @@ def diagnose(error: BaseException) -> tuple[EdgeKitError, int]:
         return InterruptError(f"interrupted by {signal.Signals(number).name}"), 128 + number
     shortage = "out of memory" if isinstance(error, MemoryError) else _FULL.get(getattr(error, "errno", None) or 0)
     if shortage:
-        what = ResourceError(shortage, hint="free some and try again; `edgekit doctor` shows what there is")
-        what.cause = str(error)
-        return what, what.exit_code
+        resource = ResourceError(shortage, hint="free some and try again; `edgekit doctor` shows what there is")
+        resource.cause = str(error)
+        return resource, resource.exit_code
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("edgekit"):
         hint = f"pip install {error.name}; `edgekit doctor` says what else is missing"
         return DeviceError(f"the Python package {error.name} is not installed", hint=hint), DeviceError.exit_code
@@ -181,32 +179,12 @@ def diagnose(error: BaseException) -> tuple[EdgeKitError, int]:
     return InternalError(f"internal error: {text}", hint=hint), 1
 
 
-def plain(value: Any) -> Any:
-    """Any of our values as JSON has them: dataclasses as objects, arrays as lists, NaN and infinity as null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if hasattr(value, "tolist"):  # numpy's arrays and numbers, without importing it
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, (str, int, type(None))) else str(value)
-
-
-def clean(text: str) -> str:
-    """`text` without the control characters by which a label or a file's name could drive a terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
-def _said(stage: str, what: str) -> str:
+def _stage_line(stage: str, what: str) -> str:
     return clean(f"{stage}: {what}" if what else stage)
 
 
-def _complain(line: str) -> None:
-    """Write to stderr; if nobody can read that, the command still goes on and its exit code still tells."""
+def _write_stderr(line: str) -> None:
+    """Write a line to stderr. Where stderr is closed the command goes on: the exit code still reports its outcome."""
     if sys.stderr is None:
         return
     try:
@@ -217,16 +195,15 @@ def _complain(line: str) -> None:
 
 
 def _abandon(stream: IO[str]) -> None:
-    """Point a broken stream's descriptor at nothing, or the interpreter fails once more when it flushes at its end."""
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
+    """Redirect a broken stream to /dev/null, or the interpreter fails again when it flushes the stream at exit."""
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), stream.fileno())
 
 
 def _open_streams() -> None:
-    """Make stdout and stderr able to take any text, and closed descriptors safe.
+    """Let stdout and stderr take any text, and open descriptors 0, 1 and 2 where the caller closed them.
 
-    A descriptor 0, 1 or 2 that the caller closed would be given to the next file that is opened, and what a native
-    library prints would land in that file.
+    Otherwise the next file to be opened gets such a number, and what a native library prints lands in that file.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -240,14 +217,14 @@ def _open_streams() -> None:
 
 @contextmanager
 def _logging(console: Console) -> Iterator[None]:
-    """What EdgeKit logs is said on stderr: warnings always, the rest with -v."""
+    """Write EdgeKit's log to stderr: warnings always, the rest with -v."""
 
-    class Said(logging.Handler):
+    class StderrHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             say = console.say if record.levelno >= logging.WARNING else console.detail
             say(f"{record.levelname.lower()}: {clean(record.getMessage())}")
 
-    handler, log = Said(), logging.getLogger("edgekit")
+    handler, log = StderrHandler(), logging.getLogger("edgekit")
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -263,14 +240,14 @@ def _on_terminal() -> bool:
 
 
 def _painter() -> Callable[[str, int], str]:
-    """Colours a word where there is a terminal and no NO_COLOR (https://no-color.org)."""
+    """A function that colours a word, on a terminal without NO_COLOR (https://no-color.org)."""
     if os.environ.get("NO_COLOR") or not _on_terminal():
         return lambda word, colour: word
     return lambda word, colour: f"\x1b[1;{colour}m{word}\x1b[0m"
 
 
 def _rich() -> RichConsole | None:
-    """rich's console on stderr, where there is a terminal and rich is installed."""
+    """rich's console on stderr; None without a terminal or without rich."""
     if not _on_terminal():
         return None
     try:

@@ -1,7 +1,4 @@
-"""How a command line is read: help that begins with examples, names with suggestions, sizes, common switches.
-
-With `edgekit.cli.main` and `edgekit.verbs` the only place that knows click; knows no verb.
-"""
+"""Command classes, parameter types and options that the commands share. Knows no single command."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -25,21 +23,21 @@ TARGETS = registry.names("targets")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def written(*names: str, text: str, tell: Callable[[click.Context], str]) -> click.Option:
-    """An option that writes something to stdout instead of doing the command's work."""
+def print_option(*names: str, text: str, output: Callable[[click.Context], str]) -> click.Option:
+    """An option that writes `output` to stdout and ends the command."""
 
-    def callback(ctx: click.Context, param: click.Parameter, given: bool) -> None:
-        if given and not ctx.resilient_parsing:
-            ctx.ensure_object(Console).write(tell(ctx) + "\n")
+    def callback(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            ctx.ensure_object(Console).write(output(ctx) + "\n")
             ctx.exit()
 
     return click.Option(names, is_flag=True, is_eager=True, expose_value=False, help=text, callback=callback)
 
 
-HELP = written("-h", "--help", text="Show this and exit.", tell=lambda ctx: ctx.get_help())
+HELP = print_option("-h", "--help", text="Show this and exit.", output=lambda ctx: ctx.get_help())
 
 
-class Verb(click.Command):
+class Command(click.Command):
     """A command whose help begins with examples: the lines of its docstring that start with `$ `."""
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -59,10 +57,10 @@ class Verb(click.Command):
         return HELP
 
 
-class Verbs(Verb, click.Group):
-    """The group of all verbs: they keep the order in which they are written, and a misspelled one is named."""
+class CommandGroup(Command, click.Group):
+    """A group that lists its commands in the order they were added, and suggests a name for a misspelled one."""
 
-    command_class = Verb
+    command_class = Command
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -83,7 +81,7 @@ class Verbs(Verb, click.Group):
 
 
 def one_of(noun: str, known: Sequence[str]) -> dict[str, Any]:
-    """What makes an option or argument take one of some names; a misspelled one is answered with the nearest."""
+    """Keyword arguments for an option or argument that takes one of `known`; an error suggests the nearest name."""
 
     def convert(value: str) -> str:
         if value not in known:
@@ -91,23 +89,23 @@ def one_of(noun: str, known: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"no {noun} named {value!r}", hint=hint)
         return value
 
-    def complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
-        return [name for name in known if name.startswith(begun)]
+    def complete(ctx: click.Context, param: click.Parameter, start: str) -> list[str]:
+        return [name for name in known if name.startswith(start)]
 
     return {"type": convert, "metavar": "|".join(known), "shell_complete": complete}
 
 
 def size(text: str) -> int:
     """Bytes from 512M or 1.5GiB (powers of 1024), or 2GB (powers of 1000)."""
-    matched = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?)(i?b)?", text.lower())
-    if matched is None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?)(i?b)?", text.lower())
+    if match is None:
         raise UsageError(f"{text!r} is not a size", hint="write it like 512M, 1.5GiB or 2GB")
-    base = 1000 if matched[3] == "b" else 1024
-    return int(float(matched[1]) * base ** UNITS.index(matched[2]))
+    base = 1000 if match[3] == "b" else 1024
+    return int(float(match[1]) * base ** UNITS.index(match[2]))
 
 
 def loss(text: str) -> float:
-    """A share from 0 to 1; NaN is none, which click's own range would let through."""
+    """A share from 0 to 1. NaN is refused, which click's own range type would accept."""
     try:
         value = float(text)
     except ValueError:
@@ -117,49 +115,58 @@ def loss(text: str) -> float:
     return value
 
 
-def engine_options(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
-    """`openvino:CPU_RUNTIME_CACHE_CAPACITY=64`, each once or more, as target -> name -> value."""
-    found: dict[str, dict[str, str]] = {}
-    for text in given:
-        matched = re.fullmatch(r"(\w+):([\w.]+)=(.+)", text)
-        if matched is None:
+def engine_options(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
+    """`openvino:CPU_RUNTIME_CACHE_CAPACITY=64`, once or more, as target -> name -> value."""
+    options: dict[str, dict[str, str]] = {}
+    for text in values:
+        match = re.fullmatch(r"(\w+):([\w.]+)=(.+)", text)
+        if match is None:
             raise UsageError(f"{text!r} is not an engine option", hint="write it TARGET:NAME=VALUE")
-        target, name, value = matched.groups()
-        found.setdefault(target, {})[name] = value
-    return found
+        target, name, value = match.groups()
+        options.setdefault(target, {})[name] = value
+    return options
 
 
-def states(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+def states(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
     """`hn=h0` as input -> output, each input once."""
-    found: dict[str, str] = {}
-    for text in given:
+    outputs: dict[str, str] = {}
+    for text in values:
         out, _, into = text.partition("=")
-        if not out or not into or into in found:
+        if not out or not into or into in outputs:
             raise UsageError(
-                f"{into!r} is the input of two states" if into in found else f"{text!r} is not a state",
+                f"{into!r} is the input of two states" if into in outputs else f"{text!r} is not a state",
                 hint="write it OUT=IN, the output first: hn=h0",
             )
-        found[into] = out
-    return found
+        outputs[into] = out
+    return outputs
 
 
-def _switch(ctx: click.Context, param: click.Parameter, given: bool) -> None:
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+VERIFY = click.option(
+    "--verify",
+    **one_of("choice", ("always", "once", "never")),
+    default="once",
+    help="When to check the files' digests.  [once]",
+)
+
+
+def _switch(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     console = ctx.ensure_object(Console)
-    setattr(console, str(param.name), given)
+    setattr(console, str(param.name), value)
     if console.quiet and console.verbose:
         raise UsageError("-q and -v exclude each other")
 
 
-def speaks(verb: F) -> F:
-    """The options that every verb has; they change the console, not the verb's arguments."""
+def output_switches(command: F) -> F:
+    """Add --json, -q and -v, which every command has; they set fields of the console, not arguments of the command."""
     switch = partial(click.option, is_flag=True, expose_value=False, callback=_switch)
-    verb = switch("-v", "--verbose", help="Say more on stderr: every step, timings, causes.")(verb)
-    verb = switch("-q", "--quiet", help="Say nothing on stderr but errors.")(verb)
-    return switch("--json", help="Write one JSON object to stdout, errors too.")(verb)
+    command = switch("-v", "--verbose", help="Write more to stderr: every step, timings, causes.")(command)
+    command = switch("-q", "--quiet", help="Write nothing but errors to stderr.")(command)
+    return switch("--json", help="Write one JSON object to stdout, errors too.")(command)
 
 
-def complaint(error: click.UsageError) -> UsageError:
-    """click's complaint in our voice, with the nearest option's name where one was misspelled."""
+def usage_error(error: click.UsageError) -> UsageError:
+    """click's error as ours, with the nearest option's name where one was misspelled."""
     command = error.ctx.command_path if error.ctx else "edgekit"
     if isinstance(error, click.NoSuchOption):
         known = [name for param in error.ctx.command.get_params(error.ctx) for name in param.opts] if error.ctx else []

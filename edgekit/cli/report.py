@@ -7,19 +7,19 @@ from pathlib import Path
 import click
 
 from edgekit.cli.console import Console
-from edgekit.cli.options import Verb, speaks
+from edgekit.cli.options import Command, output_switches
 
 PATH = click.Path(path_type=Path)
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @click.argument("files", type=PATH, nargs=-1, required=True, metavar="FILE...")
 @click.option("-o", "--output", type=PATH, metavar="OUT.html", help="Write a page.")
 @click.option("--compare", is_flag=True, help="Hold every file against the first.")
 @click.option(
     "--fail-if", "bounds", multiple=True, metavar="BOUND", help="Exit with 5 where it holds. Repeat for more."
 )
-@speaks
+@output_switches
 @click.pass_obj
 def report(
     console: Console, /, files: tuple[Path, ...], output: Path | None, compare: bool, bounds: tuple[str, ...]

@@ -1,7 +1,4 @@
-"""Signals that ask a command to end, as an exception: whatever was begun is cleaned up on its way out.
-
-Knows nothing of what a command does.
-"""
+"""SIGINT, SIGTERM and SIGHUP as an exception, so that a command cleans up before it ends."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-PATIENCE = 2.0  # seconds from a signal to the end of a process that does not come back from native code
+PATIENCE = 2.0  # seconds after a signal until a process that is stuck in native code is ended
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that asks the program to end, raised where the program was."""
+    """A signal, raised in the main thread."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -27,16 +24,16 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise Interrupted; a second one ends the process at once, whatever it is doing."""
-    # What is ignored stays so: that is how `nohup` works.
-    found = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
-    told = threading.Event()
+    """Let SIGINT, SIGTERM and SIGHUP raise Interrupted. A second signal ends the process at once."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    # An ignored signal stays ignored: `nohup` works that way.
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    raised_in_python = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for handled in before:
             signal.signal(handled, signal.SIG_DFL)
-        told.set()
+        raised_in_python.set()
         raise Interrupted(number)
 
     read, write = os.pipe()
@@ -44,7 +41,7 @@ def raised() -> Iterator[None]:
     for number in before:
         signal.signal(number, interrupt)
     outer = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(read, told), daemon=True).start()
+    threading.Thread(target=_watch, args=(read, raised_in_python), daemon=True).start()
     try:
         yield
     finally:
@@ -54,13 +51,13 @@ def raised() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watch(read: int, told: threading.Event) -> None:
-    """End the process if a signal finds it in native code, where Python cannot raise: after PATIENCE, or a second one.
+def _watch(read: int, raised_in_python: threading.Event) -> None:
+    """End the process if a signal arrives in native code, where Python cannot raise: after PATIENCE or a second signal.
 
-    `read` gives the number of each signal as it arrives, and nothing more once the command has ended.
+    `read` yields the number of each signal, and ends with the command.
     """
     if number := os.read(read, 1):
         select.select([read], [], [], PATIENCE)
-        if not told.is_set():
+        if not raised_in_python.is_set():
             os._exit(128 + number[0])
     os.close(read)

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from edgekit.cli.console import plain
 from edgekit.core import Variant
 from edgekit.errors import ResourceError, from_dict
 from edgekit.measuring.configuration import Test
+from edgekit.text_table import plain
 from edgekit.workbench import worker
 
 JOB = "edgekit.measuring.child:serve"

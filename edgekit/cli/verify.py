@@ -1,0 +1,56 @@
+"""`edgekit verify`: runs a bundle's goldens through this device's engines; exits with 5 if one is out of tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from edgekit.cli.console import Console
+from edgekit.cli.options import BUNDLE, TARGETS, Command, one_of, output_switches
+from edgekit.core import Check
+from edgekit.errors import VerificationError
+from edgekit.text_table import table
+
+
+@click.command(cls=Command)
+@BUNDLE
+@click.option("--target", "targets", multiple=True, **one_of("target", TARGETS), help="Repeat for more.  [all here]")
+@output_switches
+@click.pass_obj
+def verify(console: Console, /, bundle: Path, targets: tuple[str, ...]) -> None:
+    """Compare a bundle's outputs with its goldens on this device.
+
+    $ edgekit verify minilm.ek
+    $ edgekit verify minilm.ek --target openvino
+
+    The exit code is 5 when a variant is out of tolerance.
+    """
+    from edgekit.verify import verify
+
+    checks = verify(bundle, targets=targets)
+    console.answer({"ok": all(check.ok for check in checks), "checks": checks}, checks_text(checks), _error(checks))
+
+
+def checks_text(checks: Sequence[Check]) -> str:
+    """A table of the variants with their differences from the goldens."""
+    heads = ("variant", "", "difference", "allowed", "agreement", "loss", "allowed", "seconds", "")
+    rows = (
+        (
+            *(check.variant, "ok" if check.ok else "FAILED", f"{check.difference:.2g}", f"{check.tolerance:.2g}"),
+            *(f"{check.agreement.metric} {check.agreement.value:.4f}", f"{check.agreement.loss:.2g}"),
+            *(f"{check.allowed_loss:.2g}", f"{check.seconds:.2f}", check.why),
+        )
+        for check in checks
+    )
+    return table(heads, rows)
+
+
+def _error(checks: Sequence[Check]) -> VerificationError | None:
+    failures = [check for check in checks if not check.ok]
+    if not failures:
+        return None
+    message = f"{failures[0].variant} is out of tolerance: {failures[0].why}"
+    hint = "run another variant (--target, --precision), or export the model again on this machine"
+    return VerificationError(message, hint=hint, variants=[check.variant for check in failures])
