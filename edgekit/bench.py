@@ -1,21 +1,27 @@
-"""The benchmark: bundles, every variant of them that this machine can run, in the tests that their loops have.
+"""The benchmark: speed, memory and correctness of every variant of a bundle that this machine can run.
 
-    record = edgekit.bench("minilm.ek", targets=["cpu", "openvino"])
-    record.to_html("report.html")
+    report = edgekit.bench("minilm.ek", targets=["cpu", "openvino"])
+    report.to_html("report.html")
 
-Each row is measured in a fresh process, the variants of a bundle take turns, and every one is held against its known
-answers in the process that was timed. `edgekit.measuring` has the parts; `edgekit.reporting.record` holds the result.
+Each row is measured in a fresh process, the variants of a bundle take turns, and the outputs are compared with the
+goldens in the process that was timed. The parts are in `edgekit.measuring`; the result is an `edgekit.report.Report`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgekit.cache.measurements import Measurement
     from edgekit.core import Progress
-    from edgekit.reporting.record import Record
+    from edgekit.report import Report
+    from edgekit.reporting.record import Record, Row
+
+ANSWER_TOKENS = 100  # variants of a language model are compared by the time for an answer of this length
 
 
 def bench(
@@ -37,22 +43,24 @@ def bench(
     memory_limit: int | None = None,
     meter: str | Path | None = None,
     progress: Progress | None = None,
-) -> Record:
-    """Speed, memory and correctness of bundles on this device.
+) -> Report:
+    """Measure speed, memory and correctness of bundles on this device.
 
-    `bundles`: folders, or models that are exported first (`random:CONFIG`, `zoo:NAME`). `targets`, `precisions`: of the
-    variants to measure; none: all that this machine can run. `prompt`, `generate`, `depth`: numbers of tokens of a
-    language model, every combination is a test; none: 512 and 128, or what the context holds. `batch`: rows or items at
-    once. `repetitions`: runs, instead of as many as ten seconds hold. `sustain`: seconds that each then runs on and on.
-    `replicate`: how often all is measured again. `inputs`: a file of texts, one a line, or of series, in CSV.
-    `memory_limit`: bytes that no row may need. `meter`: an external power meter's CSV.
+    `bundles`: folders, or models that are exported first (`random:CONFIG`, `zoo:NAME`). `targets`, `precisions`: the
+    variants to measure; none means all that this machine can run. `prompt`, `generate`, `depth`: token counts of a
+    language model, every combination is a test; none means 512 and 128, or what the context holds. `batch`: items in
+    one run. `repetitions`: runs; None means as many as fit in ten seconds. `sustain`: seconds of continuous running
+    after that. `replicate`: how often to repeat the whole measurement. `inputs`: a file of texts, one a line, or of
+    series, in CSV. `memory_limit`: bytes that no row may need. `meter`: an external power meter's CSV.
 
-    A variant that fails is a row that says why (`invalid`). Raises UsageError, BundleError, DeviceError where nothing
-    can be measured at all.
+    A variant that fails is a row that says why (`invalid`). Raises UsageError, BundleError or DeviceError where
+    nothing can be measured at all.
     """
-    from edgekit.measuring.campaign import Asked, run
+    from edgekit.cache import measurements
+    from edgekit.measuring.campaign import Settings, run
+    from edgekit.report import Report
 
-    asked = Asked(
+    settings = Settings(
         bundles=[bundles] if isinstance(bundles, str | Path) else list(bundles),
         targets=tuple(targets),
         precisions=tuple(precisions),
@@ -70,4 +78,54 @@ def bench(
         memory_limit=memory_limit,
         meter=None if meter is None else Path(meter),
     )
-    return run(asked, progress or (lambda stage, what: None))
+    record = run(settings, progress or (lambda stage, what: None))
+    measurements.remember(list(cache_entries(record)))
+    return Report.of(record)
+
+
+def cache_entries(record: Record) -> Iterator[Measurement]:
+    """One measurement for all replicates of a row, as `--target auto` compares them.
+
+    Disturbed rows do not count. A row with wrong outputs is included, so that it is not chosen.
+    """
+
+    def key(row: Row) -> tuple[str, ...]:
+        return row.digest, row.variant, row.scenario, row.test, str(row.threads)
+
+    engines = record.environment.engines
+    timed = [row for row in record.rows if comparable_seconds(row) is not None and row.target in engines]
+    for _, group in groupby(sorted(timed, key=key), key):
+        replicates = list(group)
+        undisturbed = [row for row in replicates if not row.disturbed]
+        wrong = next((row.invalid for row in replicates if row.invalid), "")
+        if undisturbed or wrong:
+            yield _cache_entry(record, undisturbed or replicates, wrong)
+
+
+def _cache_entry(record: Record, replicates: Sequence[Row], wrong: str) -> Measurement:
+    from edgekit.cache.measurements import Measurement
+
+    first = replicates[0]
+    peaks = [row.memory.peak_rss for row in replicates if row.memory and row.memory.peak_rss is not None]
+    return Measurement(
+        engine=record.environment.engines[first.target],
+        digest=first.digest,
+        variant=first.variant,
+        scenario=first.scenario,
+        test=first.test,
+        threads=first.threads,
+        seconds=statistics.median(seconds for row in replicates if (seconds := comparable_seconds(row)) is not None),
+        peak_rss=max(peaks, default=None),
+        when=record.made,
+        wrong=wrong,
+    )
+
+
+def comparable_seconds(row: Row) -> float | None:
+    """Seconds for one input, one step of a stream, or an answer of ANSWER_TOKENS; None if the row has none of them."""
+    medians = {name: figure.median for name, figure in row.figures.items()}
+    if "ttft" in medians and "tpot" in medians:
+        return medians["ttft"] + (ANSWER_TOKENS - 1) * medians["tpot"]
+    if medians.get("throughput"):
+        medians.setdefault("latency", 1 / medians["throughput"])
+    return medians.get("latency", medians.get("step"))

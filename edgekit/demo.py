@@ -52,7 +52,7 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Demo:
-    """What came of it: the page, and the record that it tells; as text the whole is a table."""
+    """The HTML page and its record; `str()` of it is a table."""
 
     report: Path
     record: Record

@@ -1,10 +1,10 @@
-"""The front of what is told of measurements: a Record into a file and back, on a page, beside others, against bounds.
+"""Reports of benchmarks: a Record as a file, a table or an HTML page, and several Records compared.
 
-    write(record, Path("report.html"))               # .json .csv .md .html, whole or not at all
-    record = read(Path("bench.json"))                # exactly a Record, or refused with the row's number
-    told = tell([a, b], page, compare=True, bounds=["tpot_p50>+5%"])
+    report = read(Path("bench.json"))                # a Report, or RecordError with the row's number
+    report.to_html("report.html")                    # also to_json, to_csv, to_markdown
+    result = from_files([a, b], page, compare=True, bounds=["tpot_p50>+5%"])
 
-Measures nothing, knows no engine. How each is made is in `edgekit.reporting`.
+Measures nothing and knows no engine. The parts are in `edgekit.reporting`.
 """
 
 from __future__ import annotations
@@ -12,26 +12,52 @@ from __future__ import annotations
 import errno
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import safe_files
 from edgekit.errors import ResourceError, UsageError, VerificationError
-from edgekit.reporting import comparison, number_text, tables
-from edgekit.reporting import fail_if as bounding
+from edgekit.reporting import comparison as comparing
+from edgekit.reporting import fail_if, number_text, record_file, tables
 from edgekit.reporting.comparison import Comparison
 from edgekit.reporting.record import Record
-from edgekit.reporting.record_file import encode
-from edgekit.reporting.record_file import read as read
 from edgekit.reporting.tables import table as table
 
-COMPARED = 8  # files side by side: more columns nobody reads
+MOST_FILES = 8  # more columns are hard to read side by side
+
+
+class Report(Record):
+    """A Record that can write itself to a file. `edgekit.bench` and `read` return one."""
+
+    @classmethod
+    def of(cls, record: Record) -> Report:
+        """A Report with the fields of `record`."""
+        return cls(**{field.name: getattr(record, field.name) for field in fields(record)})
+
+    def to_html(self, path: str | Path) -> None:
+        """Write one self-contained HTML page.
+
+        Raises UsageError for another suffix or a missing folder, as do the other `to_` methods.
+        """
+        write(self, Path(path), ".html")
+
+    def to_json(self, path: str | Path) -> None:
+        """Write all of the record; `read` reads it back."""
+        write(self, Path(path), ".json")
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one CSV line for each row."""
+        write(self, Path(path), ".csv")
+
+    def to_markdown(self, path: str | Path) -> None:
+        """Write a Markdown table of the quantities that a person compares."""
+        write(self, Path(path), ".md")
 
 
 @dataclass(frozen=True)
-class Told:
-    """What `tell` found; as text it is a table. `failures`: rows that a bound did not let through, in words."""
+class FileReport:
+    """What `from_files` returns; `str()` of it is a table. `failures`: rows that fail a bound, in words."""
 
     files: tuple[str, ...]
     output: Path | None
@@ -47,7 +73,7 @@ class Told:
 
     @property
     def error(self) -> VerificationError | None:
-        """What it amounts to if a bound was broken: exit code 5."""
+        """The error (exit code 5) if a row fails a bound."""
         if not self.failures:
             return None
         more = f", and {len(self.failures) - 1} more" if len(self.failures) > 1 else ""
@@ -55,75 +81,81 @@ class Told:
         return VerificationError(f"{self.failures[0]}{more}", hint=hint, failures=list(self.failures))
 
 
-def write(record: Record, path: Path, suffix: str | None = None) -> None:
-    """The record as the file's suffix has it, or as `suffix`, which the file's must then be.
+def read(path: Path) -> Report:
+    """The report in a JSON file. Raises RecordError, with the number and the name of a row that is not valid."""
+    return Report.of(record_file.read(path))
 
-    Raises UsageError as `check_path` does, ResourceError when the disk does not take it; the file is then as before.
+
+def write(record: Record, path: Path, suffix: str | None = None) -> None:
+    """Write the record in the format of the file's suffix. `suffix`: the only suffix that the path may have.
+
+    Raises UsageError as `check_path` does, and ResourceError when the disk refuses it; an old file then stays whole.
     """
     check_path(path, suffix)
-    _write(path, FORMS[path.suffix.lower()](record))
+    _write(path, FORMATS[path.suffix.lower()](record))
 
 
 def check_path(path: Path, suffix: str | None = None) -> None:
-    """Raises UsageError for a file that `write` could not write, so that nobody measures for nothing."""
-    wanted = [suffix] if suffix else list(FORMS)
-    if path.suffix.lower() not in wanted:
-        raise UsageError(f"{path.name} does not end in {' '.join(wanted)}", hint=f"name it {path.stem}{wanted[0]}")
+    """Raises UsageError for a path that `write` cannot write. Call it before a long measurement."""
+    suffixes = [suffix] if suffix else list(FORMATS)
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{path.name} does not end in {' '.join(suffixes)}", hint=f"name it {path.stem}{suffixes[0]}")
     if path.is_dir():
-        raise UsageError(f"{path} is a folder", hint=f"name a file in it: {path / f'report{wanted[0]}'}")
+        raise UsageError(f"{path} is a folder", hint=f"name a file in it: {path / f'report{suffixes[0]}'}")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", hint="make it first")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
-            pass  # what may be written is known only from writing: a file system may be read-only, and root all-mighty
+            pass  # only a write shows it: a file system may be read-only, and root passes every permission check
     except OSError as error:
         raise UsageError(f"cannot write in {path.parent}: {error.strerror}", hint="choose another folder") from error
 
 
-def tell(
+def from_files(
     paths: Sequence[Path], output: Path | None = None, *, compare: bool = False, bounds: Sequence[str] = ()
-) -> Told:
-    """Files as one report, or with `compare` held against the first; on a page at `output`, which ends in .html.
+) -> FileReport:
+    """One report of several JSON files; with `compare` each is compared with the first. `output`: an .html page.
 
-    `bounds`, see `edgekit.reporting.fail_if`, compare too where there are several files. The page is written before
-    they are judged. Raises UsageError for options that make no sense, before any file is read, and as `read` does.
+    `bounds`, see `edgekit.reporting.fail_if`, imply `compare` where there are several files. The page is written even
+    when a row fails a bound. Raises UsageError for options that contradict each other, before any file is read, and
+    RecordError as `read` does.
     """
-    asked = [bounding.parse(text) for text in bounds]
-    _check_asked(paths, output, asked, compare=compare)
-    records, names = [read(path) for path in paths], _names(paths)
-    found = comparison.compare(records, names)
-    held = compare or (bool(asked) and len(paths) > 1)
-    failures = tuple(number_text.cut(failure, 400) for bound in asked for failure in bounding.judge(bound, found))
+    parsed = [fail_if.parse(text) for text in bounds]
+    _check_options(paths, output, parsed, compare=compare)
+    records, names = [record_file.read(path) for path in paths], _names(paths)
+    comparison = comparing.compare(records, names)
+    shown = comparison if compare or (parsed and len(paths) > 1) else None
+    failures = tuple(number_text.cut(failure, 400) for bound in parsed for failure in fail_if.judge(bound, comparison))
     if output:
-        _write(output, _page(records, names, found if held else None, failures))
-    return Told(
+        _write(output, _page(records, names, shown, failures))
+    return FileReport(
         files=tuple(names),
         output=output,
-        changes=tuple(comparison.flat(change, names) for change in found.changes) if held else (),
-        differences=found.differences,
-        summary=tuple(_summary(records, names, found if held else None)),
+        changes=tuple(comparing.flat(change, names) for change in shown.changes) if shown else (),
+        differences=comparison.differences,
+        summary=tuple(_summary(records, names, shown)),
         failures=failures,
-        text=comparison.table(found) if held else "\n\n".join(_tables(records, names)),
+        text=comparing.table(shown) if shown else "\n\n".join(_tables(records, names)),
     )
 
 
-def _check_asked(
-    paths: Sequence[Path], output: Path | None, bounds: Sequence[bounding.Bound], *, compare: bool
+def _check_options(
+    paths: Sequence[Path], output: Path | None, bounds: Sequence[fail_if.Bound], *, compare: bool
 ) -> None:
     if output:
         check_path(output, ".html")
         if output.exists() and any(path.exists() and path.samefile(output) for path in paths):
             raise UsageError(f"{output} is one of the files to read", hint="choose another name with -o")
-    if not 1 <= len(paths) <= COMPARED:
-        raise UsageError(f"{len(paths)} files; 1 to {COMPARED} can be told of", hint="choose some")
+    if not 1 <= len(paths) <= MOST_FILES:
+        raise UsageError(f"{len(paths)} files; a report takes 1 to {MOST_FILES}", hint="choose some of them")
     relative = [bound.text for bound in bounds if bound.relative]
     if len(paths) < 2 and (compare or relative):
-        what = f"--fail-if {relative[0]!r}" if relative else "--compare"
-        raise UsageError(f"{what} wants a second file to hold against the first", hint="name two files or more")
+        option = f"--fail-if {relative[0]!r}" if relative else "--compare"
+        raise UsageError(f"{option} needs a second file to compare with the first", hint="name two files or more")
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """What to call the files: by their names, or, where two have one name, with their folders."""
+    """A short name for each file: its stem, with the folder where stems repeat, with a number where those repeat."""
     names = [number_text.cut(path.stem, 40) for path in paths]
     if len(set(names)) < len(names):
         names = [number_text.cut(f"{path.resolve().parent.name}/{path.stem}", 60) for path in paths]
@@ -132,10 +164,10 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _summary(records: Sequence[Record], names: Sequence[str], found: Comparison | None) -> list[str]:
-    if found:
-        return comparison.summary(found)
-    lines = [(name, *line) for name, record in zip(names, records) for line in tables.in_short(record)]
+def _summary(records: Sequence[Record], names: Sequence[str], comparison: Comparison | None) -> list[str]:
+    if comparison:
+        return comparing.summary(comparison)
+    lines = [(name, *line) for name, record in zip(names, records) for line in tables.recommendations(record)]
     return [f"{name}: {bundle}: {text}" if len(names) > 1 else f"{bundle}: {text}" for name, bundle, text in lines]
 
 
@@ -148,10 +180,12 @@ def _html(record: Record) -> bytes:
     return _page([record], [""], None, ())
 
 
-def _page(records: Sequence[Record], names: Sequence[str], found: Comparison | None, failures: Sequence[str]) -> bytes:
+def _page(
+    records: Sequence[Record], names: Sequence[str], comparison: Comparison | None, failures: Sequence[str]
+) -> bytes:
     from edgekit.reporting import html_page
 
-    return html_page.html(records, names, found, failures).encode(errors="replace")
+    return html_page.html(records, names, comparison, failures).encode(errors="replace")
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -163,9 +197,9 @@ def _write(path: Path, data: bytes) -> None:
         raise ResourceError(f"cannot write {path}: {error.strerror}", hint=hint) from error
 
 
-FORMS: dict[str, Callable[[Record], bytes]] = {
+FORMATS: dict[str, Callable[[Record], bytes]] = {
     ".html": _html,
-    ".json": encode,
+    ".json": record_file.encode,
     ".csv": lambda record: tables.as_csv(record).encode(errors="replace"),
     ".md": lambda record: tables.markdown(record).encode(errors="replace"),
 }

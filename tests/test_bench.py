@@ -20,6 +20,7 @@ from cli_calls import call as call
 
 import edgekit
 from edgekit import registry, report
+from edgekit.bench import cache_entries
 from edgekit.bundle import manifest
 from edgekit.cache import measurements
 from edgekit.core import Progress
@@ -337,7 +338,8 @@ def test_a_target_that_nobody_has_measured(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_what_was_measured_is_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[Record] = []
-    monkeypatch.setattr(measurements, "remember", kept.append)
-    record = quick(folder, scenario="single-stream", repetitions=3)
-    assert kept == [record]
+    stored: list[list[measurements.Measurement]] = []
+    monkeypatch.setattr(measurements, "remember", stored.append)
+    report = quick(folder, scenario="single-stream", repetitions=3)
+    assert stored == [list(cache_entries(report))]
+    assert {each.variant for each in stored[0]} == {row.variant for row in report.rows}

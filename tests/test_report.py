@@ -29,33 +29,33 @@ def edgekit(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_one_file_is_a_table_and_a_page(files: list[Path]) -> None:
-    told = report.tell(files[:1], files[0].with_name("page.html"))
-    assert "SINGLE-STREAM" in str(told)
-    assert str(told).endswith("page.html")
-    assert told.error is None
-    assert not told.changes
+    result = report.from_files(files[:1], files[0].with_name("page.html"))
+    assert "SINGLE-STREAM" in str(result)
+    assert str(result).endswith("page.html")
+    assert result.error is None
+    assert not result.changes
     assert "<h1>EdgeKit benchmark</h1>" in files[0].with_name("page.html").read_text(encoding="utf-8")
 
 
 def test_several_files_are_one_report(files: list[Path]) -> None:
-    told = report.tell(files, files[0].with_name("page.html"))
-    assert str(told).startswith("before\n\nLLM")
-    assert not told.changes
+    result = report.from_files(files, files[0].with_name("page.html"))
+    assert str(result).startswith("before\n\nLLM")
+    assert not result.changes
     text = files[0].with_name("page.html").read_text(encoding="utf-8")
     assert "What changed" not in text
     assert "qwen3-0.6b.ek on after: ship" in text
-    assert any(line.startswith("after: minilm.ek: ship cpu/int8-dynamic") for line in told.summary)
+    assert any(line.startswith("after: minilm.ek: ship cpu/int8-dynamic") for line in result.summary)
 
 
 def test_bounds_fail_by_name_after_the_page_is_written(files: list[Path]) -> None:
     page = files[0].with_name("page.html")
-    told = report.tell(files, page, bounds=["tpot_p50>+5%", "tpot_p50>+50%"])
-    assert len(told.failures) == 5, "the five variants of the language model, and the wider bound lets them through"
-    assert told.error is not None
-    assert told.error.exit_code == 5
-    assert "and 4 more" in told.error.message
-    assert "5 rows broke a bound" in page.read_text(encoding="utf-8")
-    assert report.tell(files, bounds=["tpot_p50>+50%"]).error is None
+    result = report.from_files(files, page, bounds=["tpot_p50>+5%", "tpot_p50>+50%"])
+    assert len(result.failures) == 5, "the five variants of the language model, and the wider bound lets them through"
+    assert result.error is not None
+    assert result.error.exit_code == 5
+    assert "and 4 more" in result.error.message
+    assert "5 rows fail a bound" in page.read_text(encoding="utf-8")
+    assert report.from_files(files, bounds=["tpot_p50>+50%"]).error is None
 
 
 def test_the_command_for_ci(files: list[Path]) -> None:
@@ -86,18 +86,18 @@ def test_a_file_that_is_none_is_refused_by_its_name(files: list[Path]) -> None:
     assert done.returncode == 6
     assert "error: after.json: " in done.stderr
     with pytest.raises(RecordError, match=r"after\.json"):
-        report.tell(files)
+        report.from_files(files)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["a.json", "--compare"], "--compare wants a second file"),
-        (["a.json", "--fail-if", "tpot>+5%"], "'tpot>+5%' wants a second file"),
+        (["a.json", "--compare"], "--compare needs a second file"),
+        (["a.json", "--fail-if", "tpot>+5%"], "'tpot>+5%' needs a second file"),
         (["a.json", "b.json", "--fail-if", "tpt>+5%"], "did you mean 'tpot'?"),
         (["a.json", "-o", "page.pdf"], "does not end in .html"),
         (["a.json", "-o", "no/page.html"], "there is no folder no"),
-        ([f"{n}.json" for n in range(9)], "9 files; 1 to 8 can be told of"),
+        ([f"{n}.json" for n in range(9)], "9 files; a report takes 1 to 8"),
         ([], "missing argument"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_page_does_not_replace_what_it_is_made_of(tmp_path: Path) -> None:
     path = tmp_path / "bench.html"
     path.write_text("x")
     with pytest.raises(UsageError, match="is one of the files to read"):
-        report.tell([path], path)
+        report.from_files([path], path)
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -119,13 +119,13 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         report.write(record(row()), tmp_path / folder / "bench.json")
     paths = [tmp_path / "laptop" / "bench.json", tmp_path / "board" / "bench.json"]
-    assert report.tell(paths).files == ("laptop/bench", "board/bench")
-    assert report.tell([paths[0]] * 2).files == ("1 laptop/bench", "2 laptop/bench")
+    assert report.from_files(paths).files == ("laptop/bench", "board/bench")
+    assert report.from_files([paths[0]] * 2).files == ("1 laptop/bench", "2 laptop/bench")
 
 
 def test_hostile_names_of_files_and_bundles_do_not_reach_the_terminal(tmp_path: Path) -> None:
     for number, name in enumerate(("a\x1b[2J", "b\u202e")):
         made = record(replace(row(bundle="\x1b]0;x\x07\u202e.ek"), threads=number + 1))
         report.write(made, tmp_path / f"{name}.json")
-    told = str(report.tell(sorted(tmp_path.iterdir()), compare=True))
-    assert not {"\x1b", "\x07", "\u202e"} & set(told)
+    result = str(report.from_files(sorted(tmp_path.iterdir()), compare=True))
+    assert not {"\x1b", "\x07", "\u202e"} & set(result)

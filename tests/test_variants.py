@@ -7,13 +7,13 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import measured_rows
 import pytest
-from measured_rows import figure, record, row
+from measured_rows import figure, row
 from small_bundles import make
 
 import edgekit
 from edgekit.bundle import manifest
-from edgekit.cache import measurements
 from edgekit.cli.main import main
 from edgekit.core import Bundle, Recipe
 from edgekit.measuring.environment import describe
@@ -44,7 +44,7 @@ def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
 def remember(bundle: Bundle, here: Environment, *rows: tuple[str, float], **others: object) -> None:
     digest = manifest.fingerprint(bundle)
     made = [row(name, digest, figures={"latency": figure(seconds)}, **others) for name, seconds in rows]
-    measurements.remember(record(here, *made))
+    measured_rows.remember(here, *made)
 
 
 def test_a_caller_who_waits_for_one_answer_decides(three: Bundle, here: Environment) -> None:
@@ -54,7 +54,7 @@ def test_a_caller_who_waits_for_one_answer_decides(three: Bundle, here: Environm
         for scenario, test, times in (("offline", "batch 32", (0.1, 0.2)), ("single-stream", "single", (0.4, 0.3)))
         for name, seconds in zip(("cpu/int8", "cpu/int4"), times)
     ]
-    measurements.remember(record(here, *rows))
+    measured_rows.remember(here, *rows)
     assert choose(three, "auto", None).variant.name == "cpu/int4"
 
 

@@ -1,4 +1,4 @@
-"""`edgekit report`: parses, and calls `edgekit.report.tell`."""
+"""`edgekit report`: parses its options and calls `edgekit.report.from_files`."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ PATH = click.Path(path_type=Path)
 
 @click.command(cls=Command)
 @click.argument("files", type=PATH, nargs=-1, required=True, metavar="FILE...")
-@click.option("-o", "--output", type=PATH, metavar="OUT.html", help="Write a page.")
-@click.option("--compare", is_flag=True, help="Hold every file against the first.")
+@click.option("-o", "--output", type=PATH, metavar="OUT.html", help="Write an HTML page.")
+@click.option("--compare", is_flag=True, help="Compare every file with the first.")
 @click.option(
-    "--fail-if", "bounds", multiple=True, metavar="BOUND", help="Exit with 5 where it holds. Repeat for more."
+    "--fail-if", "bounds", multiple=True, metavar="BOUND", help="Exit with 5 if BOUND is true. Repeat for more."
 )
 @output_switches
 @click.pass_obj
 def report(
     console: Console, /, files: tuple[Path, ...], output: Path | None, compare: bool, bounds: tuple[str, ...]
 ) -> None:
-    """Tell of what `edgekit bench -o FILE.json` measured.
+    """Show or compare the results of `edgekit bench -o FILE.json`.
 
     $ edgekit report bench.json -o report.html
     $ edgekit report laptop.json board.json -o both.html
     $ edgekit report --compare before.json after.json --fail-if 'tpot_p50>+5%' --fail-if 'peak_rss>500MB'
 
     BOUND is METRIC[_STATISTIC]>VALUE, or <VALUE; a percentage with a sign is relative to the first file. A row that is
-    missing, invalid or not measured breaks it, too.
+    missing, invalid or not measured fails, too.
     """
-    from edgekit.report import tell
+    from edgekit.report import from_files
 
-    told = tell(files, output, compare=compare, bounds=bounds)
-    console.answer(told, str(told), told.error)
+    result = from_files(files, output, compare=compare, bounds=bounds)
+    console.answer(result, str(result), result.error)

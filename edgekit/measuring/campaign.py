@@ -1,4 +1,4 @@
-"""A whole benchmark: what was asked for, checked; all rows, bundle after bundle; and the Record of them.
+"""A whole benchmark: the settings, checked; all rows, bundle after bundle; and the Record of them.
 
 Knows the order of things; what one row takes is `weighing`'s.
 """
@@ -16,7 +16,6 @@ from pathlib import Path
 from edgekit import device, tasks
 from edgekit.bundle import manifest
 from edgekit.bundle.safe_files import size_text
-from edgekit.cache import measurements
 from edgekit.core import Bundle, Progress, Variant
 from edgekit.errors import UsageError
 from edgekit.measuring import configuration, surroundings, turns
@@ -35,23 +34,23 @@ SECONDS, QUICK = 1.0, 0.2  # of reading memory
 STARTS = 2  # more fresh processes of a variant, only for how long it takes to start
 DAY = 86_400
 METHOD = (
-    "Every row was measured in a process of its own. The variants of a bundle took turns in blocks of runs, while the "
-    "others were stopped. Before, each ran until its last five runs varied by less than 5 %, or for ten seconds: that "
-    "is the warm-up, which does not count.",
-    "A percentile is given only where the sample carries it: 64 values for p90, 130 for p95, 662 for p99. The interval "
-    "beside a median is a 95 % bootstrap interval of it. Outliers are beyond Tukey's outer fences, and are kept.",
-    "TTFT is from the prompt, as a text, to the first token, tokenizing and template included; every run has a prompt "
-    "of its own. TPOT is (end - first token) / (tokens - 1). Load is cold where nothing compiled was kept and the "
-    "kernel had been asked to let go of the files.",
-    "Memory is what the kernel counts for the process: RSS, PSS, USS when something had just been done, and its own "
-    "high-water mark; in a test with a depth it also holds what was read before each run. Answers were checked in the "
-    "process that was timed: goldens, and the zoo's own metric on held-out inputs.",
+    "Each row was measured in its own process. The variants of a bundle took turns in blocks of runs; the others were "
+    "stopped meanwhile. Warm-up runs do not count: they lasted until the last five varied by less than 5 %, or for ten "
+    "seconds.",
+    "A percentile is given only if the sample supports it: 64 values for p90, 130 for p95, 662 for p99. The interval "
+    "of a median is its 95 % bootstrap interval. Outliers are beyond Tukey's outer fences; they are not removed.",
+    "TTFT is the time from the prompt's text to the first token, with template and tokenizing; each run has another "
+    "prompt. TPOT is (end - first token) / (tokens - 1). For a cold load the compile cache was empty and the kernel "
+    "was asked to drop the files from memory.",
+    "Memory is the kernel's count for the process: RSS, PSS and USS after each phase, and its peak. In a test with a "
+    "depth it includes the tokens in the cache before each run. Outputs were checked in the process that was timed: "
+    "goldens, and the zoo's metric on held-out inputs.",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What `edgekit.bench` was asked for, under its own names. Raises UsageError for what makes no sense."""
+class Settings:
+    """The arguments of `edgekit.bench`. Raises UsageError for a value that makes no sense."""
 
     bundles: Sequence[str | Path]
     targets: tuple[str, ...] = ()
@@ -114,33 +113,31 @@ class Asked:
         return shlex.join(words)
 
 
-def run(asked: Asked, say: Progress) -> Record:
+def run(settings: Settings, say: Progress) -> Record:
     """Raises UsageError, BundleError, DeviceError where nothing can be measured, and what an export raises."""
-    begun, load, threads = time.monotonic(), os.getloadavg()[0], asked.threads or device.threads()
+    begun, load, threads = time.monotonic(), os.getloadavg()[0], settings.threads or device.threads()
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as place:
-        subjects = _subjects(asked, Path(place), say)
-        plans = [asked.tests(each.bundle) for each in subjects]
-        chosen = [_variants(each.bundle, asked) for each in subjects]
+        subjects = _subjects(settings, Path(place), say)
+        plans = [settings.tests(each.bundle) for each in subjects]
+        chosen = [_variants(each.bundle, settings) for each in subjects]
         say("bench", "reading memory, to know its bandwidth")
-        bandwidth = read_bandwidth(threads, QUICK if asked.quick else SECONDS)
+        bandwidth = read_bandwidth(threads, QUICK if settings.quick else SECONDS)
         way = Way(
             threads=threads,
             place=Path(place),
-            quick=asked.quick,
-            repetitions=asked.repetitions,
-            sustain=asked.sustain,
-            file=asked.inputs,
-            meter=asked.meter,
+            quick=settings.quick,
+            repetitions=settings.repetitions,
+            sustain=settings.sustain,
+            file=settings.inputs,
+            meter=settings.meter,
             say=say,
         )
         rows: list[Row] = []
         for subject, (tests, _), (variants, _) in zip(subjects, plans, chosen, strict=True):
-            rows += _rows(subject, tests, variants, way, asked)
+            rows += _rows(subject, tests, variants, way, settings)
         environment = describe(load, bandwidth)
     said = [line for _, lines in (*plans, *chosen) for line in lines]
-    made = _record(asked, subjects, rows, environment, time.monotonic() - begun, said)
-    measurements.remember(made)
-    return made
+    return _record(settings, subjects, rows, environment, time.monotonic() - begun, said)
 
 
 @dataclass(frozen=True)
@@ -152,13 +149,13 @@ class Subject:
     digest: str
 
 
-def _subjects(asked: Asked, place: Path, say: Progress) -> list[Subject]:
+def _subjects(settings: Settings, place: Path, say: Progress) -> list[Subject]:
     """The bundles, each read and its files checked; what is none is exported first, into `place`."""
-    if not asked.bundles:
+    if not settings.bundles:
         raise UsageError("no bundle to measure", hint="name one or more folders that edgekit export wrote")
     folders = [
-        prepared(str(model), targets=asked.targets, precisions=asked.precisions, folder=place, progress=say)
-        for model in asked.bundles
+        prepared(str(model), targets=settings.targets, precisions=settings.precisions, folder=place, progress=say)
+        for model in settings.bundles
     ]
     found = [manifest.read(folder) for folder in folders]
     names = [bundle.name for bundle in found]
@@ -169,7 +166,7 @@ def _subjects(asked: Asked, place: Path, say: Progress) -> list[Subject]:
     return [Subject(bundle, name, manifest.fingerprint(bundle)) for bundle, name in zip(found, names)]
 
 
-def _variants(bundle: Bundle, asked: Asked) -> tuple[list[tuple[Variant, str]], list[str]]:
+def _variants(bundle: Bundle, settings: Settings) -> tuple[list[tuple[Variant, str]], list[str]]:
     """The variants to measure, each with why it cannot be ("" if it can), and what should be said of the others.
 
     Raises UsageError where the bundle has none of those that were asked for, DeviceError where none can run here.
@@ -177,8 +174,8 @@ def _variants(bundle: Bundle, asked: Asked) -> tuple[list[tuple[Variant, str]], 
     wanted = [
         variant
         for variant in bundle.variants
-        if (not asked.targets or variant.target in asked.targets)
-        and (not asked.precisions or {variant.recipe.weights, variant.recipe.name} & set(asked.precisions))
+        if (not settings.targets or variant.target in settings.targets)
+        and (not settings.precisions or {variant.recipe.weights, variant.recipe.name} & set(settings.precisions))
     ]
     if not wanted:
         have = ", ".join(variant.name for variant in bundle.variants)
@@ -191,7 +188,7 @@ def _variants(bundle: Bundle, asked: Asked) -> tuple[list[tuple[Variant, str]], 
     said: list[str] = []
     for variant in wanted:
         error = why[variant.target]
-        if error is None or asked.targets:
+        if error is None or settings.targets:
             found.append((variant, "" if error is None else error.message))
         else:
             said.append(f"{bundle.name} {variant.name} was left out: {error.message}")
@@ -199,31 +196,31 @@ def _variants(bundle: Bundle, asked: Asked) -> tuple[list[tuple[Variant, str]], 
 
 
 def _rows(
-    subject: Subject, tests: Sequence[Test], variants: Sequence[tuple[Variant, str]], way: Way, asked: Asked
+    subject: Subject, tests: Sequence[Test], variants: Sequence[tuple[Variant, str]], way: Way, settings: Settings
 ) -> list[Row]:
     """All rows of a bundle, in the order variant, test, replicate."""
     rows: list[Row] = []
-    for replicate in range(asked.replicate):
+    for replicate in range(settings.replicate):
         for place, test in enumerate(tests):
             weighings = [
-                _weighing(Weighing(subject.bundle, subject.name, subject.digest, variant, test, way, why), asked)
+                _weighing(Weighing(subject.bundle, subject.name, subject.digest, variant, test, way, why), settings)
                 for variant, why in variants
             ]
             for each in weighings:
                 each.replicate = replicate
-                each.starts = STARTS if replicate == place == 0 and not asked.quick else 0
+                each.starts = STARTS if replicate == place == 0 and not settings.quick else 0
             rows += turns.measure(weighings)
     order = [variant.name for variant, _ in variants]
     names = [test.name for test in tests]
     return sorted(rows, key=lambda row: (order.index(row.variant), names.index(row.test), row.replicate))
 
 
-def _weighing(made: Weighing, asked: Asked) -> Weighing:
+def _weighing(made: Weighing, settings: Settings) -> Weighing:
     """With what it is expected to take; failed before it was opened where that is more than is allowed."""
     if made.failed:
         return made
     made.forecast = forecast = surroundings.forecast(made.bundle, made.variant, made.test, made.way.threads)
-    limit = asked.memory_limit
+    limit = settings.memory_limit
     if forecast is None:
         if limit is not None:
             made.failed = f"nobody has measured what {made.variant.target} takes: no limit can be kept"
@@ -236,7 +233,7 @@ def _weighing(made: Weighing, asked: Asked) -> Weighing:
 
 
 def _record(
-    asked: Asked,
+    settings: Settings,
     subjects: Sequence[Subject],
     rows: Sequence[Row],
     environment: Environment,
@@ -248,7 +245,7 @@ def _record(
         title=TITLE,
         made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seconds=seconds,
-        commands=(asked.command,),
+        commands=(settings.command,),
         environment=environment,
         rows=tuple(rows),
         subjects=tuple(
@@ -263,12 +260,12 @@ def _warnings(subjects: Sequence[Subject], rows: Sequence[Row]) -> Iterator[str]
     """What a reader of all rows should know."""
     for each in subjects:
         if each.bundle.source.random:
-            yield f"{each.name} has random weights: its answers mean nothing, its speed and memory do."
+            yield f"{each.name} has random weights: only its speed and memory have a meaning."
         if each.bundle.goldens is None:
-            yield f"{each.name} has no known answers: nothing says that it is right."
+            yield f"{each.name} has no goldens: its outputs are not checked."
     disturbed = [row for row in rows if row.disturbed]
     if disturbed:
-        yield f"{len(disturbed)} of {len(rows)} rows were disturbed: see each."
+        yield f"{len(disturbed)} of {len(rows)} rows were disturbed: see their notes."
 
 
 def _portable(model: str | Path) -> str:

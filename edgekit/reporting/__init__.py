@@ -1,1 +1,1 @@
-"""What is told of measurements: files, tables, the page and the comparison. `edgekit.report` is its front."""
+"""The parts of `edgekit.report`: the record, its files, tables, HTML page and comparison."""

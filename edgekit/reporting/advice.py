@@ -1,9 +1,9 @@
-"""What to ship, and why: the fastest variant that is right, and of those equally fast the smallest.
+"""Which variant to ship: the fastest correct one, and of equally fast ones the smallest.
 
-    verdict = judge(rows)          # of one bundle on one device
-    verdict.best, verdict.words    # a Contender or None, and sentences for a person
+    verdict = judge(rows)          # rows of one bundle on one device
+    verdict.best, verdict.words    # a Contender or None, and the reasons in sentences
 
-Judges figures; knows neither a page nor an engine.
+Knows neither a page nor an engine.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from edgekit.reporting import number_text
 from edgekit.reporting.record import SCENARIOS, Accuracy, Figure, Row
 
-KEEPS = 0.005  # a variant keeps the accuracy while it loses no more than half a point of what the weights have
-LEVEL = 1.05  # medians within 5 % are one speed: the machine's own noise is of that size
-ANSWER_TOKENS = 128  # of a language model's answer, where its test does not say
+KEEPS = 0.005  # accuracy that a variant may lose against the trained weights: half a point
+LEVEL = 1.05  # medians within 5 % count as equal: the machine's noise is that large
+ANSWER_TOKENS = 128  # length of a language model's answer where the test has none
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One variant in one test, with its repetitions. `accuracy` may come from another test of the same variant."""
+    """One variant in one test, with its replicates. `accuracy` may come from another test of the variant."""
 
     rows: tuple[Row, ...]
     accuracy: Accuracy | None
@@ -34,7 +34,7 @@ class Contender:
 
     @property
     def counted(self) -> tuple[Row, ...]:
-        """The repetitions that nothing disturbed; all of them, where something always did."""
+        """The replicates that were not disturbed; all of them if every one was."""
         return tuple(row for row in self.rows if not row.disturbed) or self.rows
 
     @property
@@ -46,8 +46,8 @@ class Contender:
         return middle(self.counted, cost)
 
     @property
-    def is_ours(self) -> bool:
-        """Whether it is of a bundle; another program's answers nobody can check here."""
+    def is_bundle(self) -> bool:
+        """Whether an EdgeKit bundle was measured; the outputs of another program are not checked."""
         return self.rows[0].digest != ""
 
     @property
@@ -59,17 +59,17 @@ class Contender:
 
     @property
     def fault(self) -> str:
-        """Why it is not to be shipped; empty if it is right, and measured."""
+        """Why it must not be shipped; "" if it is correct and measured."""
         bad = next((row for row in self.rows if row.invalid), None)
         if bad:
             return bad.invalid
         if self.cost is None:
             return "not measured"
         accuracy, check = self.accuracy, self.rows[0].check
-        if check is None and (accuracy is None or accuracy.trained is None) and self.is_ours:
+        if check is None and (accuracy is None or accuracy.trained is None) and self.is_bundle:
             return "not checked on this device"
         if check and not check.ok:
-            return check.why or "its known answers did not come out"
+            return check.why or "its outputs differ from the goldens"
         if accuracy and accuracy.trained is not None and accuracy.value < accuracy.trained - KEEPS:
             value, trained = number_text.share(accuracy.value), number_text.share(accuracy.trained)
             return f"{value} {_metric(accuracy)}, {trained} before the export"
@@ -78,7 +78,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`left_out`: variants with the reason."""
+    """`best`: the variant to ship. `left_out`: (variant, reason) for those that must not be shipped."""
 
     best: Contender | None
     words: str
@@ -86,7 +86,7 @@ class Verdict:
 
 
 def judge(rows: Sequence[Row]) -> Verdict:
-    """What to ship of one bundle on one device, by the first test of its deciding scenario."""
+    """Which variant of one bundle to ship on one device, by the first test of its most important scenario."""
     tests = contests(rows)
     if not tests:
         return Verdict(None, "Nothing was measured.")
@@ -95,36 +95,43 @@ def judge(rows: Sequence[Row]) -> Verdict:
     best, left_out = pick(first), _left_out(first)
     if best is None:
         why = "; ".join(f"{variant}: {reason}" for variant, reason in left_out)
-        return Verdict(None, f"No variant is right and as accurate as the weights it was made from. {why}.", left_out)
-    said = [_figures(best), _against(best, first), _smaller(best, first), *(_elsewhere(best, test) for test in others)]
+        return Verdict(None, f"No variant is correct and as accurate as the trained weights. {why}.", left_out)
+    sentences = [
+        _figures(best),
+        _against(best, first),
+        _smaller(best, first),
+        *(_elsewhere(best, test) for test in others),
+    ]
     if best.disturbed:
-        said.append("All of its runs were disturbed, so measure again before you rely on them.")
+        sentences.append("All of its runs were disturbed: measure again before you rely on them.")
     else:
-        said.append(_unsure(best, first))
-    if not best.is_ours:
-        said.append("It is no bundle: nobody checked its answers here.")
+        sentences.append(_disturbed_rivals(best, first))
+    if not best.is_bundle:
+        sentences.append("It is not a bundle: its outputs were not checked.")
     if best.rows[0].random:
-        said.append("Its weights are made up: the figures tell speed and memory, and nothing of answers.")
+        sentences.append("Its weights are random: only speed and memory have a meaning.")
     if left_out:
-        said.append("Left out: " + "; ".join(f"{variant} ({reason})" for variant, reason in left_out) + ".")
-    return Verdict(best, " ".join(filter(None, said)), left_out)
+        sentences.append("Left out: " + "; ".join(f"{variant} ({reason})" for variant, reason in left_out) + ".")
+    return Verdict(best, " ".join(filter(None, sentences)), left_out)
 
 
 def contests(rows: Sequence[Row]) -> list[list[Contender]]:
-    """For each test, in order, who took part."""
+    """The contenders of each test, in the order of the rows."""
     accuracies = {row.variant: row.accuracy for row in rows if row.accuracy}
-    found: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    tests: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in rows:
-        found.setdefault((row.scenario, row.test), {}).setdefault(row.variant, []).append(row)
+        tests.setdefault((row.scenario, row.test), {}).setdefault(row.variant, []).append(row)
     return [
         [Contender(tuple(same), accuracies.get(variant)) for variant, same in variants.items()]
-        for variants in found.values()
+        for variants in tests.values()
     ]
 
 
 def pick(test: Sequence[Contender]) -> Contender | None:
-    """The fastest that is right, of those within `LEVEL` the smallest. What disturbs a run takes time from it: a
-    disturbed one that is the fastest all the same would be, too, if it had been left alone."""
+    """The smallest of the correct contenders within `LEVEL` of the fastest one.
+
+    Disturbed rows may win: a disturbance only makes a run slower.
+    """
     able = [one for one in test if not one.fault]
     fastest = min((one.cost or 0.0 for one in able), default=0.0)
     level = [one for one in able if (one.cost or 0.0) <= fastest * LEVEL]
@@ -132,14 +139,14 @@ def pick(test: Sequence[Contender]) -> Contender | None:
 
 
 def cost(row: Row) -> float | None:
-    """Seconds that a user waits for: by these the rows of one test are ranked.
+    """Seconds that a user waits, by which the rows of one test are ranked.
 
-    A language model: to the first token, and then for an answer as long as its test has it.
+    For a language model: time to the first token, then to the end of an answer of the test's length.
     """
     if row.scenario == "llm":
         first, each = median(row, "ttft"), median(row, "tpot")
-        asked = row.parameters.get("generate")
-        count = asked if isinstance(asked, int) and asked > 1 else ANSWER_TOKENS
+        length = row.parameters.get("generate")
+        count = length if isinstance(length, int) and length > 1 else ANSWER_TOKENS
         return None if first is None or each is None else first + (count - 1) * each
     if row.scenario == "offline":
         rate = median(row, "throughput")
@@ -148,30 +155,31 @@ def cost(row: Row) -> float | None:
 
 
 def median(row: Row, quantity: str) -> float | None:
-    found: Figure | None = row.figures.get(quantity)
-    return found.median if found and math.isfinite(found.median) else None
+    """The median of a quantity; None if it was not measured."""
+    figure: Figure | None = row.figures.get(quantity)
+    return figure.median if figure and math.isfinite(figure.median) else None
 
 
 def middle(rows: Sequence[Row], of: Callable[[Row], float | None]) -> float | None:
-    """The median over repetitions that have it."""
-    found = [value for row in rows if (value := of(row)) is not None]
-    return statistics.median(found) if found else None
+    """The median of `of` over the rows that have it."""
+    values = [value for row in rows if (value := of(row)) is not None]
+    return statistics.median(values) if values else None
 
 
 def _left_out(test: Sequence[Contender]) -> tuple[tuple[str, str], ...]:
-    """Who may not win, and why."""
+    """(variant, reason) of the contenders that must not be shipped."""
     return tuple((one.variant, one.fault) for one in test if one.fault)
 
 
-def _unsure(best: Contender, test: Sequence[Contender]) -> str:
-    """Who may be faster than they were seen to be, and so than the best."""
-    found = [one for one in test if one.disturbed and not one.fault and one is not best]
-    told = "; ".join(f"{one.variant} ({one.rows[0].disturbed[0]})" for one in found)
-    return f"Disturbed, and perhaps faster than they were measured: {told}." if told else ""
+def _disturbed_rivals(best: Contender, test: Sequence[Contender]) -> str:
+    """A sentence about disturbed contenders: without the disturbance they may be faster than the best."""
+    rivals = [one for one in test if one.disturbed and not one.fault and one is not best]
+    names = "; ".join(f"{one.variant} ({one.rows[0].disturbed[0]})" for one in rivals)
+    return f"Disturbed, and perhaps faster than measured: {names}." if names else ""
 
 
 def _figures(best: Contender) -> str:
-    """The figures of the one to ship, in a sentence."""
+    """The figures of the best contender, in a sentence."""
     row = best.rows[0]
     parts = [_speed(best)]
     if best.accuracy:
@@ -183,7 +191,7 @@ def _figures(best: Contender) -> str:
     if best.bytes is not None:
         parts.append(f"{number_text.size(best.bytes)} on disk")
     if row.memory and row.memory.peak_rss is not None:
-        parts.append(f"{number_text.size(row.memory.peak_rss)} of memory at most")
+        parts.append(f"{number_text.size(row.memory.peak_rss)} peak memory")
     return ", ".join(parts) + "."
 
 
@@ -192,41 +200,42 @@ def _speed(one: Contender) -> str:
     if row.scenario == "llm":
         first, each = one.median("ttft"), one.median("tpot")
         rate = f" ({number_text.figure(1 / each)} tokens/s)" if each else ""
-        return f"{number_text.seconds(first)} to the first token, then {number_text.seconds(each)} a token{rate}"
+        return f"{number_text.seconds(first)} to the first token, then {number_text.seconds(each)} per token{rate}"
     if row.scenario == "offline":
-        return f"{number_text.figure(one.median('throughput'))} items a second"
-    what = "a step" if row.scenario == "stream" else "an input"
-    return f"{number_text.seconds(one.cost)} {what}"
+        return f"{number_text.figure(one.median('throughput'))} items/s"
+    unit = "step" if row.scenario == "stream" else "input"
+    return f"{number_text.seconds(one.cost)} per {unit}"
 
 
 def _against(best: Contender, test: Sequence[Contender]) -> str:
-    """Against the same target's variant that is not quantized."""
+    """A sentence that compares it with the unquantized variant of the same target."""
     same = [one for one in test if one.rows[0].target == best.rows[0].target and not one.rows[0].quantized]
     if not same or not best.rows[0].quantized:
         return ""
-    found = []
+    ratios = []
     for ours, theirs, less, more, level in (
-        (best.bytes, same[0].bytes, "smaller", "larger", "as large"),
-        (best.cost, same[0].cost, "faster", "slower", "about as fast"),
+        (best.bytes, same[0].bytes, "smaller", "larger", "the same size"),
+        (best.cost, same[0].cost, "faster", "slower", "equally fast"),
     ):
         if ours and theirs:
             ratio = max(ours, theirs) / min(ours, theirs)
-            found.append(f"{ratio:.1f} times {less if ours < theirs else more}" if ratio >= LEVEL else level)
-    return f"Against {same[0].variant} it is {' and '.join(found)}." if found else ""
+            ratios.append(f"{ratio:.1f} times {less if ours < theirs else more}" if ratio >= LEVEL else level)
+    return f"Compared with {same[0].variant} it is {' and '.join(ratios)}." if ratios else ""
 
 
 def _smaller(best: Contender, test: Sequence[Contender]) -> str:
+    """A sentence about the smallest correct variant, where it is smaller than the best."""
     able = [one for one in test if not one.fault and one.bytes is not None]
     small = min(able, key=lambda one: one.bytes or 0, default=None)
     if small is None or best.bytes is None or (small.bytes or 0) * LEVEL >= best.bytes:
         return ""
     accuracy = f", {number_text.share(small.accuracy.value)}" if small.accuracy else ""
     size = number_text.size(small.bytes)
-    return f"Where size matters more than speed: {small.variant} ({size}, {_speed(small)}{accuracy})."
+    return f"If size matters more than speed: {small.variant} ({size}, {_speed(small)}{accuracy})."
 
 
 def _elsewhere(best: Contender, test: Sequence[Contender]) -> str:
-    """In another test another may win."""
+    """A sentence about another test where another variant is faster."""
     other = pick(test)
     ours = next((one for one in test if one.variant == best.variant), None)
     if other is None or other.variant == best.variant or ours is None or not ours.cost or not other.cost:
@@ -234,7 +243,7 @@ def _elsewhere(best: Contender, test: Sequence[Contender]) -> str:
     if ours.cost < other.cost * LEVEL:
         return ""
     row = other.rows[0]
-    return f"In the test {row.test} ({row.scenario}) {other.variant} is {ours.cost / other.cost:.1f} times as fast."
+    return f"In test {row.test} ({row.scenario}) {other.variant} is {ours.cost / other.cost:.1f} times as fast."
 
 
 def _metric(accuracy: Accuracy) -> str:

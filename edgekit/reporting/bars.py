@@ -1,6 +1,6 @@
-"""Three more plots as SVG text: bars with their intervals, memory phase by phase, and what happened over time.
+"""Three plots as SVG text: bars with intervals, memory by phase, and lines over time.
 
-Like `edgekit.reporting.svg`, from which the axes come: numbers and names, not what they mean.
+Knows numbers and names, not what they mean. The axes come from `edgekit.reporting.svg`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekit.reporting.svg import LEFT, RIGHT, WIDTH, Scale, colour, drawing, from_zero, titled, written, x_axis
+from edgekit.reporting.svg import LEFT, RIGHT, WIDTH, Scale, colour, drawing, escaped, from_zero, titled, x_axis
 
-PHASE_LEFT = 74  # where the bars of phases begin: the longest phase's name stands before them
+PHASE_LEFT = 74  # x where the bars of phases begin: room for the longest phase name
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Course:
-    """Values one after the other, `step` apart."""
+    """Values over time, `step` seconds apart."""
 
     name: str
     note: str
@@ -52,7 +52,7 @@ class Course:
 
 
 def bars(key: str, title: str, about: str, rows: Sequence[Bar], x_name: str) -> str:
-    """From zero, so that a length is a ratio; names above the bars."""
+    """Horizontal bars from zero, with the names above them."""
     top, step = 4, 36
     bottom = top + step * len(rows)
     xs = from_zero([max(row.value, (row.interval or (0, 0))[1]) for row in rows], 10, WIDTH - 10)
@@ -73,7 +73,7 @@ def bars(key: str, title: str, about: str, rows: Sequence[Bar], x_name: str) -> 
 
 
 def phases(key: str, title: str, about: str, blocks: Sequence[Block], x_name: str) -> str:
-    """A bar for each phase: what the process has alone is full, the rest of what it maps is pale."""
+    """A bar for each phase: the process's own memory is solid, shared memory is pale."""
     line = 13
     heights = [24 + line * len(block.phases) for block in blocks]
     bottom = 4 + sum(heights)
@@ -85,7 +85,7 @@ def phases(key: str, title: str, about: str, blocks: Sequence[Block], x_name: st
         parts += titled(block.name, block.note, y + 13)
         for number, (name, own, whole) in enumerate(block.phases):
             at = y + 20 + line * number
-            parts.append(f'<text class="t end" x="{PHASE_LEFT - 5}" y="{at + 8}">{written(name)}</text>')
+            parts.append(f'<text class="t end" x="{PHASE_LEFT - 5}" y="{at + 8}">{escaped(name)}</text>')
             for style, value in (("pale", whole), ("bar", own)):
                 width = max(xs.at(value) - PHASE_LEFT, 0.0)
                 box = f'x="{PHASE_LEFT}" y="{at}" width="{width:.1f}" height="9"'
@@ -97,18 +97,18 @@ def phases(key: str, title: str, about: str, blocks: Sequence[Block], x_name: st
     return drawing(key, title, about, bottom + 36, parts)
 
 
-def courses(key: str, title: str, about: str, found: Sequence[Course], x_name: str, y_name: str) -> str:
-    """Lines over time, their names above; from zero upwards, so that a fall is seen at its size."""
-    top = 12 + 15 * len(found) + 20
+def courses(key: str, title: str, about: str, lines: Sequence[Course], x_name: str, y_name: str) -> str:
+    """Lines over time with their names above; the y axis begins at zero, so a fall is drawn to scale."""
+    top = 12 + 15 * len(lines) + 20
     bottom = top + 170
-    longest = max(course.step * len(course.values) for course in found)
+    longest = max(course.step * len(course.values) for course in lines)
     xs = Scale(0, longest, LEFT, WIDTH - RIGHT)
-    ys = from_zero([value for course in found for value in course.values], bottom, top)
-    parts = [f'<text class="t" x="4" y="{top - 11}">{written(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
+    ys = from_zero([value for course in lines for value in course.values], bottom, top)
+    parts = [f'<text class="t" x="4" y="{top - 11}">{escaped(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
     for tick in ys.ticks():
         parts.append(f'<path class="grid" d="M{LEFT} {ys.at(tick):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="t end" x="{LEFT - 6}" y="{ys.at(tick) + 4:.1f}">{tick:g}</text>')
-    for number, course in enumerate(found):
+    for number, course in enumerate(lines):
         y = 12 + 15 * number
         points = [(xs.at((at + 0.5) * course.step), ys.at(value)) for at, value in enumerate(course.values)]
         path = "L".join(f"{x:.1f} {at:.1f}" for x, at in points)
@@ -120,5 +120,5 @@ def courses(key: str, title: str, about: str, found: Sequence[Course], x_name: s
 
 
 def drawable(value: float | None) -> bool:
-    """Whether a value can stand on an axis beside others of its kind."""
+    """Whether a value can be drawn on an axis: finite, positive, and not extreme."""
     return value is not None and math.isfinite(value) and 1e-12 < value < 1e18

@@ -1,10 +1,10 @@
-"""Files of several devices or days held against the first: which rows belong together, and what changed.
+"""Compares the records of several files with the first: matches their rows and lists the changes.
 
-    found = compare(records, names)
-    found.changes[0].ratio, found.changes[0].p      # of one quantity of one row of one file to the first's
+    comparison = compare(records, names)
+    comparison.changes[0].ratio, comparison.changes[0].p      # one quantity of one row, against the first file
 
-Rows belong together by bundle (its name, else its digest), variant and test; repetitions are taken together. Compares
-figures, and does not say what to do about them: that is `edgekit.reporting.fail_if`' and the reader's.
+Rows match by bundle (its name, else its digest), variant and test; replicates are taken together. Bounds on the
+changes are in `edgekit.reporting.fail_if`.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from edgekit.reporting import advice, number_text
 from edgekit.reporting.record import QUANTITIES, Record, Row
 from edgekit.reporting.significance import FEWEST, corrected, differ
 
-# What is compared of a row: quantities, which have samples, and what it has once: (name, unit, less is better, where).
+# The figures of a row that are compared: sampled quantities, and single values (name, unit, less is better, getter).
 COMPARED = {"single-stream": ("latency",), "offline": ("throughput",), "llm": ("ttft", "tpot"), "stream": ("step",)}
-ONCE: tuple[tuple[str, str, bool, Callable[[Row], float | None]], ...] = (
+SINGLE: tuple[tuple[str, str, bool, Callable[[Row], float | None]], ...] = (
     ("peak memory", "bytes", True, lambda row: row.memory.peak_rss if row.memory else None),
     ("size", "bytes", True, lambda row: row.bytes),
     ("accuracy", "share", False, lambda row: row.accuracy.value if row.accuracy else None),
 )
-CERTAIN = 0.05  # p below which a change is more than chance
+CERTAIN = 0.05  # p below which a change is significant
 METHOD = (
-    "Ratios are of medians, to the first file; sizes, peak memory and accuracy are listed where they differ. Whether "
-    "a change is more than chance is told by the two-sided Mann-Whitney test on the values as measured (on the medians "
-    f"of the repetitions, where both files have at least {FEWEST}), corrected for all changes on this page after Holm, "
-    "at 5 %. Runs of one process resemble each other more than runs of two do, so a change below 5 % is called small, "
-    "however certain it is: measure with --replicate to be sure of those."
+    "Ratios are of medians, relative to the first file; sizes, peak memory and accuracy are listed where they differ. "
+    "Significance is the two-sided Mann-Whitney test on the measured values (on the medians of the replicates, where "
+    f"both files have at least {FEWEST}), with Holm's correction for all changes on this page, at 5 %. Runs of one "
+    "process vary less than runs of two processes, so a significant change below 5 % is called small: measure with "
+    "--replicate to confirm it."
 )
-ALIKE = 1.1  # bandwidths that are so near are one: they are measured, too
-NOT_COMPARED = ("load_before", "load_after", "frequencies")  # of the environment: they are never twice the same
+ALIKE = 1.1  # bandwidths within this ratio count as equal: they are measured values
+NOT_COMPARED = ("load_before", "load_after", "frequencies")  # environment fields that differ in every run
 
 
 @dataclass(frozen=True)
@@ -51,31 +51,32 @@ class Key:
 
 @dataclass(frozen=True)
 class Match:
-    """One row in all files: its repetitions in each, none where that file does not have it."""
+    """One row in all files: its replicates in each file, an empty tuple where a file lacks it."""
 
     key: Key
     rows: tuple[tuple[Row, ...], ...]
 
     def invalid(self, file: int) -> str:
+        """Why the row is invalid in that file; "" if it is valid."""
         return next((row.invalid for row in self.rows[file] if row.invalid), "")
 
     def median(self, file: int, quantity: str) -> float | None:
         return advice.middle(self.rows[file], lambda row: advice.median(row, quantity))
 
     def sample(self, file: int, quantity: str) -> list[float]:
-        """Each of the values, file by file; see METHOD for when it is the medians."""
-        found = [row.figures[quantity] for row in self.rows[file] if quantity in row.figures]
+        """The values of one file, or the medians of its replicates; see METHOD."""
+        figures = [row.figures[quantity] for row in self.rows[file] if quantity in row.figures]
         if all(len(rows) >= FEWEST for rows in self.rows if rows):
-            return [figure.median for figure in found]
-        return [value for figure in found for value in figure.values]
+            return [figure.median for figure in figures]
+        return [value for figure in figures for value in figure.values]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One figure of one row, from the first file to another. `p` is None where there were too few values."""
+    """One figure of one row in the first file and in another. `p` is None with too few values."""
 
     key: Key
-    file: int  # which one, the first being 0
+    file: int  # index; the first file is 0
     name: str  # "TPOT", "peak memory"
     unit: str
     less: bool  # is better
@@ -83,7 +84,7 @@ class Change:
     after: float
     p: float | None
     valid: bool
-    sampled: bool = True  # a median of many runs, and not one figure
+    sampled: bool = True  # the median of many runs; False for a single value
 
     @property
     def ratio(self) -> float | None:
@@ -91,7 +92,7 @@ class Change:
 
     @property
     def certain(self) -> bool:
-        """More than chance; a figure that a row has once is taken as it is."""
+        """Whether it is significant; a single value always is."""
         return self.p < CERTAIN if self.p is not None else not self.sampled
 
     @property
@@ -100,7 +101,7 @@ class Change:
 
     @property
     def notable(self) -> bool:
-        """More than chance, and more than the noise of the machine, or than an accuracy may lose."""
+        """Whether it is significant, and larger than the machine's noise or the accuracy tolerance."""
         if not self.valid or not self.certain:
             return False
         if self.unit == "share":
@@ -112,15 +113,15 @@ class Change:
         if not self.valid:
             return "invalid"
         if self.sampled and self.p is None:
-            return "too few runs to tell"
+            return "too few runs"
         if not self.certain:
-            return "within chance"
+            return "not significant"
         if self.notable:
             return "better" if self.better else "worse"
         return "small"
 
-    def shown(self, value: float) -> str:
-        """One of its two values, with its unit."""
+    def text(self, value: float) -> str:
+        """`before` or `after` as text, with its unit."""
         if self.unit == "bytes":
             return number_text.size(value)
         return number_text.share(value) if self.unit == "share" else number_text.quantity(value, self.unit)
@@ -128,17 +129,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`differences`: (fact, its value in each file) where the environments are not the same."""
+    """`differences`: (field, its value in each file) where the environments differ."""
 
     names: tuple[str, ...]
     matches: tuple[Match, ...]
     changes: tuple[Change, ...]
     differences: tuple[tuple[str, tuple[str, ...]], ...]
-    notes: tuple[str, ...]  # what is not the same about rows that belong together
+    notes: tuple[str, ...]  # matched rows that were measured in different ways
 
     @property
-    def alone(self) -> list[tuple[Match, list[str]]]:
-        """Rows that not every file has, with the names of the files that do."""
+    def missing(self) -> list[tuple[Match, list[str]]]:
+        """Rows that some files lack, with the names of the files that have them."""
         return [
             (match, [name for name, rows in zip(self.names, match.rows) if rows])
             for match in self.matches
@@ -147,68 +148,70 @@ class Comparison:
 
 
 def compare(records: Sequence[Record], names: Sequence[str]) -> Comparison:
-    """Every record against the first, in the order of its rows."""
+    """Compare every record with the first, in the order of its rows."""
     matches = _matches(records)
-    found = [change for match in matches for file in range(1, len(records)) for change in _changes(match, file)]
-    tests = corrected([change.p for change in found])
-    told = tuple(replace(change, p=p) for change, p in zip(found, tests))
+    changes = [change for match in matches for file in range(1, len(records)) for change in _changes(match, file)]
+    p_values = corrected([change.p for change in changes])
+    corrected_changes = tuple(replace(change, p=p) for change, p in zip(changes, p_values))
     notes = tuple(note for match in matches for note in _notes(match))
-    return Comparison(tuple(names), tuple(matches), told, tuple(_differences(records)), notes)
+    return Comparison(tuple(names), tuple(matches), corrected_changes, tuple(_differences(records)), notes)
 
 
-def summary(found: Comparison) -> list[str]:
-    """What changed, a sentence or two for each file after the first."""
-    said = []
-    for file, name in enumerate(found.names[1:], start=1):
-        changes = [change for change in found.changes if change.file == file and change.valid]
+def summary(comparison: Comparison) -> list[str]:
+    """A few sentences about the changes in each file after the first."""
+    sentences = []
+    for file, name in enumerate(comparison.names[1:], start=1):
+        changes = [change for change in comparison.changes if change.file == file and change.valid]
         worse = [change for change in changes if change.notable and not change.better]
         better = [change for change in changes if change.notable and change.better]
         rest = len(changes) - len(worse) - len(better)
         figures = number_text.count(len(changes), "figure")
-        head = f"{name} against {found.names[0]}: {figures} of valid rows that both have."
-        parts = [_told("Worse", worse), _told("Better", better)]
+        head = f"{name} compared with {comparison.names[0]}: {figures} of valid rows that both have."
+        parts = [_largest("Worse", worse), _largest("Better", better)]
         if rest:
-            alike = "are the same within chance or 5 %, or have too few runs to tell"
-            parts.append(f"{'All' if rest == len(changes) else 'The other'} {rest} {alike}.")
-        broken = [m.key.name for m in found.matches if m.invalid(file) and m.rows[0] and not m.invalid(0)]
+            same = "did not change significantly or by 5 %, or have too few runs"
+            parts.append(f"{'All' if rest == len(changes) else 'The other'} {rest} {same}.")
+        broken = [m.key.name for m in comparison.matches if m.invalid(file) and m.rows[0] and not m.invalid(0)]
         if broken:
             parts.append(f"Invalid now: {_few(broken)}.")
-        for holder, other, who in ((0, file, found.names[0]), (file, 0, name)):
-            alone = [match.key.name for match in found.matches if match.rows[holder] and not match.rows[other]]
-            parts.append(f"Only in {who}: {_few(alone)}." if alone else "")
-        said.append(" ".join(filter(None, (head, *parts))))
-    return said
+        for one, other, title in ((0, file, comparison.names[0]), (file, 0, name)):
+            unmatched = [match.key.name for match in comparison.matches if match.rows[one] and not match.rows[other]]
+            parts.append(f"Only in {title}: {_few(unmatched)}." if unmatched else "")
+        sentences.append(" ".join(filter(None, (head, *parts))))
+    return sentences
 
 
-def table(found: Comparison) -> str:
-    """The changes, for a terminal."""
+def table(comparison: Comparison) -> str:
+    """The changes as a table for a terminal, with the differences of the environments and the summary."""
     from edgekit import text_table
 
-    heads = ("row", "file", "", found.names[0], "", "change", "p", "")
+    heads = ("row", "file", "", comparison.names[0], "", "change", "p", "")
     rows = (
         (
-            *(number_text.cut(change.key.name, 80), found.names[change.file], change.name),
-            *(change.shown(change.before), change.shown(change.after)),
-            *(number_text.change(change.ratio), chance(change.p), change.verdict),
+            *(number_text.cut(change.key.name, 80), comparison.names[change.file], change.name),
+            *(change.text(change.before), change.text(change.after)),
+            *(number_text.change(change.ratio), p_text(change.p), change.verdict),
         )
-        for change in found.changes
+        for change in comparison.changes
     )
-    listed = [
-        f"{name}: {' / '.join(value or number_text.DASH for value in values)}" for name, values in found.differences
+    differences = [
+        f"{name}: {' / '.join(value or number_text.DASH for value in values)}"
+        for name, values in comparison.differences
     ]
     differing = (
-        "\n".join(text_table.one_line(number_text.cut(line)) for line in ["the environments differ:", *listed])
-        if listed
+        "\n".join(text_table.one_line(number_text.cut(line)) for line in ["the environments differ:", *differences])
+        if differences
         else ""
     )
-    said = "\n".join(
-        text_table.one_line(number_text.cut(line, number_text.PROSE)) for line in (*summary(found), *found.notes)
+    sentences = "\n".join(
+        text_table.one_line(number_text.cut(line, number_text.PROSE))
+        for line in (*summary(comparison), *comparison.notes)
     )
-    return "\n\n".join(filter(None, (text_table.table(heads, rows), differing, said)))
+    return "\n\n".join(filter(None, (text_table.table(heads, rows), differing, sentences)))
 
 
 def flat(change: Change, names: Sequence[str]) -> dict[str, str | float | None]:
-    """A change for a program."""
+    """A change as a JSON object."""
     return {
         "row": change.key.name,
         "file": names[change.file],
@@ -222,12 +225,13 @@ def flat(change: Change, names: Sequence[str]) -> dict[str, str | float | None]:
     }
 
 
-def chance(p: float | None) -> str:
+def p_text(p: float | None) -> str:
+    """A p value as text: `0.012`, `<0.001`."""
     return number_text.DASH if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _told(word: str, changes: Sequence[Change]) -> str:
-    """The largest few by name."""
+def _largest(word: str, changes: Sequence[Change]) -> str:
+    """A sentence with the three largest changes."""
     if not changes:
         return ""
     largest = sorted(changes, key=lambda change: -_apart(change.before, change.after))[:3]
@@ -241,22 +245,22 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _apart(before: float, after: float) -> float:
-    """How many times the smaller goes into the greater."""
+    """The ratio of the larger to the smaller value."""
     low, high = sorted((before, after))
     return high / low if low > 0 else math.inf if high > low else 1.0
 
 
 def _matches(records: Sequence[Record]) -> list[Match]:
-    """By the first file's name of a bundle; a later file may call the same digest otherwise."""
-    called = {row.digest: row.bundle for row in reversed(records[0].rows) if row.digest}
-    known = {row.bundle for row in records[0].rows}
-    found: dict[Key, list[list[Row]]] = {}
+    """Rows by key; where a later file has another name for the same digest, the first file's name counts."""
+    names = {row.digest: row.bundle for row in reversed(records[0].rows) if row.digest}
+    bundles = {row.bundle for row in records[0].rows}
+    matches: dict[Key, list[list[Row]]] = {}
     for file, record in enumerate(records):
         for row in record.rows:
-            bundle = row.bundle if row.bundle in known else called.get(row.digest, row.bundle)
+            bundle = row.bundle if row.bundle in bundles else names.get(row.digest, row.bundle)
             key = Key(bundle, row.variant, row.scenario, row.test)
-            found.setdefault(key, [[] for _ in records])[file].append(row)
-    return [Match(key, tuple(map(tuple, rows))) for key, rows in found.items()]
+            matches.setdefault(key, [[] for _ in records])[file].append(row)
+    return [Match(key, tuple(map(tuple, rows))) for key, rows in matches.items()]
 
 
 def _changes(match: Match, file: int) -> Iterator[Change]:
@@ -269,33 +273,33 @@ def _changes(match: Match, file: int) -> Iterator[Change]:
             p = differ(match.sample(0, quantity), match.sample(file, quantity)) if valid else None
             unit, less = QUANTITIES[quantity]
             yield Change(match.key, file, number_text.QUANTITY[quantity], unit, less, before, after, p, valid)
-    for name, unit, less, find in ONCE:
+    for name, unit, less, find in SINGLE:
         first, now = (advice.middle(match.rows[at], find) for at in (0, file))
         if first is not None and now is not None and first != now:
             yield Change(match.key, file, name, unit, less, first, now, None, valid, sampled=False)
 
 
 def _differences(records: Sequence[Record]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """By field; of the engines and the software each by itself."""
+    """Fields that differ; engines and software one by one."""
     for each in fields(records[0].environment):
         values = [getattr(record.environment, each.name) for record in records]
         if each.name in NOT_COMPARED or len({str(value) for value in values}) == 1:
             continue
         if isinstance(values[0], dict):
             for name in dict.fromkeys(name for value in values for name in value):
-                said = tuple(str(value.get(name, "")) for value in values)
-                if len(set(said)) > 1:
-                    yield f"{each.name} {name}", said
+                texts = tuple(str(value.get(name, "")) for value in values)
+                if len(set(texts)) > 1:
+                    yield f"{each.name} {name}", texts
         elif each.name != "bandwidth" or _apart(*_ends(values)) > ALIKE:
-            yield each.name.replace("_", " "), tuple(_said(each.name, value) for value in values)
+            yield each.name.replace("_", " "), tuple(_value_text(each.name, value) for value in values)
 
 
 def _ends(values: Sequence[float | None]) -> tuple[float, float]:
-    known = [value or 0.0 for value in values]
-    return min(known), max(known)
+    numbers = [value or 0.0 for value in values]
+    return min(numbers), max(numbers)
 
 
-def _said(name: str, value: Any) -> str:
+def _value_text(name: str, value: Any) -> str:
     if value is None:
         return ""
     if name in ("memory", "memory_limit"):
@@ -306,12 +310,16 @@ def _said(name: str, value: Any) -> str:
 
 
 def _notes(match: Match) -> list[str]:
-    """What a reader should know of rows that bear one name and were not measured alike."""
+    """A sentence where matched rows were measured in different ways."""
     first = [rows[0] for rows in match.rows if rows]
-    told = []
-    for name, what in (("digest", "another export"), ("threads", "other threads"), ("options", "other engine options")):
+    notes = []
+    for name, what in (
+        ("digest", "different exports"),
+        ("threads", "different threads"),
+        ("options", "different engine options"),
+    ):
         if len({str(getattr(row, name)) for row in first}) > 1:
-            told.append(what)
+            notes.append(what)
     if len({str(sorted(row.parameters.items())) for row in first}) > 1:
-        told.append("other parameters")
-    return [f"{match.key.name}: the files have {number_text.joined(told)}."] if told else []
+        notes.append("different parameters")
+    return [f"{match.key.name}: the files have {number_text.joined(notes)}."] if notes else []

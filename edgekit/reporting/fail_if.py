@@ -3,8 +3,8 @@
     METRIC[_STATISTIC](<|>)VALUE
 
 METRIC is a quantity of a row (`edgekit.reporting.record.QUANTITIES`) or one of `SINGLE`. VALUE with a sign and `%` is
-relative to the first file; else it is absolute, with a unit: `0.5s`, `500MB`, `0.99`. What was not measured has not
-passed.
+relative to the first file; else it is absolute, with a unit: `0.5s`, `500MB`, `0.99`. A figure that was not measured
+fails.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _of_phase(kind: str, name: str) -> Callable[[Row], float | None]:
     return find
 
 
-# What a row has once: metric -> (its unit, where it stands).
+# Single values of a row: metric -> (unit, getter).
 SINGLE: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "peak_rss": ("bytes", _of_memory("peak_rss")),
     "slope": ("bytes", _of_memory("slope")),
@@ -69,12 +69,12 @@ SINGLE: dict[str, tuple[str, Callable[[Row], float | None]]] = {
 
 @dataclass(frozen=True)
 class Bound:
-    """`text` as it was written; `value` is a share of the first file's where `relative`."""
+    """A parsed bound. `text`: the user's own. `value` is a share of the first file's figure if `relative`."""
 
     text: str
     metric: str
     statistic: str
-    above: bool  # fails above it
+    above: bool  # True: a larger figure fails; False: a smaller one
     value: float
     relative: bool
 
@@ -83,25 +83,25 @@ class Bound:
         return SINGLE[self.metric][0] if self.metric in SINGLE else QUANTITIES[self.metric][0]
 
     def has(self, rows: Sequence[Row]) -> bool:
-        """Whether these are rows of which the metric is measured at all."""
+        """Whether any of the rows has the metric."""
         if self.metric in SINGLE:
             return self.get(rows) is not None
         return any(self.metric in row.figures for row in rows)
 
     def get(self, rows: Sequence[Row]) -> float | None:
-        """The metric over repetitions: their median."""
+        """The median of the metric over replicates."""
         if self.metric in SINGLE:
             return middle(rows, SINGLE[self.metric][1])
         return middle([row for row in rows if self.metric in row.figures], self._statistic)
 
     def _statistic(self, row: Row) -> float | None:
-        found: float | None = getattr(row.figures[self.metric], self.statistic)
-        return found
+        value: float | None = getattr(row.figures[self.metric], self.statistic)
+        return value
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A row that a bound does not let through, in words."""
+    """A row that fails a bound, in words."""
 
     bound: str
     row: str
@@ -113,7 +113,7 @@ class Failure:
 
 
 def parse(text: str) -> Bound:
-    """A bound from what a user wrote. Raises UsageError with the column at which it makes no sense."""
+    """Parse a bound. Raises UsageError with the column of the first mistake."""
     sign = re.search(r"[<>]", text)
     if sign is None:
         raise _wrong(text, len(text), "there is no < or >")
@@ -123,49 +123,49 @@ def parse(text: str) -> Bound:
     return Bound(text, metric, statistic, sign[0] == ">", value, relative)
 
 
-def judge(bound: Bound, found: Comparison) -> list[Failure]:
-    """Every row of the later files that breaks the bound, or cannot be held against it.
+def judge(bound: Bound, comparison: Comparison) -> list[Failure]:
+    """Every row of the later files that fails the bound, or that has no figure to compare.
 
-    Of a single file, which only an absolute bound can be about, its own rows are judged.
+    With a single file, and so an absolute bound, the rows of that file are judged.
     """
-    files = range(1, len(found.names)) if len(found.names) > 1 else range(1)
-    about = [match for match in found.matches if any(map(bound.has, match.rows))]
-    if not about:
-        return [Failure(bound.text, "no row", found.names[-1], f"none has {bound.metric}")]
+    files = range(1, len(comparison.names)) if len(comparison.names) > 1 else range(1)
+    matches = [match for match in comparison.matches if any(map(bound.has, match.rows))]
+    if not matches:
+        return [Failure(bound.text, "no row", comparison.names[-1], f"no row has {bound.metric}")]
     failures = []
-    for match in about:
+    for match in matches:
         for file in files:
             if why := _fault(bound, match, file):
-                failures.append(Failure(bound.text, match.key.name, found.names[file], why))
+                failures.append(Failure(bound.text, match.key.name, comparison.names[file], why))
     return failures
 
 
 def _fault(bound: Bound, match: Match, file: int) -> str:
-    """Why a row does not pass; empty if it does. A row that is new has nothing to be held against."""
+    """Why a row fails; "" if it passes. A row that the first file lacks passes a relative bound."""
     if not match.rows[file]:
         return "missing"
     if invalid := match.invalid(file):
         return f"invalid: {invalid}"
     after = bound.get(match.rows[file])
     if after is None:
-        return f"{bound.metric} {bound.statistic} was not measured, or of too few runs"
+        return f"{bound.metric} {bound.statistic} was not measured, or has too few runs"
     if not bound.relative:
-        broken = after > bound.value if bound.above else after < bound.value
-        return f"{_shown(bound, after)}, allowed is {_shown(bound, bound.value)}" if broken else ""
+        fails = after > bound.value if bound.above else after < bound.value
+        return f"{_text(bound, after)}, allowed is {_text(bound, bound.value)}" if fails else ""
     if not match.rows[0]:
         return ""
     if invalid := match.invalid(0):
         return f"nothing to compare with, the first file's row is invalid: {invalid}"
     before = bound.get(match.rows[0])
     if before is None or before <= 0:
-        return f"nothing to compare with, the first file has {_shown(bound, before)}"
+        return f"nothing to compare with, the first file has {_text(bound, before)}"
     limit = before * (1 + bound.value)
-    broken = after > limit if bound.above else after < limit
-    told = f"{_shown(bound, before)} before, {_shown(bound, after)} now ({number_text.change(after / before)})"
-    return told if broken else ""
+    fails = after > limit if bound.above else after < limit
+    change = f"{_text(bound, before)} before, {_text(bound, after)} now ({number_text.change(after / before)})"
+    return change if fails else ""
 
 
-def _shown(bound: Bound, value: float | None) -> str:
+def _text(bound: Bound, value: float | None) -> str:
     if bound.unit == "bytes":
         return number_text.size(value)
     if bound.unit == "share":
@@ -189,22 +189,23 @@ def _metric(text: str, name: str) -> tuple[str, str]:
 
 
 def _value(text: str, start: int, unit: str) -> tuple[float, bool]:
-    """The number and whether it is relative."""
+    """The number, and whether it is relative to the first file."""
     start += len(text[start:]) - len(text[start:].lstrip())
-    matched = re.fullmatch(r"([+-]?)(\d{1,15}(?:\.\d{1,15})?)\s*((?:[^\d.\s]\S*)?)", text[start:].rstrip(), re.ASCII)
-    if matched is None:
-        raise _wrong(text, start, f"{text[start:]!r} is no number with a unit")
-    sign, number, said = matched.groups()
-    if sign and said == "%":
+    match = re.fullmatch(r"([+-]?)(\d{1,15}(?:\.\d{1,15})?)\s*((?:[^\d.\s]\S*)?)", text[start:].rstrip(), re.ASCII)
+    if match is None:
+        raise _wrong(text, start, f"{text[start:]!r} is not a number with a unit")
+    sign, number, suffix = match.groups()
+    if sign and suffix == "%":
         return float(f"{sign}{number}") / 100, True
     if sign:
-        raise _wrong(text, start, "a sign stands before a percentage only")
+        raise _wrong(text, start, "only a percentage takes a sign")
     units = UNITS[unit]
-    if said.lower() not in units:
-        wanted = ", ".join(filter(None, units)) or "no unit"
-        hint = f"write it with {wanted}; or +5% or -5%, relative to the first file"
-        raise _wrong(text, start + len(number), f"{said!r} is no unit of it" if said else "it needs a unit", hint)
-    return float(number) * units[said.lower()], False
+    if suffix.lower() not in units:
+        known = ", ".join(filter(None, units)) or "no unit"
+        hint = f"write it with {known}; or +5% or -5%, relative to the first file"
+        why = f"{suffix!r} is not a unit of it" if suffix else "it needs a unit"
+        raise _wrong(text, start + len(number), why, hint)
+    return float(number) * units[suffix.lower()], False
 
 
 def _wrong(text: str, column: int, why: str, hint: str = HINT) -> UsageError:

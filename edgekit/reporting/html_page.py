@@ -1,9 +1,8 @@
-"""Records as one HTML file that needs nothing else: no font, no picture, and no script but its own that sorts tables.
+"""Records as one self-contained HTML file: no font, no image file, and one script, which sorts the tables.
 
-Made to be read on a telephone, on a wide screen, in the dark and on paper. Every value is escaped where it is put in
-(`edgekit.reporting.html_parts`), and the page forbids itself (Content-Security-Policy) to load anything, or to run
-anything but that one script, which is known by its hash. What is long is cut and says so. Its style is page.css, its
-script page.js, beside this file.
+It is for telephones, wide screens, dark mode and paper. Every value is escaped where it is inserted
+(`edgekit.reporting.html_parts`). The Content-Security-Policy of the page lets it load nothing and run only its own
+script, by hash. Long texts are cut and end with …. The style is page.css and the script page.js, beside this file.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from edgekit.reporting.html_sections import section
 from edgekit.reporting.record import Record
 from edgekit.reporting.row_groups import Group, grouped
 
-BUNDLES, FACTS = 12, 20  # what a page shows at most
-BYTES = 1_900_000  # that its parts may have together
-SEVERITY = {"invalid": 0, "worse": 1, "better": 2}  # what comes first
+BUNDLES, FACTS = 12, 20  # bundles, and items of a list, that a page shows at most
+BYTES = 1_900_000  # of all parts together, at most
+SEVERITY = {"invalid": 0, "worse": 1, "better": 2}  # the order of rows by verdict
 GENERATOR = '<meta name="generator" content="edgekit">'
 
 
@@ -33,9 +32,9 @@ def html(
     compared: Comparison | None = None,
     failures: Sequence[str] = (),
 ) -> str:
-    """The page; under 2 MB whatever the records hold. `names`: what to call the files, where there are several.
+    """The page, under 2 MB for any records. `names`: a name for each file, where there are several.
 
-    With `compared` it begins with what changed; `failures` are rows that a bound did not let through.
+    With `compared` the page begins with the changes. `failures`: rows that fail a bound, in words.
     """
     labels = list(names) if len(records) > 1 else [""]
     groups = grouped(records, labels)
@@ -56,14 +55,14 @@ def html(
 
 
 def _fitting(parts: Sequence[str]) -> list[str]:
-    """Of these, as far as they go in `BYTES`, whole: only names that somebody made to be long are longer."""
-    left, found = BYTES, []
+    """The parts that fit in `BYTES`, with a notice in place of the others. Only hostile names make a part that long."""
+    left, fitting = BYTES, []
     for part in parts:
         size = len(part.encode(errors="replace"))
         fits = size <= left
-        found.append(part if fits else '<p class="warning">A part of this page is too long to be shown.</p>')
+        fitting.append(part if fits else '<p class="warning">A part of this page is too long to show.</p>')
         left -= size if fits else 0
-    return found
+    return fitting
 
 
 def _document(title: str, body: str) -> str:
@@ -79,22 +78,24 @@ def _document(title: str, body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'{GENERATOR}<meta name="referrer" content="no-referrer">'
         f"<title>{title}</title><style>{style}</style></head>\n<body>\n{body}\n"
-        "<footer>One file: it loads nothing and sends nothing. A click on a column's head sorts by it.</footer>\n"
+        "<footer>This file is complete: it loads nothing and sends nothing. Click a column head to sort.</footer>\n"
         f"<script>{script}</script></body></html>\n"
     )
 
 
 def _hash(inline: str) -> str:
-    """By which a policy knows what it lets run: the SHA-256 of what stands between the tags."""
+    """The SHA-256 of an inline style or script, as a Content-Security-Policy names it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()}"
 
 
 def _line(record: Record, name: str) -> str:
-    """The day, how long it took, and on what."""
+    """Date, duration and processor of a record."""
     day = record.made.replace("T", " ").removesuffix("Z") + (" UTC" if record.made.endswith("Z") else "")
-    took = f"in {number_text.count(round(record.seconds), 'second')}" if number_text.is_number(record.seconds) else ""
-    said = ", ".join(filter(None, [f"{day} {took}".strip(), record.environment.cpu]))
-    return f"{name}: {said}" if name else said
+    duration = (
+        f"in {number_text.count(round(record.seconds), 'second')}" if number_text.is_number(record.seconds) else ""
+    )
+    line = ", ".join(filter(None, [f"{day} {duration}".strip(), record.environment.cpu]))
+    return f"{name}: {line}" if name else line
 
 
 def _summary(
@@ -104,12 +105,12 @@ def _summary(
     compared: Comparison | None,
     failures: Sequence[str],
 ) -> Iterator[str]:
-    yield '<section class="summary"><h2>In short</h2>'
+    yield '<section class="summary"><h2>Summary</h2>'
     if failures:
-        broke = text(f"{number_text.count(len(failures), 'row')} broke a bound.")
-        yield f'<p class="warning"><strong class="bad">{broke}</strong></p>'
+        line = f"{number_text.count(len(failures), 'row')} {'fails' if len(failures) == 1 else 'fail'} a bound."
+        yield f'<p class="warning"><strong class="bad">{text(line)}</strong></p>'
         yield f"<ul>{''.join(f'<li>{prose(failure)}</li>' for failure in failures[:FACTS])}</ul>"
-        yield html_parts.more(len(failures) - FACTS, "broken bound")
+        yield html_parts.more(len(failures) - FACTS, "failure")
     if compared:
         yield from (f"<p>{prose(line)}</p>" for line in comparing.summary(compared))
     yield from _counted(records, names)
@@ -119,84 +120,84 @@ def _summary(
     for group in groups[:BUNDLES]:
         for device, verdict in group.verdicts:
             where = f" on {text(device)}" if device else ""
-            ship = f"ship {text(verdict.best.variant)}" if verdict.best else "ship nothing yet"
+            ship = f"ship {text(verdict.best.variant)}" if verdict.best else "ship no variant yet"
             yield f"<dt>{text(group.bundle)}{where}: {ship}</dt><dd>{prose(verdict.words)}</dd>"
     yield "</dl></section>"
 
 
 def _counted(records: Sequence[Record], names: Sequence[str]) -> Iterator[str]:
-    """How much was measured, and how much of it may be used."""
+    """The counts of bundles, variants and rows, of correct rows and of disturbed ones; the invalid rows by name."""
     rows = [row for record in records for row in record.rows]
     variants = {(number, row.bundle, row.variant) for number, record in enumerate(records) for row in record.rows}
-    right = [row for row in rows if row.check and row.check.ok and not row.invalid]
-    wrong = [
+    correct = [row for row in rows if row.check and row.check.ok and not row.invalid]
+    invalid = [
         f"{number_text.cut(row.name, 100)}{name and f' in {name}'}"
         for record, name in zip(records, names)
         for row in record.rows
         if row.invalid
     ]
-    noisy = [row for row in rows if row.disturbed]
+    disturbed = [row for row in rows if row.disturbed]
     bundles = number_text.count(len({bundle for _, bundle, _ in variants}), "bundle")
     head = f"{bundles}, {number_text.count(len(variants), 'variant')}, {number_text.count(len(rows), 'row')}:"
-    found = [f"{len(right)} gave their known answers again in the process that was timed"]
-    found += [f"{len(noisy)} {'was' if len(noisy) == 1 else 'were'} disturbed"] if noisy else []
-    yield f"<p>{text(head)} {text(number_text.joined(found))}.</p>"
-    if wrong:
-        named = number_text.joined(wrong[:6])
-        rest = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+    counts = [f"{len(correct)} with outputs that match the goldens"]
+    counts += [f"{len(disturbed)} disturbed"] if disturbed else []
+    yield f"<p>{text(head)} {text(number_text.joined(counts))}.</p>"
+    if invalid:
+        named = number_text.joined(invalid[:6])
+        rest = f" and {len(invalid) - 6} more" if len(invalid) > 6 else ""
         yield f'<p class="warning"><strong class="bad">Invalid: {prose(named)}{rest}.</strong></p>'
 
 
-def _compared(found: Comparison) -> Iterator[str]:
-    yield '<section aria-labelledby="compared-h"><h2 id="compared-h">What changed</h2>'
+def _compared(comparison: Comparison) -> Iterator[str]:
+    yield '<section aria-labelledby="compared-h"><h2 id="compared-h">Changes</h2>'
     heads = [Head("Row", number=False), Head("Figure", number=False)]
-    heads += [Head("Change", f"to {name}") for name in found.names[1:]]
-    heads += [Head("Median", name) for name in found.names]
+    heads += [Head("Change", f"to {name}") for name in comparison.names[1:]]
+    heads += [Head("Median", name) for name in comparison.names]
     figures: dict[tuple[object, str], list[Change]] = {}
-    for change in found.changes:
+    for change in comparison.changes:
         figures.setdefault((change.key, change.name), []).append(change)
     ordered = sorted(figures.values(), key=lambda same: min(SEVERITY.get(each.verdict, 3) for each in same))
-    yield from html_parts.table("What changed", heads, [_changes(same, found) for same in ordered], most=200)
-    if found.alone:
+    yield from html_parts.table("Changes", heads, [_changes(same, comparison) for same in ordered], most=200)
+    if comparison.missing:
         yield '<h3>Not in every file</h3><ul class="remarks">'
-        for match, holders in found.alone[:FACTS]:
-            yield f"<li>{text(match.key.name)}: only in {text(number_text.joined(holders))}</li>"
-        yield f"</ul>{html_parts.more(len(found.alone) - FACTS, 'row')}"
-    if found.notes:
-        yield "<h3>Not measured alike</h3>"
-        yield f'<ul class="remarks">{"".join(f"<li>{prose(note)}</li>" for note in found.notes[:FACTS])}</ul>'
-        yield html_parts.more(len(found.notes) - FACTS, "remark")
-    if found.differences:
+        for match, files in comparison.missing[:FACTS]:
+            yield f"<li>{text(match.key.name)}: only in {text(number_text.joined(files))}</li>"
+        yield f"</ul>{html_parts.more(len(comparison.missing) - FACTS, 'row')}"
+    if comparison.notes:
+        yield "<h3>Measured in different ways</h3>"
+        yield f'<ul class="remarks">{"".join(f"<li>{prose(note)}</li>" for note in comparison.notes[:FACTS])}</ul>'
+        yield html_parts.more(len(comparison.notes) - FACTS, "remark")
+    if comparison.differences:
         yield "<h3>The environments differ</h3>"
-        columns = [Head("", number=False), *(Head(name, number=False) for name in found.names)]
-        rows = [Line((cell(name), *(cell(value or None) for value in said))) for name, said in found.differences]
-        yield from html_parts.table("Differing environments", columns, rows)
+        columns = [Head("", number=False), *(Head(name, number=False) for name in comparison.names)]
+        rows = [Line((cell(name), *(cell(each or None) for each in values))) for name, values in comparison.differences]
+        yield from html_parts.table("Different environments", columns, rows)
     yield "</section>"
 
 
-def _changes(same: Sequence[Change], found: Comparison) -> Line:
-    """One figure of one row, in the first file and in all others."""
+def _changes(same: Sequence[Change], comparison: Comparison) -> Line:
+    """The line of one figure of one row, with its value in each file."""
     one, by_file = same[0], {change.file: change for change in same}
-    ratios, values = [], [cell(one.shown(one.before), one.before)]
-    for file in range(1, len(found.names)):
+    ratios, values = [], [cell(one.text(one.before), one.before)]
+    for file in range(1, len(comparison.names)):
         change = by_file.get(file)
         ratios.append(_ratio(change) if change else Cell(number_text.DASH))
-        values.append(cell(change.shown(change.after), change.after) if change else Cell(number_text.DASH))
+        values.append(cell(change.text(change.after), change.after) if change else Cell(number_text.DASH))
     return Line((cell(one.key.name, one.key.name), cell(one.name, one.name), *ratios, *values))
 
 
 def _ratio(change: Change) -> Cell:
     colour = {"better": "good", "worse": "bad", "invalid": "bad"}.get(change.verdict, "soft")
-    chance = f", p {comparing.chance(change.p)}" if change.p is not None else ""
-    said = f"<small>{text(change.verdict)}{text(chance)}</small>"
-    return Cell(f'<span class="{colour}">{text(number_text.change(change.ratio))}</span><br>{said}', change.ratio)
+    p = f", p {comparing.p_text(change.p)}" if change.p is not None else ""
+    verdict = f"<small>{text(change.verdict)}{text(p)}</small>"
+    return Cell(f'<span class="{colour}">{text(number_text.change(change.ratio))}</span><br>{verdict}', change.ratio)
 
 
 def _about(records: Sequence[Record], names: Sequence[str], compared: Comparison | None) -> Iterator[str]:
     method = list(dict.fromkeys(each for record in records for each in record.method))[:FACTS]
     method += [comparing.METHOD] if compared else []
     if method:
-        yield '<section><h2>How it was measured</h2><div class="notes">'
+        yield '<section><h2>Method</h2><div class="notes">'
         yield "".join(f"<p>{prose(each)}</p>" for each in method) + "</div></section>"
     yield f"<section><h2>{'The machines' if len(records) > 1 else 'The machine'}</h2>"
     for record, name in zip(records, names):
@@ -206,4 +207,4 @@ def _about(records: Sequence[Record], names: Sequence[str], compared: Comparison
     commands = list(dict.fromkeys(line for record in records for line in record.commands))
     if commands:
         lines = "\n".join(prose(line) for line in commands[:FACTS])
-        yield f"<section><h2>Do it again</h2><pre>{lines}</pre></section>"
+        yield f"<section><h2>Commands</h2><pre>{lines}</pre></section>"

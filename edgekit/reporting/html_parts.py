@@ -1,6 +1,6 @@
-"""Pieces of HTML: escaped text, tables that a script may sort, sections. Knows no record.
+"""Parts of HTML: escaped text, sortable tables, figures. Knows no record.
 
-Whatever comes from outside goes through `text` or `prose`, which escape it, cut it and take out what cannot be seen.
+All text from outside goes through `text` or `prose`, which escape it, cut it and remove invisible characters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST_ROWS = 40  # of a table
 
 @dataclass(frozen=True)
 class Cell:
-    """`html` is put in as it is; `key` is what the table is sorted by, None for nothing to sort."""
+    """A table cell. `html` is inserted unchanged; `key` is the sort key, None for no value."""
 
     html: str
     key: float | str | None = None
@@ -30,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Head:
-    """Of a column: its name, and what is under it in small letters."""
+    """A column's head: its name, and a note under it in small letters."""
 
     name: str
     under: str = ""
@@ -39,20 +39,20 @@ class Head:
 
 @dataclass(frozen=True)
 class Line:
-    """Of a table; the first cell names it."""
+    """A line of a table; the first cell is its name."""
 
     cells: tuple[Cell, ...]
     style: str = ""
 
 
 def text(value: Any) -> str:
-    """A value as the page may hold it: escaped, of bearable length, a dash for what was not measured."""
+    """A value as HTML: escaped, cut to a limit, a dash for None and NaN."""
     missing = value is None or (isinstance(value, float) and math.isnan(value))
     return escape(number_text.cut(None if missing else value))
 
 
 def prose(value: str) -> str:
-    """The same for a paragraph, which may be longer."""
+    """A paragraph as HTML: as `text`, with a larger limit."""
     return escape(number_text.cut(value, number_text.PROSE))
 
 
@@ -63,36 +63,37 @@ def cell(value: Any, key: float | str | None = None) -> Cell:
 
 
 def table(name: str, heads: Sequence[Head], lines: Sequence[Line], *, most: int = MOST_ROWS) -> Iterator[str]:
-    """A table that scrolls in its own frame; a column without a value is left out. `name` is for who cannot see it."""
-    shown = lines[:most]
-    kept = [at for at in range(len(heads)) if at == 0 or any(not line.cells[at].empty for line in shown)]
+    """A table that scrolls in its own frame, without its empty columns. `name`: the label for screen readers."""
+    first_lines = lines[:most]
+    columns = [at for at in range(len(heads)) if at == 0 or any(not line.cells[at].empty for line in first_lines)]
     yield f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name)}"><table class="sortable">'
-    yield f"<thead><tr>{''.join(_head(heads[at]) for at in kept)}</tr></thead><tbody>"
-    for line in shown:
+    yield f"<thead><tr>{''.join(_head(heads[at]) for at in columns)}</tr></thead><tbody>"
+    for line in first_lines:
         style = f' class="{line.style}"' if line.style else ""
-        cells = "".join(_cell(line.cells[at], heads[at], first=at == 0) for at in kept)
+        cells = "".join(_cell(line.cells[at], heads[at], first=at == 0) for at in columns)
         yield f"<tr{style}>{cells}</tr>"
     yield "</tbody></table></div>"
     yield more(len(lines) - most, "row")
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
-    """Names and what they are."""
+    """A list of names and values."""
     return f'<dl class="facts">{"".join(f"<dt>{text(a)}</dt><dd>{prose(b)}</dd>" for a, b in pairs)}</dl>'
 
 
 def figure(title: str, picture: str, caption: str, left: int = 0) -> str:
-    """A plot with its heading and what to read in it; `left`: how many rows it does not show."""
+    """A plot with its title and caption. `left`: number of rows that it does not show."""
     rest = more(left, "row")
     return f"<figure><h4>{text(title)}</h4>{picture}<figcaption>{prose(caption)}</figcaption>{rest}</figure>"
 
 
 def more(number: int, noun: str) -> str:
+    """A line about items that are not shown; "" if there are none."""
     if number <= 0:
         return ""
     verb = "is" if number == 1 else "are"
     more = number_text.count(number, f"more {noun}")
-    return f'<p class="soft">{more} {verb} not shown; the JSON and the CSV have them.</p>'
+    return f'<p class="soft">{more} {verb} not shown. The JSON and the CSV have all of them.</p>'
 
 
 def _head(head: Head) -> str:
@@ -101,9 +102,9 @@ def _head(head: Head) -> str:
     return f'<th scope="col"{style}>{text(head.name)}{under}</th>'
 
 
-def _cell(found: Cell, head: Head, *, first: bool) -> str:
-    key = "" if found.key is None else f' data-k="{text(found.key)}"'
+def _cell(content: Cell, head: Head, *, first: bool) -> str:
+    key = "" if content.key is None else f' data-k="{text(content.key)}"'
     if first:
-        return f'<th scope="row"{key}>{found.html}</th>'
+        return f'<th scope="row"{key}>{content.html}</th>'
     style = ' class="n"' if head.number else ""
-    return f"<td{style}{key}>{found.html}</td>"
+    return f"<td{style}{key}>{content.html}</td>"

@@ -1,6 +1,6 @@
-"""A bundle on the page: its tables, what is to be said of its rows, its plots and what it answers.
+"""A bundle's section of the page: a table for each scenario, notes on rows, plots and example outputs.
 
-A table for each scenario; a column that no row has is left out.
+A column that no row has is left out.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from edgekit.reporting.row_groups import Entry, Group
 EXAMPLES, NOTES = 12, 12  # of a bundle, at most
 Column = tuple[Head, Callable[[Entry], Cell]]
 TITLES = {
-    "single-stream": "One at a time",
-    "offline": "Many at a time",
+    "single-stream": "Single input",
+    "offline": "Batches",
     "llm": "Text generation",
-    "stream": "As a stream, step by step",
+    "stream": "Stream, step by step",
 }
 
 
 def section(key: str, group: Group) -> Iterator[str]:
-    """All of one bundle. `key` makes ids unique on the page."""
-    told = group.subject
+    """The section of one bundle. `key` makes ids unique on the page."""
+    subject = group.subject
     yield f'<section aria-labelledby="{key}-h"><h2 id="{key}-h">{text(group.bundle)}</h2>'
-    if told:
-        yield f"<p>{prose(told.what)}</p>"
+    if subject:
+        yield f"<p>{prose(subject.what)}</p>"
     yield f'<p class="soft">{text(_facts(group))}</p>'
     for scenario in group.scenarios:
         entries = group.of(scenario)
@@ -46,23 +46,24 @@ def section(key: str, group: Group) -> Iterator[str]:
 
 def _facts(group: Group) -> str:
     row = group.entries[0].row
-    parts = [row.source, row.task, "random weights: its answers mean nothing" if row.random else ""]
-    met = next((entry.accuracy for entry in group.entries if entry.accuracy), None)
-    if met:
-        trained = f"; the trained weights have {number_text.share(met.trained)}" if met.trained is not None else ""
-        parts.append(f"{met.metric.replace('_', ' ')} on {number_text.whole(met.items)} held-out inputs{trained}")
+    parts = [row.source, row.task, "random weights: its outputs have no meaning" if row.random else ""]
+    accuracy = next((entry.accuracy for entry in group.entries if entry.accuracy), None)
+    if accuracy:
+        trained = f", {number_text.share(accuracy.trained)} before the export" if accuracy.trained is not None else ""
+        metric, items = accuracy.metric.replace("_", " "), number_text.whole(accuracy.items)
+        parts.append(f"{metric} on {items} held-out inputs{trained}")
     return ", ".join(filter(None, parts)) + "."
 
 
 def _table(group: Group, scenario: str, entries: Sequence[Entry]) -> Iterator[str]:
-    """What a reader compares, and, folded away, the rest of what was measured."""
+    """The main table, and a folded one with the other figures."""
     title = f"{TITLES[scenario]}: {group.bundle}"
-    telling = list(_telling(group, entries))
-    shown = entries[: html_parts.MOST_ROWS]
-    yield from html_parts.table(title, *_lines([*telling, _metric(group), *MIDDLE[scenario], *MAIN], shown))
-    yield html_parts.more(len(entries) - len(shown), "row")
-    rest = _lines([*telling, *REST], shown)
-    if any(not found.empty for line in rest[1] for found in line.cells[1 + len(telling) :]):
+    names = list(_name_columns(group, entries))
+    first = entries[: html_parts.MOST_ROWS]
+    yield from html_parts.table(title, *_lines([*names, _metric(group), *MIDDLE[scenario], *MAIN], first))
+    yield html_parts.more(len(entries) - len(first), "row")
+    rest = _lines([*names, *REST], first)
+    if any(not each.empty for line in rest[1] for each in line.cells[1 + len(names) :]):
         yield f"<details><summary>Memory, start and checks, {TITLES[scenario].lower()}</summary>"
         yield from html_parts.table(f"{title}, the rest", *rest)
         yield "</details>"
@@ -76,8 +77,8 @@ def _lines(columns: Sequence[Column], entries: Sequence[Entry]) -> tuple[list[He
     ]
 
 
-def _telling(group: Group, entries: Sequence[Entry]) -> Iterator[Column]:
-    """What tells rows apart, where it does."""
+def _name_columns(group: Group, entries: Sequence[Entry]) -> Iterator[Column]:
+    """The columns Device and Test, where rows differ in them."""
     if len({entry.device for entry in group.entries}) > 1:
         yield Head("Device", "file", number=False), lambda entry: _named(entry.device)
     if len({number_text.setting(entry.row) for entry in entries}) > 1:
@@ -94,7 +95,7 @@ def _metric(group: Group) -> Column:
 
 
 def _name(entry: Entry) -> Cell:
-    """The variant, struck where its figures may not be used, with a sign where they must be used with care."""
+    """The variant, struck through if the row is invalid, with a mark if it was disturbed."""
     row = entry.row
     name = text(svg.clip(row.variant, 48))
     marks = [f"<s>{name}</s>" if row.invalid else name]
@@ -108,15 +109,15 @@ def _name(entry: Entry) -> Cell:
 
 
 def _accuracy(entry: Entry) -> Cell:
-    met = entry.accuracy
-    return cell(number_text.share(met.value), met.value) if met else Cell(number_text.DASH)
+    accuracy = entry.accuracy
+    return cell(number_text.share(accuracy.value), accuracy.value) if accuracy else Cell(number_text.DASH)
 
 
 def _stat(quantity: str, statistic: str = "median") -> Callable[[Entry], Cell]:
     def find(entry: Entry) -> Cell:
-        found = entry.figure(quantity)
-        value = getattr(found, statistic) if found else None
-        unit = "" if found and found.unit == "tokens/s" else (found.unit if found else "")
+        figure = entry.figure(quantity)
+        value = getattr(figure, statistic) if figure else None
+        unit = "" if figure is None or figure.unit == "tokens/s" else figure.unit
         return cell(number_text.quantity(value, unit), value)
 
     return find
@@ -128,8 +129,8 @@ def _interval(quantity: str) -> Callable[[Entry], Cell]:
 
 def _runs(quantity: str) -> Callable[[Entry], Cell]:
     def find(entry: Entry) -> Cell:
-        found: Figure | None = entry.figure(quantity)
-        return cell(number_text.whole(found.n), found.n) if found else Cell(number_text.DASH)
+        figure: Figure | None = entry.figure(quantity)
+        return cell(number_text.whole(figure.n), figure.n) if figure else Cell(number_text.DASH)
 
     return find
 
@@ -140,7 +141,7 @@ def _peak(entry: Entry) -> Cell:
 
 
 def _forecast(entry: Entry) -> Cell:
-    """What was expected, and how far that is from what came."""
+    """The forecast of the peak memory, and its error."""
     memory = entry.row.memory
     if memory is None or memory.forecast is None:
         return Cell(number_text.DASH)
@@ -161,17 +162,17 @@ def _device_memory(entry: Entry) -> Cell:
 
 
 def _energy(entry: Entry) -> Cell:
-    found = entry.row.energy
-    if found is None or found.each is None:
+    energy = entry.row.energy
+    if energy is None or energy.each is None:
         return Cell(number_text.DASH)
-    return cell(f"{number_text.figure(found.each)} J a {found.per}", found.each)
+    return cell(f"{number_text.figure(energy.each)} J per {energy.per}", energy.each)
 
 
 def _size(entry: Entry) -> Cell:
     return cell(number_text.size(entry.row.bytes), entry.row.bytes)
 
 
-def _right(entry: Entry) -> Cell:
+def _correct(entry: Entry) -> Cell:
     if entry.row.invalid:
         return Cell('<span class="bad">no</span>', 0)
     if entry.row.check is None:
@@ -202,10 +203,10 @@ def _threads(entry: Entry) -> Cell:
     return cell(number_text.whole(entry.row.threads), entry.row.threads)
 
 
-# Of each scenario, what tells its rows.
+# The main columns of each scenario.
 MIDDLE: dict[str, Sequence[Column]] = {
     "single-stream": (
-        (Head("Median", "an input"), _stat("latency")),
+        (Head("Median", "per input"), _stat("latency")),
         (Head("p90", "of runs"), _stat("latency", "p90")),
         (Head("p99", "of runs"), _stat("latency", "p99")),
         (Head("95 % interval", "of the median"), _interval("latency")),
@@ -226,9 +227,9 @@ MIDDLE: dict[str, Sequence[Column]] = {
         (Head("Runs"), _runs("tpot")),
     ),
     "stream": (
-        (Head("Median", "a step"), _stat("step")),
+        (Head("Median", "per step"), _stat("step")),
         (Head("p99", "of steps"), _stat("step", "p99")),
-        (Head("Real-time factor", "below 1 keeps up"), _stat("rtf")),
+        (Head("Real-time factor", "below 1: real time"), _stat("rtf")),
         (Head("95 % interval", "of the median"), _interval("step")),
         (Head("Steps"), _runs("step")),
     ),
@@ -236,7 +237,7 @@ MIDDLE: dict[str, Sequence[Column]] = {
 MAIN: Sequence[Column] = (
     (Head("Peak memory", "RSS"), _peak),
     (Head("Size", "on disk"), _size),
-    (Head("Right"), _right),
+    (Head("Correct"), _correct),
 )
 REST: Sequence[Column] = (
     (Head("Peak memory", "RSS"), _peak),
@@ -246,38 +247,38 @@ REST: Sequence[Column] = (
     (Head("Load", "warm"), _stat("load")),
     (Head("Load", "cold"), _stat("load_cold")),
     (Head("First run"), _stat("first")),
-    (Head("Start to result", "a new process"), _stat("start")),
+    (Head("Start to result", "new process"), _stat("start")),
     (Head("Energy"), _energy),
     (Head("Agreement", "with the reference"), _agreement),
-    (Head("Difference", "of what is allowed"), _difference),
+    (Head("Difference", "of tolerance"), _difference),
     (Head("Threads"), _threads),
 )
 
 
 def _notes(entries: Sequence[Entry]) -> Iterator[str]:
-    """What is to be said of rows, below their table."""
-    found = []
+    """The notes on rows below their table."""
+    items = []
     for entry in entries:
         where = " ".join(filter(None, (entry.device, entry.row.variant, number_text.setting(entry.row))))
         if notes := list(tables.notes_of(entry.row)):
-            found.append(f"<li>{text(where)}: {prose('; '.join(notes))}</li>")
-    if found:
-        yield f'<ul class="remarks">{"".join(found[:NOTES])}</ul>'
-        yield html_parts.more(len(found) - NOTES, "remark")
+            items.append(f"<li>{text(where)}: {prose('; '.join(notes))}</li>")
+    if items:
+        yield f'<ul class="remarks">{"".join(items[:NOTES])}</ul>'
+        yield html_parts.more(len(items) - NOTES, "remark")
 
 
 def _examples(group: Group) -> Iterator[str]:
-    told = group.subject
-    if told is None or not told.examples:
+    subject = group.subject
+    if subject is None or not subject.examples:
         return
-    known = told.wrong is not None and told.asked is not None
-    wrong = f", {number_text.whole(told.wrong)} of {number_text.whole(told.asked)} answered wrongly" if known else ""
-    line = f"{told.answered_by} on texts that training never saw{wrong}."
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Text", "Expected", "Got"))
-    yield f'<h3>What it answers</h3><p class="soft">{text(line)}</p>'
-    yield f'<div class="scroll" tabindex="0" role="region" aria-label="Answers of {text(group.bundle)}">'
+    counted = subject.wrong is not None and subject.asked is not None
+    wrong = f"; {number_text.whole(subject.wrong)} of {number_text.whole(subject.asked)} wrong" if counted else ""
+    line = f"Outputs of {subject.answered_by} on held-out texts{wrong}."
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Text", "Expected", "Output"))
+    yield f'<h3>Example outputs</h3><p class="soft">{text(line)}</p>'
+    yield f'<div class="scroll" tabindex="0" role="region" aria-label="Outputs of {text(group.bundle)}">'
     yield f'<table class="examples"><thead><tr>{heads}</tr></thead><tbody>'
-    for each in told.examples[:EXAMPLES]:
+    for each in subject.examples[:EXAMPLES]:
         style, word, sign = ("good", "right", "✓") if each.right else ("bad", "wrong", "✗")
         verdict = f'<span class="{style}" role="img" aria-label="{word}">{sign}</span>'
         yield f"<tr><td>{_marked(each)}</td><td>{text(each.expected)}</td><td>{verdict} {text(each.got)}</td></tr>"
@@ -285,12 +286,12 @@ def _examples(group: Group) -> Iterator[str]:
 
 
 def _marked(example: Example) -> str:
-    """The text with what the model found in it marked; without marks where it had to be cut or cleaned."""
-    found, at = [], 0
+    """The text with the model's spans marked; without marks where the text is cut or has invisible characters."""
+    parts, at = [], 0
     if number_text.cut(example.text) != example.text:
         return text(example.text)
     for start, end in sorted(example.marks):
         if at <= start < end <= len(example.text):
-            found.append(f"{escape(example.text[at:start])}<mark>{escape(example.text[start:end])}</mark>")
+            parts.append(f"{escape(example.text[at:start])}<mark>{escape(example.text[start:end])}</mark>")
             at = end
-    return "".join(found) + escape(example.text[at:])
+    return "".join(parts) + escape(example.text[at:])

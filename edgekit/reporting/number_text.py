@@ -1,6 +1,6 @@
-"""Figures as a person reads them: three digits, a unit that fits, a dash for what was not measured.
+"""Figures as text: three significant digits, a fitting unit, a dash where nothing was sample.
 
-Knows no row and no page; what a page needs beyond it (escaping) is done where the page is made.
+HTML escaping is done in `edgekit.reporting.html_parts`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from edgekit.bundle.safe_files import size_text
 from edgekit.reporting.record import Environment, Figure, Row
 
 DASH = "–"
-LETTERS, PROSE = 200, 1500  # of a value, of a paragraph: what is longer is cut, and says so
-# Controls, and the marks by which a name could turn the order of the text around it (Unicode bidi) or hide in it.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+LETTERS, PROSE = 200, 1500  # longest value and longest paragraph; longer text is cut and ends with …
+# Control characters, and Unicode marks that are invisible or change the order of the text around them (bidi).
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 QUANTITY = {
     "load": "load",
@@ -35,12 +35,12 @@ QUANTITY = {
 
 
 def is_number(value: float | None) -> TypeGuard[float]:
-    """Measured, and finite."""
+    """Whether a value was measured and is finite."""
     return value is not None and math.isfinite(value)
 
 
 def figure(value: float | None) -> str:
-    """Three significant digits, in exponents only where nobody could read it otherwise: `0.213`, `12.3`, `1,420`."""
+    """Three significant digits: `0.213`, `12.3`, `1,420`. Very large and very small values have an exponent."""
     if not is_number(value):
         return DASH
     if value and not 1e-6 <= abs(value) < 1e12:
@@ -51,7 +51,7 @@ def figure(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """`12.3 ms`, `213 µs`, `1.42 s`."""
+    """A time in s, ms or µs: `12.3 ms`, `213 µs`, `1.42 s`."""
     if not is_number(value):
         return DASH
     fits = ((scale, unit) for scale, unit in ((1.0, "s"), (1e3, "ms")) if not value or abs(value) * scale >= 0.9995)
@@ -60,7 +60,7 @@ def seconds(value: float | None) -> str:
 
 
 def quantity(value: float | None, unit: str) -> str:
-    """A figure with its unit, times in the one that fits."""
+    """A figure with its unit; a time in s, ms or µs."""
     if unit == "s":
         return seconds(value)
     if not is_number(value):
@@ -69,35 +69,36 @@ def quantity(value: float | None, unit: str) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share from 0 to 1 in per cent, to a tenth."""
+    """A share from 0 to 1 as a percentage with one decimal."""
     return f"{value * 100:.1f} %" if is_number(value) else DASH
 
 
 def whole(value: float | None) -> str:
-    """A count, with its thousands apart."""
+    """A count with thousands separators."""
     return f"{value:,.0f}" if is_number(value) else DASH
 
 
 def size(value: float | None) -> str:
+    """Bytes in a fitting unit."""
     if not is_number(value):
         return DASH
     return f"−{size_text(-round(value))}" if value < 0 else size_text(round(value))
 
 
-def spread(found: Figure) -> str:
+def spread(sample: Figure) -> str:
     """Median and standard deviation, in one unit: `12.3 ± 0.4 ms`."""
-    return _pair(found.median, found.stdev, found.unit, " ± ")
+    return _pair(sample.median, sample.stdev, sample.unit, " ± ")
 
 
-def interval(found: Figure | None) -> str:
+def interval(sample: Figure | None) -> str:
     """The 95 % interval of the median: `12.1–12.6 ms`."""
-    if found is None or found.low is None or found.high is None:
+    if sample is None or sample.low is None or sample.high is None:
         return DASH
-    return _pair(found.low, found.high, found.unit, "–")
+    return _pair(sample.low, sample.high, sample.unit, "–")
 
 
 def _pair(one: float, other: float | None, unit: str, between: str) -> str:
-    """Two figures in the unit that fits the first."""
+    """Two figures, both in the unit of the first."""
     shown = quantity(one, unit)
     if not is_number(other) or shown == DASH:
         return shown
@@ -107,7 +108,7 @@ def _pair(one: float, other: float | None, unit: str, between: str) -> str:
 
 
 def change(ratio: float | None) -> str:
-    """What a ratio is in per cent, with its sign: `+4.2 %`; from threefold on as `3.1 ×`."""
+    """A ratio as a signed percentage: `+4.2 %`; from 3 on as `3.1 ×`."""
     if not is_number(ratio):
         return DASH
     if ratio >= 3:
@@ -116,6 +117,7 @@ def change(ratio: float | None) -> str:
 
 
 def count(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
@@ -125,46 +127,48 @@ def joined(words: list[str]) -> str:
 
 
 def cut(text: object, most: int = LETTERS) -> str:
-    """Of bearable length, and without what cannot be seen; a dash for None."""
-    found = DASH if text is None else str(text)
-    return visible(found if len(found) <= most else f"{found[:most]}…")
+    """Text of at most `most` letters without invisible characters; a dash for None."""
+    whole_text = DASH if text is None else str(text)
+    return visible(whole_text if len(whole_text) <= most else f"{whole_text[:most]}…")
 
 
 def visible(text: str) -> str:
-    """Without what cannot be seen, or turns round what can."""
-    return _UNSEEN.sub("\ufffd", text)
+    """Text with its invisible and order-changing characters replaced."""
+    return _INVISIBLE.sub("\ufffd", text)
 
 
-def plain(found: Figure | None) -> str:
-    """The median, without `tokens/s`, for a column that says it."""
-    if found is None:
+def plain(sample: Figure | None) -> str:
+    """The median, without `tokens/s`, for a column whose head has the unit."""
+    if sample is None:
         return DASH
-    return figure(found.median) if found.unit == "tokens/s" else quantity(found.median, found.unit)
+    return figure(sample.median) if sample.unit == "tokens/s" else quantity(sample.median, sample.unit)
 
 
 def setting(row: Row) -> str:
-    """The test of a row with which of the repetitions it is."""
+    """The test of a row, with the replicate's number from the second on."""
     return f"{row.test} #{row.replicate + 1}" if row.replicate else row.test
 
 
-def facts(found: Environment) -> dict[str, str]:
-    """The device for a person; what is not known is left out."""
-    quota = f"{found.quota:g} cores" if found.quota else "none"
-    told = {
-        "processor": found.cpu,
-        "features": " ".join(found.features),
-        "cores": f"{found.cores}, {found.affinity} for this process",
+def facts(environment: Environment) -> dict[str, str]:
+    """The device as name -> text; unknown values are left out."""
+    quota = f"{environment.quota:g} cores" if environment.quota else "none"
+    texts = {
+        "processor": environment.cpu,
+        "features": " ".join(environment.features),
+        "cores": f"{environment.cores}, {environment.affinity} for this process",
         "CPU quota": quota,
-        "governor": found.governor,
-        "frequencies": ", ".join(sorted({f"{hertz / 1e9:.2f} GHz" for hertz in found.frequencies})),
-        "memory": size(found.memory) if found.memory else "",
-        "memory limit": size(found.memory_limit) if found.memory_limit else "none",
-        "memory bandwidth": f"{size(found.bandwidth)}/s read" if found.bandwidth else "",
-        "GPU": ", ".join(found.gpu),
-        "hypervisor": found.hypervisor,
-        "system": " ".join(filter(None, (found.system, found.kernel, found.machine, found.libc))),
-        "load": f"{found.load_before:.1f} before, {found.load_after:.1f} after (processes that wanted to run)",
-        "engines": ", ".join(f"{name}: {engine}" for name, engine in found.engines.items()),
-        "software": ", ".join(f"{name} {version}" for name, version in found.software.items()),
+        "governor": environment.governor,
+        "frequencies": ", ".join(sorted({f"{hertz / 1e9:.2f} GHz" for hertz in environment.frequencies})),
+        "memory": size(environment.memory) if environment.memory else "",
+        "memory limit": size(environment.memory_limit) if environment.memory_limit else "none",
+        "memory bandwidth": f"{size(environment.bandwidth)}/s read" if environment.bandwidth else "",
+        "GPU": ", ".join(environment.gpu),
+        "hypervisor": environment.hypervisor,
+        "system": " ".join(
+            filter(None, (environment.system, environment.kernel, environment.machine, environment.libc))
+        ),
+        "load": f"{environment.load_before:.1f} before, {environment.load_after:.1f} after (runnable processes)",
+        "engines": ", ".join(f"{name}: {engine}" for name, engine in environment.engines.items()),
+        "software": ", ".join(f"{name} {version}" for name, version in environment.software.items()),
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in texts.items() if value}

@@ -1,6 +1,6 @@
-"""Which figures of a bundle are drawn, and how: rows in, figures of a page out.
+"""The plots of a bundle: which figures are drawn, with titles, units and captions.
 
-Chooses units and words; `edgekit.reporting.svg` and `edgekit.reporting.bars` draw.
+`edgekit.reporting.svg` and `edgekit.reporting.bars` draw them.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from edgekit.reporting.row_groups import Entry, Group
 
 PLOTTED = 8  # rows in one plot
 BLOCKS = 5  # processes in the plot of memory
-ABOUT = 800  # letters of what a plot says to who cannot see it
+ABOUT = 800  # letters of a plot's description for screen readers
 DISTRIBUTION = {"single-stream": "latency", "stream": "step", "llm": "itl"}
-SPREAD = {"latency": "an input", "step": "a step", "itl": "between two tokens"}
+PER = {"latency": "per input", "step": "per step", "itl": "between two tokens"}
 
 
 def plots(key: str, group: Group) -> Iterator[str]:
-    """Every plot that the figures of a bundle carry. `key` makes ids unique on the page."""
+    """All plots for which a bundle has figures. `key` makes ids unique on the page."""
     deciding = group.of(group.scenarios[0])
     accuracy = _accuracy(f"{key}-accuracy", group, deciding)
-    if group.scenarios[0] != "llm":  # whose TTFT and TPOT stand side by side
+    if group.scenarios[0] != "llm":  # TTFT and TPOT come first there, side by side
         yield from accuracy
     for scenario in group.scenarios:
         entries = [entry for entry in group.of(scenario) if not entry.row.invalid]
         if scenario == "llm":
-            yield from _bars(f"{key}-ttft", group, entries, "ttft", "To the first token (TTFT)", "Less is better.")
-            yield from _bars(f"{key}-tpot", group, entries, "tpot", "Each further token (TPOT)", "Less is better.")
+            yield from _bars(f"{key}-ttft", group, entries, "ttft", "Time to first token (TTFT)", "Lower is better.")
+            yield from _bars(f"{key}-tpot", group, entries, "tpot", "Time per output token (TPOT)", "Lower is better.")
             yield from _roofline(f"{key}-roof", group, entries)
         if quantity := DISTRIBUTION.get(scenario):
             yield from _distribution(f"{key}-{quantity}", group, entries, quantity)
         if scenario == "offline":
-            title, text = "Many at a time", "More is better."
+            title, text = "Throughput in batches", "Higher is better."
             yield from _bars(f"{key}-many", group, entries, "throughput", title, text)
     yield from _memory(f"{key}-memory", group, [entry for entry in deciding if entry.row.memory])
     yield from _sustained(f"{key}-sustained", group)
@@ -42,47 +42,51 @@ def plots(key: str, group: Group) -> Iterator[str]:
 
 
 def _accuracy(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
-    """Of valid and invalid ones: a wrong answer is what this shows."""
-    found = [(entry, entry.accuracy, advice.cost(entry.row)) for entry in entries]
-    known = [(entry, met, cost) for entry, met, cost in found if met and cost is not None and drawable(cost)]
-    if not known:
+    """Accuracy against latency, invalid rows included: this plot shows wrong outputs."""
+    candidates = [(entry, entry.accuracy, advice.cost(entry.row)) for entry in entries]
+    points = [
+        (entry, accuracy, cost)
+        for entry, accuracy, cost in candidates
+        if accuracy and cost is not None and drawable(cost)
+    ]
+    if not points:
         return
-    factor, unit = _unit([cost for _, _, cost in known])
+    factor, unit = _unit([cost for _, _, cost in points])
     dots = [
         svg.Dot(
             *(
                 group.label(entry),
                 number_text.size(entry.row.bytes),
                 cost * factor,
-                met.value * 100,
+                accuracy.value * 100,
                 entry.row.bytes or 0,
             ),
             *(entry.series, entry.hollow),
         )
-        for entry, met, cost in known[:PLOTTED]
+        for entry, accuracy, cost in points[:PLOTTED]
     ]
     about = "; ".join(f"{dot.name}: {number_text.figure(dot.x)} {unit}, {dot.y:.1f} %, {dot.note}" for dot in dots)
-    metric = svg.clip(number_text.cut(known[0][1].metric.replace("_", " ")), 40)
-    what = {"llm": "an answer", "stream": "a step", "offline": "an item"}.get(group.scenarios[0], "an input")
-    names = (f"median {unit} for {what}", f"{metric}, %")
+    metric = svg.clip(number_text.cut(points[0][1].metric.replace("_", " ")), 40)
+    item = {"llm": "answer", "stream": "step", "offline": "item"}.get(group.scenarios[0], "input")
+    names = (f"median {unit} per {item}", f"{metric}, %")
     picture = svg.scatter(key, _title("Accuracy against latency", group), about[:ABOUT], dots, *names, y_most=100)
-    text = "Up and to the left is better. The area of a dot is the size on disk; hollow dots are not quantized."
-    yield html_parts.figure("Accuracy, latency, size", picture, text, len(known) - PLOTTED)
+    text = "Better is up and to the left. The area of a dot is the size on disk; hollow dots are not quantized."
+    yield html_parts.figure("Accuracy, latency, size", picture, text, len(points) - PLOTTED)
 
 
 def _distribution(key: str, group: Group, entries: Sequence[Entry], quantity: str) -> Iterator[str]:
-    found = [(entry, figure) for entry, figure in _have(entries, quantity) if any(map(drawable, figure.values))]
-    if not found:
+    samples = [(entry, figure) for entry, figure in _have(entries, quantity) if any(map(drawable, figure.values))]
+    if not samples:
         return
-    factor, unit = _unit([figure.median for _, figure in found])
+    factor, unit = _unit([figure.median for _, figure in samples])
     noun = "gap" if quantity == "itl" else "step" if quantity == "step" else "run"
-    rows = [_strip(group, entry, figure, factor, noun) for entry, figure in found[:PLOTTED]]
+    rows = [_strip(group, entry, figure, factor, noun) for entry, figure in samples[:PLOTTED]]
     about = "; ".join(f"{row.name}: {row.note}" for row in rows)
     title = _title(f"Distribution of {number_text.QUANTITY[quantity]}", group)
-    picture = svg.strips(key, title, about[:ABOUT], rows, f"{unit} {SPREAD[quantity]}, by powers of ten")
-    text = f"A dot is a {noun} (at most {svg.SHOWN} are drawn); the box holds the middle half, the tick is the median."
+    picture = svg.strips(key, title, about[:ABOUT], rows, f"{unit} {PER[quantity]}, logarithmic")
+    text = f"A dot is a {noun} (at most {svg.SHOWN} are drawn). The box is the middle half, the tick the median."
     name = number_text.QUANTITY[quantity]
-    yield html_parts.figure(f"{name[:1].upper()}{name[1:]}, one by one", picture, text, len(found) - PLOTTED)
+    yield html_parts.figure(f"{name[:1].upper()}{name[1:]}, distribution", picture, text, len(samples) - PLOTTED)
 
 
 def _strip(group: Group, entry: Entry, figure: Figure, factor: float, noun: str) -> svg.Strip:
@@ -94,13 +98,13 @@ def _strip(group: Group, entry: Entry, figure: Figure, factor: float, noun: str)
 
 
 def _bars(key: str, group: Group, entries: Sequence[Entry], quantity: str, title: str, text: str) -> Iterator[str]:
-    found = [(entry, figure) for entry, figure in _have(entries, quantity) if drawable(figure.median)]
-    if not found:
+    samples = [(entry, figure) for entry, figure in _have(entries, quantity) if drawable(figure.median)]
+    if not samples:
         return
     is_time = QUANTITIES[quantity][0] == "s"
-    factor, unit = _unit([figure.median for _, figure in found]) if is_time else (1.0, "items a second")
+    factor, unit = _unit([figure.median for _, figure in samples]) if is_time else (1.0, "items/s")
     rows = []
-    for entry, figure in found[:PLOTTED]:
+    for entry, figure in samples[:PLOTTED]:
         whisker = None
         if figure.low is not None and figure.high is not None and drawable(figure.high):
             whisker = figure.low * factor, figure.high * factor
@@ -108,21 +112,21 @@ def _bars(key: str, group: Group, entries: Sequence[Entry], quantity: str, title
         rows.append(bars.Bar(group.label(entry), note, figure.median * factor, whisker, entry.series, entry.hollow))
     about = "; ".join(f"{row.name}: {row.note}" for row in rows)
     picture = bars.bars(key, _title(title, group), about[:ABOUT], rows, f"{unit}, median")
-    whiskers = " The line at a bar's end is the 95 % interval of the median."
+    whiskers = " The line at the end of a bar is the 95 % interval of the median."
     caption = text + (whiskers if any(row.interval for row in rows) else "")
-    yield html_parts.figure(title, picture, caption, len(found) - PLOTTED)
+    yield html_parts.figure(title, picture, caption, len(samples) - PLOTTED)
 
 
 def _roofline(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
-    """Of what is read from the machine's own memory; a device's has another bandwidth."""
+    """Decode speed against the memory bandwidth, for rows that run from the machine's own memory."""
     here = [entry for entry in entries if entry.bandwidth and not (entry.row.memory and entry.row.memory.device)]
-    known = [
+    points = [
         (entry, rate, read)
         for entry in here
         if (rate := entry.median("decode")) is not None and drawable(rate)
         if (read := entry.row.bytes_per_token) and drawable(read)
     ]
-    if not known:
+    if not points:
         return
     dots = [
         svg.Dot(
@@ -134,7 +138,7 @@ def _roofline(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]
             series=entry.series,
             hollow=entry.hollow,
         )
-        for entry, rate, read in known[:PLOTTED]
+        for entry, rate, read in points[:PLOTTED]
     ]
     roofs = sorted({entry.bandwidth / 1e6 for entry in here if entry.bandwidth})
     about = "; ".join(
@@ -142,15 +146,15 @@ def _roofline(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]
     )
     picture = svg.scatter(
         *(key, _title("Roofline", group), about[:ABOUT], dots),
-        *("MB read for a token, by powers of ten", "tokens a second"),
+        *("MB read per token, logarithmic", "tokens/s"),
         roofs=roofs,
     )
     measured = number_text.joined([f"{number_text.size(roof * 1e6)}/s" for roof in roofs])
     text = (
-        f"The dashed line is what memory read at {measured}, as measured here, allows: the nearer a dot, the less is "
-        "left to gain but by reading less. What fits into a cache may lie above it."
+        f"The dashed line is the limit that the measured read bandwidth ({measured}) sets: a dot on it can be faster "
+        "only if it reads less. A model that fits into the cache may lie above the line."
     )
-    yield html_parts.figure("Against the memory's bandwidth (roofline)", picture, text, len(known) - PLOTTED)
+    yield html_parts.figure("Decode speed and memory bandwidth (roofline)", picture, text, len(points) - PLOTTED)
 
 
 def _memory(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
@@ -174,9 +178,8 @@ def _memory(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
     about = "; ".join(f"{block.name}: {block.note}" for block in blocks)
     picture = bars.phases(key, _title("Memory by phase", group), about[:ABOUT], blocks, "MB")
     text = (
-        "Full: what the process has alone (USS). Pale: all that it maps (RSS), files that others may share included. "
-        "The tick is its peak, the dashed line the forecast made before it ran. A bar that is all pale is known as a "
-        "whole only."
+        "Solid: memory of this process only (USS). Pale: all resident memory (RSS), shared files included. The tick is "
+        "the peak, the dashed line the forecast from before the run. Where USS is unknown, the whole bar is pale."
     )
     yield html_parts.figure("Memory by phase", picture, text, len(entries) - BLOCKS)
 
@@ -184,21 +187,24 @@ def _memory(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
 def _sustained(key: str, group: Group) -> Iterator[str]:
     courses = []
     for entry in [entry for entry in group.entries if entry.row.sustained][: 2 * PLOTTED]:
-        found = entry.row.sustained
-        rates = [rate for rate in found.rates if rate == 0 or drawable(rate)] if found else []
-        if found and rates and max(rates) > 0 and drawable(found.seconds):
+        sustained = entry.row.sustained
+        rates = [rate for rate in sustained.rates if rate == 0 or drawable(rate)] if sustained else []
+        if sustained and rates and max(rates) > 0 and drawable(sustained.seconds):
             first, last = rates[0], rates[-1]
-            told = f" ({number_text.change(last / first)})" if first else ""
-            note = f"{number_text.figure(first)} → {number_text.figure(last)}{told}"
+            change = f" ({number_text.change(last / first)})" if first else ""
+            note = f"{number_text.figure(first)} → {number_text.figure(last)}{change}"
             courses.append(
-                (found.unit, bars.Course(group.label(entry), note, found.seconds, rates, entry.series, entry.hollow))
+                (
+                    sustained.unit,
+                    bars.Course(group.label(entry), note, sustained.seconds, rates, entry.series, entry.hollow),
+                )
             )
     for number, unit in enumerate(dict.fromkeys(unit for unit, _ in courses)):
         same = [course for one, course in courses if one == unit]
         about = "; ".join(f"{course.name}: {course.note} {unit}" for course in same)
         title, names = _title("Sustained throughput", group), ("seconds", svg.clip(number_text.cut(unit)))
         picture = bars.courses(f"{key}{number}", title, about[:ABOUT], same[:PLOTTED], *names)
-        text = "Throughput in windows, one after the other: a falling line is a processor that throttles, or company."
+        text = "Throughput over time. A falling line: the processor throttles, or other programs run."
         yield html_parts.figure("Sustained throughput", picture, text, len(same) - PLOTTED)
 
 
@@ -207,7 +213,7 @@ def _have(entries: Sequence[Entry], quantity: str) -> list[tuple[Entry, Figure]]
 
 
 def _unit(values: Sequence[float]) -> tuple[float, str]:
-    """What makes these seconds readable on one axis."""
+    """(factor, unit) that fits these times on one axis."""
     middle = sorted(values)[len(values) // 2]
     return next(
         ((by, unit) for least, by, unit in ((1.0, 1.0, "s"), (1e-4, 1e3, "ms")) if middle >= least), (1e6, "µs")

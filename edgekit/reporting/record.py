@@ -1,14 +1,13 @@
-"""What a benchmark says: figures, and all that they depend on. `edgekit.bench` makes it, `edgekit.report` tells it.
+"""The data of a benchmark: its figures, and the environment that they depend on.
 
-The JSON of a Record, schema `edgekit.bench/1`, has exactly these fields under these names. Seconds and bytes
-throughout; None is "not measured". Measures nothing, draws nothing, reads no file: `Record.to_json` and its like ask
-`edgekit.report`.
+The JSON of a Record, schema `edgekit.bench/1`, has exactly these fields under these names. All times are in seconds,
+all sizes in bytes; None means "not measured". Data only: `edgekit.bench` fills it, `edgekit.report` writes it. The
+docstrings of its classes are the descriptions in schema.json.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from edgekit.core import QUANTIZED, Check
 from edgekit.core import SCENARIOS as SCENARIOS
@@ -249,25 +248,3 @@ class Record:
     subjects: tuple[Subject, ...] = ()
     method: tuple[str, ...] = ()  # how it was measured, in paragraphs
     warnings: tuple[str, ...] = ()
-
-    def to_html(self, path: str | Path) -> None:
-        """The page, one file that needs nothing else. Raises UsageError for another suffix or a folder that is not
-        there; as do the others."""
-        self._write(path, ".html")
-
-    def to_json(self, path: str | Path) -> None:
-        """All of it; `edgekit.report.read` reads it."""
-        self._write(path, ".json")
-
-    def to_csv(self, path: str | Path) -> None:
-        """A line for each row."""
-        self._write(path, ".csv")
-
-    def to_markdown(self, path: str | Path) -> None:
-        """A table of what a person compares."""
-        self._write(path, ".md")
-
-    def _write(self, path: str | Path, suffix: str) -> None:
-        from edgekit import report
-
-        report.write(self, Path(path), suffix)

@@ -1,9 +1,9 @@
-"""The rows of one or several records, bundle by bundle: what the page has a section for.
+"""The rows of one or several records, grouped by bundle: one group is one section of the page.
 
     for group in grouped(records, names):
         group.entries, group.verdicts
 
-Judges nothing itself: what to ship is `edgekit.reporting.advice`'s.
+Which variant to ship is decided in `edgekit.reporting.advice`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from edgekit.reporting import advice, number_text
 from edgekit.reporting.advice import Verdict
 from edgekit.reporting.record import SCENARIOS, Accuracy, Figure, Record, Row, Subject
 
-SERIES = ("cpu", "openvino", "cuda")  # a colour each, the same in every section; others come after them
+SERIES = ("cpu", "openvino", "cuda")  # targets with a fixed colour; others come after them
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row with what is said of it elsewhere. `device`: which file it is from, empty where there is one."""
+    """A row with what other rows and the record say about it. `device`: its file's name, "" if there is one file."""
 
     row: Row
     device: str
@@ -57,7 +57,7 @@ class Group:
         return [name for name in SCENARIOS if self.of(name)]
 
     def label(self, entry: Entry, *, test: bool = True) -> str:
-        """What tells an entry from the others of these: device and test only where there are several."""
+        """A short unique name: the variant, with device and test only where there are several."""
         same = self.of(entry.row.scenario)
         parts = [entry.device, entry.row.variant]
         if test and len({number_text.setting(each.row) for each in same}) > 1:
@@ -66,7 +66,7 @@ class Group:
 
 
 def grouped(records: Sequence[Record], names: Sequence[str]) -> list[Group]:
-    """In the order in which the bundles come."""
+    """The groups, in the order of the bundles in the records."""
     targets = list(dict.fromkeys((*SERIES, *(row.target for record in records for row in record.rows))))
     bundles = dict.fromkeys(row.bundle for record in records for row in record.rows)
     return [_group(bundle, records, names, targets) for bundle in bundles]
@@ -93,5 +93,5 @@ def _group(bundle: str, records: Sequence[Record], names: Sequence[str], targets
             )
             for row in rows
         ]
-    told = (subject for record in records for subject in record.subjects if subject.bundle == bundle)
-    return Group(bundle, next(told, None), tuple(entries), tuple(verdicts))
+    subjects = (subject for record in records for subject in record.subjects if subject.bundle == bundle)
+    return Group(bundle, next(subjects, None), tuple(entries), tuple(verdicts))

@@ -1,6 +1,6 @@
-"""Whether two samples differ by more than chance: the Mann-Whitney U test, corrected for how often it is asked.
+"""Significance of the difference between two samples: the Mann-Whitney U test with Holm's correction.
 
-Ranks, not means: a few slow runs do not decide it, and nothing is assumed of the shape. Knows numbers only.
+The test uses ranks: a few slow runs do not decide it, and it assumes no shape of the distribution.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-FEWEST = 5  # values on each side below which nothing can be told at the level of 5 %, once several rows are asked
+FEWEST = 5  # values in each sample: with fewer, no difference is significant at 5 % after the correction
 
 
 def differ(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """The two-sided p of "neither tends to be larger"; None for samples too small to tell.
+    """The two-sided p value of "neither sample tends to be larger"; None for samples below FEWEST.
 
     Mann and Whitney (1947), by the normal approximation, with the corrections for ties and continuity.
     """
@@ -30,19 +30,19 @@ def differ(one: Sequence[float], other: Sequence[float]) -> float | None:
     return math.erfc(z / math.sqrt(2))
 
 
-def corrected(found: Sequence[float | None]) -> list[float | None]:
-    """The same p, for having asked so often: Holm (1979). Who was not asked does not count."""
-    asked = sorted((p, number) for number, p in enumerate(found) if p is not None)
-    made: list[float | None] = [None] * len(found)
+def corrected(p_values: Sequence[float | None]) -> list[float | None]:
+    """The p values corrected for multiple tests, after Holm (1979). None is no test."""
+    tests = sorted((p, number) for number, p in enumerate(p_values) if p is not None)
+    result: list[float | None] = [None] * len(p_values)
     highest = 0.0
-    for rank, (p, number) in enumerate(asked):
-        highest = max(highest, min(1.0, p * (len(asked) - rank)))
-        made[number] = highest
-    return made
+    for rank, (p, number) in enumerate(tests):
+        highest = max(highest, min(1.0, p * (len(tests) - rank)))
+        result[number] = highest
+    return result
 
 
 def _ranks(values: Sequence[float]) -> tuple[list[float], list[int]]:
-    """The rank of each value, from 1, equal ones sharing their mean; and how many share each value."""
+    """The rank of each value from 1, equal values with their mean rank; and the count of each distinct value."""
     counts = Counter(values)
     rank, before = {}, 0
     for value in sorted(counts):

@@ -1,7 +1,7 @@
-"""Plots as SVG text: dots on two axes with labels that keep apart, and a strip of runs per row on one axis.
+"""Plots as SVG text: scatter plots with labels that do not overlap, and strips of single runs.
 
-Drawn 380 units wide, so that a telephone shows the text at its size. Colours are classes (`s0` to `s5`, `hollow`) and
-variables of the page's style. Knows numbers and names, not what they mean; every text is escaped here.
+They are 380 units wide, so that text has its normal size on a telephone. Colours are classes (`s0` to `s5`, `hollow`)
+and variables of the page's style. Knows numbers and names, not what they mean; escapes every text.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from edgekit.reporting.number_text import visible
 
 WIDTH = 380
 LEFT, RIGHT = 46, 12  # of the frame
-LETTER = 7.2  # how wide a letter of a label is, on average, in the widest of the usual fonts
-SMALL = 6.5  # the same of a note, which is not bold
+LETTER = 7.2  # mean width of a letter of a label, in the widest common font
+SMALL = 6.5  # mean width of a letter of a note, which is not bold
 LINE = 12
 LONGEST = 24  # letters of a label
 SHOWN = 240  # dots of a strip
@@ -36,7 +36,7 @@ class Coloured(Protocol):
 
 @dataclass(frozen=True)
 class Dot:
-    """`size` sets the area; `series` the colour; `note` stands under the name."""
+    """A dot of a scatter plot. `size` sets its area, `series` its colour; `note` is under the name."""
 
     name: str
     note: str
@@ -49,7 +49,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Strip:
-    """`middle` is the box, from one value to another; a tick shows the median."""
+    """The runs of one row. `middle`: the ends of the box; a tick shows the median."""
 
     name: str
     note: str
@@ -61,7 +61,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from `low` to `high` onto pixels from `start` to `end`, evenly or by their logarithm."""
+    """Maps values from `low` to `high` to pixels from `start` to `end`, linear or logarithmic."""
 
     low: float
     high: float
@@ -74,12 +74,12 @@ class Scale:
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Round values inside, four to seven of them where the range allows."""
+        """Round values in the range, four to seven of them if possible."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for digits in ((1, 2, 5), (1, 3), (1,)):
-                found = [digit * 10.0**decade for decade in decades for digit in digits]
-                inside = [value for value in found if self.low <= value <= self.high]
+                values = [digit * 10.0**decade for decade in decades for digit in digits]
+                inside = [value for value in values if self.low <= value <= self.high]
                 if len(inside) <= 7:
                     return inside
             return inside[:: len(inside) // 4]
@@ -99,10 +99,9 @@ def scatter(
     y_most: float = math.inf,
     roofs: Sequence[float] = (),
 ) -> str:
-    """x begins at zero; y shows only what is used of it, and names nothing above `y_most`. `key` makes ids unique.
+    """A scatter plot. x begins at zero; y covers the values, without labels above `y_most`. `key` makes ids unique.
 
-    With `roofs` both axes are logarithmic, and for each of them the line x * y = roof is drawn: what is beyond it
-    cannot be.
+    With `roofs` both axes are logarithmic, and each roof is drawn as the line x * y = roof: an upper limit.
     """
     top, bottom, height = 24, 218, 254
     x_values, y_values = [dot.x for dot in dots], [dot.y for dot in dots]
@@ -114,7 +113,7 @@ def scatter(
         xs = from_zero(x_values, LEFT, WIDTH - RIGHT)
         ys = _around(y_values, bottom, top)
     parts = [_roof(roof, xs, ys) for roof in roofs]
-    parts += [f'<text class="t" x="4" y="12">{written(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
+    parts += [f'<text class="t" x="4" y="12">{escaped(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
     for tick in (tick for tick in ys.ticks() if tick <= y_most):
         y = ys.at(tick)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
@@ -124,7 +123,7 @@ def scatter(
     placed = [(xs.at(d.x), ys.at(d.y), max(4.0, most * math.sqrt(d.size / largest)), d) for d in dots]
     taken: list[Box] = [(x - r - 3, y - r - 3, x + r + 3, y + r + 3) for x, y, r, _ in placed]
     for x, y, radius, dot in placed:
-        tip = f"<title>{written(clip(dot.name, 80))}: {written(clip(dot.note))}</title>"
+        tip = f"<title>{escaped(clip(dot.name, 80))}: {escaped(clip(dot.note))}</title>"
         parts.append(f'<circle class="{colour(dot)}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">{tip}</circle>')
     for x, y, radius, dot in placed:
         name, note = clip(dot.name), clip(dot.note)
@@ -135,7 +134,7 @@ def scatter(
 
 
 def strips(key: str, title: str, about: str, rows: Sequence[Strip], x_name: str) -> str:
-    """One row per strip, its name above it; a logarithmic axis, as the slowest run is far from the median."""
+    """One strip of runs per row, with its name above it. The axis is logarithmic: slow runs are far from the median."""
     top, step = 4, 50
     bottom = top + step * len(rows)
     values = [value for row in rows for value in row.values]
@@ -155,7 +154,7 @@ def strips(key: str, title: str, about: str, rows: Sequence[Strip], x_name: str)
 
 
 def clip(text: str, most: int = LONGEST) -> str:
-    """`text` with its middle left out where it is too long: both ends tell variants apart."""
+    """`text` of at most `most` letters. The middle is left out: variants differ at both ends."""
     if len(text) <= most:
         return text
     head = most // 2
@@ -163,44 +162,46 @@ def clip(text: str, most: int = LONGEST) -> str:
 
 
 def titled(name: str, note: str, y: float, left: float = 10) -> Iterator[str]:
-    """A line above what it names: the name at its left, as much of it as the note at its right leaves room for."""
+    """A line of text above a strip or bar: the name on the left, cut where it would meet the note on the right."""
     room = WIDTH - 10 - left - (len(note) + 1) * SMALL
-    yield f'<text class="name" x="{left:g}" y="{y:g}">{written(clip(name, max(int(room / LETTER), 3)))}</text>'
-    yield f'<text class="t end" x="{WIDTH - 10}" y="{y:g}">{written(note)}</text>'
+    yield f'<text class="name" x="{left:g}" y="{y:g}">{escaped(clip(name, max(int(room / LETTER), 3)))}</text>'
+    yield f'<text class="t end" x="{WIDTH - 10}" y="{y:g}">{escaped(note)}</text>'
 
 
-def written(text: str) -> str:
-    """Text as a drawing may hold it."""
+def escaped(text: str) -> str:
+    """Text as SVG: escaped, without invisible characters."""
     return escape(visible(text))
 
 
 def swatch(series: int, hollow: bool) -> str:
-    """The dot of a series, to stand beside its name in a table."""
+    """A small dot in the colour of a series, for tables."""
     style = f"s{series % SERIES}{' hollow' if hollow else ''}"
     circle = f'<circle class="{style}" cx="6" cy="6" r="4"/>'
     return f'<svg class="swatch" viewBox="0 0 12 12" aria-hidden="true">{circle}</svg>'
 
 
 def drawing(key: str, title: str, about: str, height: float, parts: Sequence[str]) -> str:
-    key = written(key)
+    """The whole SVG, with a title and a description for screen readers."""
+    key = escaped(key)
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-labelledby="{key}-t {key}-d">'
-        f'<title id="{key}-t">{written(title)}</title><desc id="{key}-d">{written(about)}</desc>{"".join(parts)}</svg>'
+        f'<title id="{key}-t">{escaped(title)}</title><desc id="{key}-d">{escaped(about)}</desc>{"".join(parts)}</svg>'
     )
 
 
 def x_axis(scale: Scale, top: float, bottom: float, name: str) -> Iterator[str]:
+    """The x axis with its grid lines, labels and name."""
     for tick in scale.ticks():
         x = scale.at(tick)
         yield f'<path class="grid" d="M{x:.1f} {top}V{bottom}"/>'
         half = len(f"{tick:g}") * LETTER / 2
         yield f'<text class="t mid" x="{min(x, WIDTH - half):.1f}" y="{bottom + 15}">{tick:g}</text>'
     yield f'<path class="axis" d="M{scale.start} {bottom}H{scale.end}"/>'
-    yield f'<text class="t mid" x="{(scale.start + scale.end) / 2:g}" y="{bottom + 31}">{written(name)}</text>'
+    yield f'<text class="t mid" x="{(scale.start + scale.end) / 2:g}" y="{bottom + 31}">{escaped(name)}</text>'
 
 
 def _roof(roof: float, xs: Scale, ys: Scale) -> str:
-    """Straight, as both axes are logarithmic; only what of it lies in the frame."""
+    """The part of a roof inside the frame: a straight line, as both axes are logarithmic."""
     low, high = max(xs.low, roof / ys.high), min(xs.high, roof / ys.low)
     if low >= high:
         return ""
@@ -209,7 +210,7 @@ def _roof(roof: float, xs: Scale, ys: Scale) -> str:
 
 
 def _label(box: Box, at: tuple[float, float], radius: float, name: str, note: str) -> Iterator[str]:
-    """Name and note in their box, with a line to the dot where they had to go far."""
+    """Name and note in their box, with a line to the dot if the box is far from it."""
     left, top, right, bottom = box
     x, y = at
     near_x, near_y = min(max(x, left), right), min(max(y, top), bottom)
@@ -220,12 +221,12 @@ def _label(box: Box, at: tuple[float, float], radius: float, name: str, note: st
     side, anchor = (" end", right) if x > right else ("", left)
     if left <= x <= right:
         side, anchor = " mid", (left + right) / 2
-    yield f'<text class="name{side}" x="{anchor:.1f}" y="{top + 10:.1f}">{written(name)}</text>'
-    yield f'<text class="t{side}" x="{anchor:.1f}" y="{top + 10 + LINE:.1f}">{written(note)}</text>'
+    yield f'<text class="name{side}" x="{anchor:.1f}" y="{top + 10:.1f}">{escaped(name)}</text>'
+    yield f'<text class="t{side}" x="{anchor:.1f}" y="{top + 10 + LINE:.1f}">{escaped(note)}</text>'
 
 
 def _free_place(x: float, y: float, radius: float, width: float, taken: Sequence[Box], frame: Box) -> Box:
-    """The first place around a dot where a label touches nothing; else the one that touches least."""
+    """The first place around a dot where a label overlaps nothing; else the place with the least overlap."""
     tall = 2 * LINE + 2
     places: list[Box] = []
     for far in (4, 16, 32, 52, 76, 104):
@@ -240,34 +241,34 @@ def _free_place(x: float, y: float, radius: float, width: float, taken: Sequence
 
 
 def _overlap(a: Box, b: Box) -> float:
-    """The area that two boxes share."""
+    """The area of the intersection of two boxes."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _dots(row: Strip, xs: Scale, y: float) -> str:
-    """At most `SHOWN` runs, evenly by rank so that the fastest and the slowest are among them, strewn in height."""
+    """At most `SHOWN` runs, evenly spaced by rank from the fastest to the slowest, spread in height."""
     ordered = sorted(row.values)
     count = min(len(ordered), SHOWN)
     picked = [ordered[round(number * (len(ordered) - 1) / max(count - 1, 1))] for number in range(count)]
-    golden = (math.sqrt(5) - 1) / 2  # multiples of it, modulo one, are spread evenly however many there are
+    golden = (math.sqrt(5) - 1) / 2  # its multiples, modulo one, are evenly spread for any count
     path = "".join(f"M{xs.at(value):.1f} {y + ((n * golden) % 1 - 0.5) * 13:.1f}h0" for n, value in enumerate(picked))
     return f'<path class="{colour(row)} dots" d="{path}"/>'
 
 
 def colour(item: Coloured) -> str:
-    """The classes of a thing that has a series."""
+    """The CSS classes of an item's series."""
     return f"s{item.series % SERIES}{' hollow' if item.hollow else ''}"
 
 
 def from_zero(values: Sequence[float], start: float, end: float) -> Scale:
-    """From zero to a round number above the largest: a length is then a ratio."""
+    """A scale from zero to a round number above the largest value."""
     largest = max(values, default=0) or 1
     step = _step(largest * 1.08 / 4)
     return Scale(0, math.ceil(largest * 1.08 / step) * step, start, end)
 
 
 def _around(values: Sequence[float], start: float, end: float) -> Scale:
-    """Only what is used of the axis, with room at both ends, and never so little that noise looks like a cliff."""
+    """A scale around the values with room at both ends; at least two units wide, so that noise stays small."""
     low, high = min(values, default=0), max(values, default=1)
     room = max((high - low) * 0.35, 1.0)
     step = _step((high - low + 2 * room) / 4)
@@ -275,6 +276,6 @@ def _around(values: Sequence[float], start: float, end: float) -> Scale:
 
 
 def _step(rough: float) -> float:
-    """The round number (1, 2 or 5 times a power of ten) at or above a positive one."""
+    """The smallest 1, 2 or 5 times a power of ten that is not below a positive number."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next((digit * power for digit in (1, 2, 5) if rough <= digit * power * (1 + 1e-9)), 10 * power)

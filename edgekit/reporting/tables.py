@@ -1,6 +1,6 @@
-"""A Record as CSV for a spreadsheet, as Markdown for a message, and as a table for a terminal.
+"""A Record as CSV, as Markdown, and as tables for a terminal.
 
-What each cell holds is here; how a page shows it is `edgekit.reporting.html_page`'s.
+The HTML page is `edgekit.reporting.html_page`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,28 @@ from edgekit.reporting import number_text
 from edgekit.reporting.advice import judge
 from edgekit.reporting.record import PHASES, QUANTITIES, SCENARIOS, Accuracy, Environment, Record, Row
 
-NOTES = 12  # rows of which something is said below the terminal's table
+NOTES = 12  # notes on rows below the terminal's tables, at most
 STATISTICS = ("median", "low", "high", "mean", "min", "max", "stdev", "p90", "p95", "p99")
-# What a person compares rows of a scenario by.
-TOLD = {
+# The quantities of a scenario that a person compares.
+COMPARED = {
     "single-stream": ("latency",),
     "offline": ("throughput",),
     "llm": ("ttft", "tpot", "prefill", "decode"),
     "stream": ("step", "rtf"),
 }
-NAMED = {"s": "_seconds", "1/s": "_per_second", "tokens/s": "_tokens_per_second", "": ""}  # a unit, in a column's name
-# Columns of the CSV, and where in a row they stand: before its figures and after them.
-WHAT = {
+COLUMN_SUFFIX = {
+    "s": "_seconds",
+    "1/s": "_per_second",
+    "tokens/s": "_tokens_per_second",
+    "": "",
+}  # unit -> suffix of the column's name
+# CSV columns -> path of the value in a row: those before its figures, and those after them.
+FIRST_COLUMNS = {
     **{name: name for name in ("bundle", "digest", "source", "task", "random", "variant", "target", "precision")},
     **{name: name for name in ("recipe", "placement", "threads", "scenario", "test", "replicate", "invalid")},
     **{name: name for name in ("bytes", "bytes_per_token")},
 }
-MORE = {
+LAST_COLUMNS = {
     "peak_rss_bytes": "memory.peak_rss",
     "slope_bytes_per_100_runs": "memory.slope",
     "weights_on_disk_bytes": "memory.weights_on_disk",
@@ -64,7 +69,7 @@ Cell = str | int | float | bool | None
 
 
 def as_csv(record: Record) -> str:
-    """A line for each row, always the same columns. A text that a spreadsheet would take for a formula gets a quote."""
+    """One line for each row, always with the same columns. Text that a spreadsheet would run as a formula is quoted."""
     about: dict[str, Cell] = {"schema": record.schema, "made": record.made}
     device = _environment(record.environment)
     lines = [about | _row(row) | device for row in record.rows]
@@ -77,80 +82,83 @@ def as_csv(record: Record) -> str:
 
 
 def markdown(record: Record) -> str:
-    """Model, size, precision, target, threads, test, value and its standard deviation; a line for each quantity."""
-    heads = ("model", "size", "precision", "target", "threads", "test", "value ± standard deviation", "right")
+    """A Markdown table of model, size, precision, target, threads, test and value ± deviation: a line a quantity."""
+    heads = ("model", "size", "precision", "target", "threads", "test", "value ± standard deviation", "correct")
     lines = [f"| {' | '.join(heads)} |", "|---|---:|---|---|---:|---|---:|---|"]
     for row in record.rows:
-        what = (row.bundle, number_text.size(row.bytes), row.recipe, row.target, row.threads)
+        setup = (row.bundle, number_text.size(row.bytes), row.recipe, row.target, row.threads)
         for test, value in _values(row) or [(number_text.setting(row), number_text.DASH)]:
-            lines.append(f"| {' | '.join(_escaped(cell) for cell in (*what, test, value, right(row)))} |")
+            lines.append(f"| {' | '.join(_escaped(cell) for cell in (*setup, test, value, correct(row)))} |")
     notes = [f"- {_escaped(row.name)}: {_escaped(note)}" for row in record.rows for note in notes_of(row)]
     head = f"## {_escaped(record.title)}\n\n{_escaped(record.made)}, {_escaped(record.environment.cpu)}"
-    said = [f"- {_escaped(bundle)}: {_escaped(text)}" for bundle, text in in_short(record)]
-    return "\n\n".join(filter(None, (head, "\n".join(said), "\n".join(lines), "\n".join(notes)))) + "\n"
+    advice = [f"- {_escaped(bundle)}: {_escaped(text)}" for bundle, text in recommendations(record)]
+    return "\n\n".join(filter(None, (head, "\n".join(advice), "\n".join(lines), "\n".join(notes)))) + "\n"
 
 
 def table(record: Record) -> str:
-    """A table for each scenario, and what is to be said of rows."""
+    """A table for each scenario, then notes on rows and a recommendation for each bundle."""
     from edgekit import text_table
 
     accuracies = {(row.bundle, row.variant): row.accuracy for row in record.rows if row.accuracy}
     parts = []
     for scenario in SCENARIOS:
-        heads = ("bundle", "variant", "test", *map(_head, TOLD[scenario]), "peak", "size", "accuracy", "right?")
+        heads = ("bundle", "variant", "test", *map(_head, COMPARED[scenario]), "peak", "size", "accuracy", "correct")
         rows = [row for row in record.rows if row.scenario == scenario]
         lines = [_line(row, accuracies.get((row.bundle, row.variant))) for row in rows]
-        kept = [at for at in range(len(heads)) if any(line[at] != number_text.DASH for line in lines)]
+        columns = [at for at in range(len(heads)) if any(line[at] != number_text.DASH for line in lines)]
         if lines:
-            shown = text_table.table([heads[at] for at in kept], [[line[at] for at in kept] for line in lines])
-            parts.append(f"{scenario.upper()}\n{shown}")
-    noted = [(row.name, "; ".join(notes)) for row in record.rows if (notes := list(notes_of(row)))]
-    notes = [f"{_short(name)}: {number_text.cut(text)}" for name, text in noted[:NOTES]]
-    notes += [f"and {number_text.count(len(noted) - NOTES, 'more row')} like these"] if len(noted) > NOTES else []
-    said = [f"{_short(bundle)}: {number_text.cut(text, number_text.PROSE)}" for bundle, text in in_short(record)]
-    return "\n\n".join(filter(None, (*parts, "\n".join(map(text_table.one_line, [*notes, *said])))))
+            text = text_table.table([heads[at] for at in columns], [[line[at] for at in columns] for line in lines])
+            parts.append(f"{scenario.upper()}\n{text}")
+    remarks = [(row.name, "; ".join(notes)) for row in record.rows if (notes := list(notes_of(row)))]
+    notes = [f"{_short(name)}: {number_text.cut(text)}" for name, text in remarks[:NOTES]]
+    notes += [f"and {number_text.count(len(remarks) - NOTES, 'more row')} with notes"] if len(remarks) > NOTES else []
+    advice = [
+        f"{_short(bundle)}: {number_text.cut(text, number_text.PROSE)}" for bundle, text in recommendations(record)
+    ]
+    return "\n\n".join(filter(None, (*parts, "\n".join(map(text_table.one_line, [*notes, *advice])))))
 
 
 def _line(row: Row, accuracy: Accuracy | None) -> list[str]:
-    """A row of the terminal's table."""
+    """The cells of a row in the terminal's table."""
     return [
         *(_short(row.bundle), _short(row.variant), _short(number_text.setting(row))),
-        *(number_text.plain(row.figures.get(name)) for name in TOLD[row.scenario]),
+        *(number_text.plain(row.figures.get(name)) for name in COMPARED[row.scenario]),
         *(number_text.size(row.memory.peak_rss if row.memory else None), number_text.size(row.bytes)),
-        *(number_text.share(accuracy.value if accuracy else None), right(row)),
+        *(number_text.share(accuracy.value if accuracy else None), correct(row)),
     ]
 
 
-def in_short(record: Record) -> Iterator[tuple[str, str]]:
-    """For each bundle what to ship, in words."""
+def recommendations(record: Record) -> Iterator[tuple[str, str]]:
+    """(bundle, which variant to ship and why) for each bundle."""
     for bundle in dict.fromkeys(row.bundle for row in record.rows):
         verdict = judge([row for row in record.rows if row.bundle == bundle])
-        ship = f"ship {verdict.best.variant}. " if verdict.best else "ship nothing yet. "
+        ship = f"ship {verdict.best.variant}. " if verdict.best else "ship no variant yet. "
         yield bundle, ship + verdict.words
 
 
-def right(row: Row) -> str:
+def correct(row: Row) -> str:
+    """Whether a row's outputs were correct: "yes", "NO" or a dash."""
     if row.invalid:
         return "NO"
     return "yes" if row.check and row.check.ok else number_text.DASH
 
 
 def notes_of(row: Row) -> Iterator[str]:
-    """What a reader must know before using a row's figures."""
+    """Warnings about a row's figures."""
     if row.invalid:
         yield f"invalid: {row.invalid}"
     if row.disturbed:
         yield f"disturbed: {'; '.join(row.disturbed)}"
     if row.warmup and not row.warmup.settled:
-        yield f"had not settled after {number_text.count(row.warmup.runs, 'run')} of warm-up"
+        yield f"not stable after {number_text.count(row.warmup.runs, 'warm-up run')}"
 
 
 def _values(row: Row) -> list[tuple[str, str]]:
-    """(test, value) for each quantity that tells a row."""
-    found = [(name, row.figures[name]) for name in TOLD[row.scenario] if name in row.figures]
+    """(test, value) for each quantity of COMPARED that the row has."""
+    figures = [(name, row.figures[name]) for name in COMPARED[row.scenario] if name in row.figures]
     return [
         (f"{number_text.setting(row)} {number_text.QUANTITY[name]}", number_text.spread(figure))
-        for name, figure in found
+        for name, figure in figures
     ]
 
 
@@ -164,7 +172,7 @@ def _short(text: str) -> str:
 
 
 def _escaped(cell: object) -> str:
-    """Text as Markdown shows it: nothing in it ends a cell, opens a tag, a link or a piece of code."""
+    """Text with Markdown's special characters escaped: it cannot end a cell or open a tag, a link or code."""
     text = " ".join(number_text.cut(cell, number_text.PROSE).split())
     return re.sub(r"([\\`*\[\]<>|#!~&])", r"\\\1", text).replace("_", r"\_")
 
@@ -183,46 +191,46 @@ def _cell(value: Cell) -> str:
 
 
 def _row(row: Row | None) -> dict[str, Cell]:
-    """The cells of a row; of none, they are empty."""
+    """The CSV cells of a row by column name; all None without a row."""
     rates = row.sustained.rates if row and row.sustained else ()
-    found = {name: _at(row, path) for name, path in WHAT.items()}
-    found |= {name: _listed(getattr(row, name, {})) for name in ("parameters", "options")}
+    cells = {name: _at(row, path) for name, path in FIRST_COLUMNS.items()}
+    cells |= {name: _listed(getattr(row, name, {})) for name in ("parameters", "options")}
     for name, (unit, _) in QUANTITIES.items():
-        figure, named = row.figures.get(name) if row else None, NAMED[unit]
-        found |= {f"{name}_{each}{named}": _at(figure, each) for each in STATISTICS}
-        found |= {f"{name}_runs": _at(figure, "n"), f"{name}_outliers": _at(figure, "outliers")}
+        figure, suffix = row.figures.get(name) if row else None, COLUMN_SUFFIX[unit]
+        cells |= {f"{name}_{each}{suffix}": _at(figure, each) for each in STATISTICS}
+        cells |= {f"{name}_runs": _at(figure, "n"), f"{name}_outliers": _at(figure, "outliers")}
     phases = {phase.name: phase for phase in row.memory.phases} if row and row.memory else {}
-    found |= {
+    cells |= {
         f"{kind}_{name.replace(' ', '_')}_bytes": _at(phases.get(name), kind)
         for name in PHASES
         for kind in ("rss", "pss", "uss", "anonymous")
     }
-    found |= {name: _at(row, path) for name, path in MORE.items()}
-    found |= {"sustained_first": rates[0] if rates else None, "sustained_last": rates[-1] if rates else None}
-    return found | {"sustained_least": min(rates, default=None), "disturbed": "; ".join(row.disturbed) if row else ""}
+    cells |= {name: _at(row, path) for name, path in LAST_COLUMNS.items()}
+    cells |= {"sustained_first": rates[0] if rates else None, "sustained_last": rates[-1] if rates else None}
+    return cells | {"sustained_least": min(rates, default=None), "disturbed": "; ".join(row.disturbed) if row else ""}
 
 
-def _at(found: object, path: str) -> Cell:
-    """What stands at `memory.peak_rss`; None where something on the way is."""
+def _at(value: object, path: str) -> Cell:
+    """The attribute at a path as `memory.peak_rss`; None if a part of the path is None."""
     for name in path.split("."):
-        found = getattr(found, name, None)
-    assert found is None or isinstance(found, (str, int, float)), path
-    return found
+        value = getattr(value, name, None)
+    assert value is None or isinstance(value, (str, int, float)), path
+    return value
 
 
-def _environment(found: Environment) -> dict[str, Cell]:
+def _environment(environment: Environment) -> dict[str, Cell]:
     return {
-        "cpu": found.cpu,
-        "machine": found.machine,
-        "system": f"{found.system} {found.kernel}".strip(),
-        "cores": found.cores,
-        "affinity": found.affinity,
-        "load_before": found.load_before,
-        "load_after": found.load_after,
-        "engines": _listed(found.engines),
-        "software": _listed(found.software),
+        "cpu": environment.cpu,
+        "machine": environment.machine,
+        "system": f"{environment.system} {environment.kernel}".strip(),
+        "cores": environment.cores,
+        "affinity": environment.affinity,
+        "load_before": environment.load_before,
+        "load_after": environment.load_after,
+        "engines": _listed(environment.engines),
+        "software": _listed(environment.software),
     }
 
 
-def _listed(found: Mapping[str, object]) -> str:
-    return "; ".join(f"{name}={value}" for name, value in found.items())
+def _listed(values: Mapping[str, object]) -> str:
+    return "; ".join(f"{name}={value}" for name, value in values.items())

@@ -8,9 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import measured_rows
 import msgspec
 import pytest
-from measured_rows import WHEN, figure, record, row
+from measured_rows import WHEN, figure, row
 
 from edgekit.cache import measurements
 from edgekit.measuring.environment import describe
@@ -29,7 +30,7 @@ def here() -> Environment:
 
 
 def test_a_row_comes_back(here: Environment) -> None:
-    measurements.remember(record(here, row(memory=Memory(peak_rss=1000))))
+    measured_rows.remember(here, row(memory=Memory(peak_rss=1000)))
     (entry,) = measurements.recall("d")
     assert (entry.variant, entry.seconds, entry.peak_rss, entry.when) == ("cpu/fp32", 0.25, 1000, WHEN)
     assert (entry.engine, entry.same, entry.wrong) == (here.engines["cpu"], ("single-stream", "single", 2), "")
@@ -46,32 +47,32 @@ def test_a_row_comes_back(here: Environment) -> None:
     ],
 )
 def test_the_figure_that_counts(here: Environment, figures: dict[str, Figure], seconds: float) -> None:
-    measurements.remember(record(here, row(figures=figures)))
+    measured_rows.remember(here, row(figures=figures))
     assert measurements.recall("d")[0].seconds == pytest.approx(seconds)
 
 
 def test_what_says_nothing_is_not_kept(here: Environment, home: Path) -> None:
-    measurements.remember(record(here, row(figures={"load": figure(1)}), row("gone/fp32"), row(disturbed=("load 9",))))
+    measured_rows.remember(here, row(figures={"load": figure(1)}), row("gone/fp32"), row(disturbed=("load 9",)))
     assert not home.exists()
 
 
 def test_a_wrong_row_is_kept_as_wrong(here: Environment) -> None:
-    measurements.remember(record(here, row(invalid="outputs moved by 3", disturbed=("load 9",))))
+    measured_rows.remember(here, row(invalid="outputs moved by 3", disturbed=("load 9",)))
     assert measurements.recall("d")[0].wrong == "outputs moved by 3"
 
 
 def test_replicates_are_one_and_a_later_time_replaces(here: Environment) -> None:
     rows = [row(figures={"latency": figure(seconds)}, replicate=n) for n, seconds in enumerate((3.0, 1.0, 2.0))]
-    measurements.remember(record(here, *rows))
+    measured_rows.remember(here, *rows)
     assert [entry.seconds for entry in measurements.recall("d")] == [2.0]
-    measurements.remember(record(here, row(figures={"latency": figure(9.0)}), made="2026-11-23T00:00:00Z"))
+    measured_rows.remember(here, row(figures={"latency": figure(9.0)}), made="2026-11-23T00:00:00Z")
     assert [entry.seconds for entry in measurements.recall("d")] == [9.0]
 
 
 def test_another_engine_or_processor_does_not_count(here: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
-    measurements.remember(record(replace(here, engines={"cpu": "ONNX Runtime 1.0.0"}), row()))
+    measured_rows.remember(replace(here, engines={"cpu": "ONNX Runtime 1.0.0"}), row())
     assert measurements.recall("d") == []
-    measurements.remember(record(here, row()))
+    measured_rows.remember(here, row())
     assert len(measurements.recall("d")) == 1
     monkeypatch.setattr(measurements.device, "affinity", lambda: 77)
     assert measurements.recall("d") == []
@@ -87,7 +88,7 @@ def test_a_file_that_is_not_ours_is_set_aside(
         assert measurements.recall("d") == []
     assert "measured.unreadable" in caplog.text
     assert home.with_suffix(".unreadable").read_bytes() == content
-    measurements.remember(record(here, row()))
+    measured_rows.remember(here, row())
     assert len(measurements.recall("d")) == 1
 
 
@@ -104,7 +105,7 @@ def test_a_file_that_is_too_large_is_set_aside(home: Path, monkeypatch: pytest.M
 def test_the_oldest_go(here: Environment, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurements, "MOST", 3)
     for number in range(5):
-        measurements.remember(record(here, row(digest=f"d{number}")))
+        measured_rows.remember(here, row(digest=f"d{number}"))
     kept = [entry["digest"] for entry in msgspec.json.decode(home.read_bytes())["entries"]]
     assert kept == ["d2", "d3", "d4"]
 
@@ -118,20 +119,20 @@ def test_where_nothing_can_be_kept_nothing_is(
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     else:
         (tmp_path / "edgekit" / "measured.json").mkdir(parents=True)
-    measurements.remember(record(here, row()))
+    measured_rows.remember(here, row())
     assert measurements.recall("d") == []
 
 
 WRITER = """
 import sys
 sys.path.insert(0, {tests!r})
-from measured_rows import record, row
+import measured_rows
+from measured_rows import row
 
-from edgekit.cache import measurements
 from edgekit.measuring.environment import describe
 here = describe(0.0, None)
 for number in range({times}):
-    measurements.remember(record(here, row(digest=sys.argv[1] + str(number))))
+    measured_rows.remember(here, row(digest=sys.argv[1] + str(number)))
 """
 
 

@@ -70,7 +70,7 @@ def test_what_was_disturbed_is_at_least_as_fast_as_it_seemed() -> None:
     slower = judge([calm, timed("openvino/fp32", 1.5, disturbed=("others used 1.2 cores",))])
     assert slower.best is not None
     assert slower.best.variant == "cpu/fp32"
-    assert "perhaps faster than they were measured: openvino/fp32 (others used 1.2 cores)." in slower.words
+    assert "perhaps faster than measured: openvino/fp32 (others used 1.2 cores)." in slower.words
     assert "measure again" not in slower.words
 
 
@@ -102,13 +102,13 @@ def test_each_scenario_has_its_cost() -> None:
 def test_advice_says_why() -> None:
     full, small = timed("cpu/fp32", 2.0), timed("cpu/int8-dynamic", 1.0, 0.98)
     said = judge([full, small]).words
-    assert "1.00 s an input, 98.0 % recall at 1 (98.2 % before the export), 23.1 MB on disk" in said
-    assert "104.7 MB of memory at most" in said
-    assert "Against cpu/fp32 it is 3.9 times smaller and 2.0 times faster." in said
+    assert "1.00 s per input, 98.0 % recall at 1 (98.2 % before the export), 23.1 MB on disk" in said
+    assert "104.7 MB peak memory" in said
+    assert "Compared with cpu/fp32 it is 3.9 times smaller and 2.0 times faster." in said
     said = judge([full, replace(small, figures={"latency": figure("latency", [3.0])})]).words
-    assert "Where size matters more than speed: cpu/int8-dynamic (23.1 MB, 3.00 s an input, 98.0 %)." in said
+    assert "If size matters more than speed: cpu/int8-dynamic (23.1 MB, 3.00 s per input, 98.0 %)." in said
     said = judge([timed("cpu/fp32", 1.0, 0.1)]).words
-    assert said.startswith("No variant is right and as accurate as the weights it was made from. cpu/fp32: 10.0 %")
+    assert said.startswith("No variant is correct and as accurate as the trained weights. cpu/fp32: 10.0 %")
 
 
 def test_another_test_may_have_another_winner() -> None:
@@ -120,13 +120,13 @@ def test_another_test_may_have_another_winner() -> None:
     found = judge(rows)
     assert found.best is not None
     assert found.best.variant == "cpu/fp32"
-    assert "In the test batch 32 (offline) openvino/fp32 is 2.0 times as fast." in found.words
+    assert "In test batch 32 (offline) openvino/fp32 is 2.0 times as fast." in found.words
 
 
 def test_random_weights_are_never_called_right() -> None:
     found = judge([made for made in typical().rows if made.random])
-    assert "Its weights are made up" in found.words
-    assert "18.9 ms to the first token, then 2.12 ms a token (471 tokens/s)" in found.words
+    assert "Its weights are random" in found.words
+    assert "18.9 ms to the first token, then 2.12 ms per token (471 tokens/s)" in found.words
 
 
 def test_the_fixture_has_a_wrong_one_that_would_win() -> None:

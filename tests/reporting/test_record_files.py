@@ -86,7 +86,7 @@ def test_outputs_of_another_shape_differ_by_infinity(tmp_path: Path) -> None:
 
 
 def test_the_published_schema_is_that_of_the_code() -> None:
-    assert record_file.SCHEMA_FILE.read_bytes() == record_file.schema(), "write files.schema() into schema.json"
+    assert record_file.SCHEMA_FILE.read_bytes() == record_file.schema(), "write record_file.schema() into schema.json"
 
 
 def test_every_output_is_valid_under_the_schema() -> None:
@@ -155,9 +155,9 @@ def invalid(value: Any, schema: Any, defs: Any, place: str = "$") -> list[str]:
         ("", "not proper JSON"),
         ("[]", "holds a JSON list"),
         ("{}", "has no schema"),
-        ('{"schema": 1}', "has the schema 1"),
-        ('{"schema": "edgekit.bench/0"}', "no record of `edgekit bench`"),
-        ('{"schema": "edgekit.bench/1"}', "no list of rows"),
+        ('{"schema": 1}', "its schema is 1"),
+        ('{"schema": "edgekit.bench/0"}', "not a record of `edgekit bench`"),
+        ('{"schema": "edgekit.bench/1"}', "no list `rows`"),
         ('{"schema": "edgekit.bench/1", "rows": []}', "missing required field"),
         ('{"schema": "edgekit.bench/1", "schema": "edgekit.bench/1"}', "appears twice"),
         ("[" * 100_000, "not proper JSON"),
@@ -178,7 +178,7 @@ def test_a_newer_one_wants_a_newer_edgekit(tmp_path: Path) -> None:
     path = changed(tmp_path, lambda found: found.update(schema="edgekit.bench/7"))
     with pytest.raises(RecordError, match=r"edgekit\.bench/7") as caught:
         report.read(path)
-    assert "needs a newer edgekit" in caught.value.hint
+    assert "install a newer edgekit" in caught.value.hint
 
 
 def test_torn_at_any_place(tmp_path: Path) -> None:
@@ -232,31 +232,31 @@ LATENCY = of(2, "figures", "latency")
         (lambda f: LATENCY(f).update(p50=1), r"row 3 .*\$.figures.latency.p50 is not a field"),
         (lambda f: LATENCY(f).update(median=math.nan), r"row 3 .*\$.figures.latency.median is not a finite"),
         (lambda f: LATENCY(f)["values"].append(math.inf), r"row 3 .*values.700 is not a finite"),
-        (lambda f: of(2)(f).update(scenario="warp"), "row 3 .*no scenario 'warp'"),
+        (lambda f: of(2)(f).update(scenario="warp"), "row 3 .*unknown scenario 'warp'"),
         (lambda f: of(2)(f).update(threads=0), "row 3 .*0 threads"),
         (lambda f: of(2)(f).update(replicate=-1), "row 3 .*replicate -1"),
         (lambda f: of(2)(f).update(bytes=-1), "row 3 .*-1 bytes"),
-        (lambda f: of(2, "figures")(f).update(warp=LATENCY(f)), "row 3 .*no quantity 'warp'"),
-        (lambda f: LATENCY(f).update(unit="ms"), "row 3 .*is in 'ms', and it is measured in 's'"),
+        (lambda f: of(2, "figures")(f).update(warp=LATENCY(f)), "row 3 .*unknown quantity 'warp'"),
+        (lambda f: LATENCY(f).update(unit="ms"), "row 3 .*is in 'ms'; its unit is 's'"),
         (lambda f: LATENCY(f).update(n=699), "row 3 .*699 runs, 700 values"),
-        (lambda f: LATENCY(f).update(min=-1), "row 3 .*none of these quantities is negative"),
-        (lambda f: LATENCY(f).update(low=None), "row 3 .*half an interval"),
+        (lambda f: LATENCY(f).update(min=-1), "row 3 .*no quantity can be negative"),
+        (lambda f: LATENCY(f).update(low=None), "row 3 .*an interval with one end"),
         (lambda f: LATENCY(f).update(p90=1e-9), "row 3 .*its median .* is above its p90"),
         (lambda f: LATENCY(f).update(high=99.0), "row 3 .*its high 99 is above its max"),
-        (lambda f: LATENCY(f).update(max=99.0), "row 3 .*median, min or max is not that of its values"),
-        (lambda f: LATENCY(f).update(mean=LATENCY(f)["median"]), "row 3 .*mean is not that of its values"),
-        (lambda f: LATENCY(f).update(n=800, max=LATENCY(f)["p99"]), "row 3 .*beyond its own min and max"),
-        (lambda f: of(8, "figures", "ttft")(f).update(p90=1.0), "row 9 .*p90 of 10 runs, and it takes 64"),
-        (lambda f: of(2, "memory", "phases")(f)[0].update(name="x"), "row 3 .*no memory phase 'x'"),
-        (lambda f: of(2, "memory", "phases")(f)[0].update(name="loaded"), "row 3 .*phase is there twice"),
+        (lambda f: LATENCY(f).update(max=99.0), "row 3 .*median, min or max does not fit its values"),
+        (lambda f: LATENCY(f).update(mean=LATENCY(f)["median"]), "row 3 .*mean does not fit its values"),
+        (lambda f: LATENCY(f).update(n=800, max=LATENCY(f)["p99"]), "row 3 .*values outside its min and max"),
+        (lambda f: of(8, "figures", "ttft")(f).update(p90=1.0), "row 9 .*p90 of 10 runs; it needs 64"),
+        (lambda f: of(2, "memory", "phases")(f)[0].update(name="x"), "row 3 .*unknown memory phase 'x'"),
+        (lambda f: of(2, "memory", "phases")(f)[0].update(name="loaded"), "row 3 .*a duplicate memory phase"),
         (lambda f: of(2, "memory")(f).update(peak_rss=-1), "row 3 .*negative amount of memory"),
-        (lambda f: of(2, "accuracy")(f).update(value=98.2), "row 3 .*98.2, and it lies between 0 and 1"),
+        (lambda f: of(2, "accuracy")(f).update(value=98.2), "row 3 .*98.2; it must be between 0 and 1"),
         (lambda f: of(2, "accuracy")(f).update(items=0), "row 3 .*of 0 items"),
-        (lambda f: of(2, "check")(f).update(variant="cpu/x"), "row 3 .*check is of 'cpu/x'"),
+        (lambda f: of(2, "check")(f).update(variant="cpu/x"), "row 3 .*check is for 'cpu/x'"),
         (lambda f: of(2, "check")(f).update(ok=False), "row 3 .*not marked invalid"),
         (lambda f: of(2, "check")(f).update(agreement=3), "row 3 .*Expected `object`, got `int`"),
-        (lambda f: of(9, "sustained")(f).update(seconds=0), "row 10 .*a window of no time"),
-        (lambda f: f["rows"].append(f["rows"][2]), "row 16 .*there twice: row 3"),
+        (lambda f: of(9, "sustained")(f).update(seconds=0), "row 10 .*a window without duration"),
+        (lambda f: f["rows"].append(f["rows"][2]), "row 16 .*a duplicate: row 3"),
         (lambda f: f["environment"].update(host="mine"), r"environment.host is not a field"),
     ],
 )

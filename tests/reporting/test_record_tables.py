@@ -75,7 +75,7 @@ def test_a_record_without_rows_is_a_head_alone() -> None:
 def test_markdown_is_a_table_of_values_with_their_spread() -> None:
     text = tables.markdown(typical())
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert rows[0] == "| model | size | precision | target | threads | test | value ± standard deviation | right |"
+    assert rows[0] == "| model | size | precision | target | threads | test | value ± standard deviation | correct |"
     assert re.search(
         r"^\| minilm\.ek \| 90\.9 MB \| fp32 \| cpu \| 2 \| single latency \| [\d.]+ ± [\d.]+ ms \| yes", text, re.M
     )
@@ -100,7 +100,7 @@ def test_a_row_without_figures_is_still_told() -> None:
     text = tables.table(record(dead))
     assert re.search(r"single +90\.9 MB +NO", text)
     assert "invalid: out of memory" in text
-    assert "ship nothing yet" in text
+    assert "ship no variant yet" in text
 
 
 def test_the_terminal_has_a_table_for_each_scenario() -> None:
@@ -115,14 +115,14 @@ def test_what_is_said_of_rows_does_not_push_the_table_away() -> None:
     rows = [row(replicate=number, disturbed=("x",), invalid="y") for number in range(tables.NOTES + 3)]
     text = tables.table(record(*rows))
     assert text.count("invalid: y; disturbed: x") == tables.NOTES
-    assert "and 3 more rows like these" in text
+    assert "and 3 more rows with notes" in text
 
 
 def test_an_unsettled_warm_up_is_said() -> None:
     one = row()
     assert one.warmup is not None
     noted = list(tables.notes_of(replace(one, warmup=replace(one.warmup, settled=False))))
-    assert noted == ["had not settled after 12 runs of warm-up"]
+    assert noted == ["not stable after 12 warm-up runs"]
 
 
 def test_names_of_any_length_and_kind_leave_the_terminal_whole() -> None:
