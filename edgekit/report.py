@@ -123,19 +123,19 @@ def from_files(
     parsed = [fail_if.parse(text) for text in bounds]
     _check_options(paths, output, parsed, compare=compare)
     records, names = [record_file.read(path) for path in paths], _names(paths)
-    comparison = comparing.compare(records, names)
-    shown = comparison if compare or (parsed and len(paths) > 1) else None
-    failures = tuple(number_text.cut(failure, 400) for bound in parsed for failure in fail_if.judge(bound, comparison))
+    matched = comparing.compare(records, names)  # of a single file too: absolute bounds are about its rows
+    comparison = matched if compare or (parsed and len(paths) > 1) else None
+    failures = tuple(number_text.cut(failure, 400) for bound in parsed for failure in fail_if.judge(bound, matched))
     if output:
-        _write(output, _page(records, names, shown, failures))
+        _write(output, _page(records, names, comparison, failures))
     return FileReport(
         files=tuple(names),
         output=output,
-        changes=tuple(comparing.flat(change, names) for change in shown.changes) if shown else (),
-        differences=comparison.differences,
-        summary=tuple(_summary(records, names, shown)),
+        changes=tuple(comparing.flat(change, names) for change in comparison.changes) if comparison else (),
+        differences=matched.differences,
+        summary=tuple(_summary(records, names, comparison)),
         failures=failures,
-        text=comparing.table(shown) if shown else "\n\n".join(_tables(records, names)),
+        text=comparing.table(comparison) if comparison else "\n\n".join(_tables(records, names)),
     )
 
 

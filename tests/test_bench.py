@@ -27,7 +27,7 @@ from edgekit.core import Progress
 from edgekit.errors import BundleError, DeviceError, UsageError
 from edgekit.measuring import configuration, turns
 from edgekit.measuring.row import Way, Weighing
-from edgekit.reporting.record import Record
+from edgekit.report import Report
 
 OPENVINO = registry.find("targets", "openvino").probe().available
 
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     return small_bundles.make(tmp_path / "small.ek", goldens=True)
 
 
-def quick(*folders: Path, progress: Progress | None = None, **options: object) -> Record:
+def quick(*folders: Path, progress: Progress | None = None, **options: object) -> Report:
     return edgekit.bench(folders, quick=True, threads=1, progress=progress, **options)  # type: ignore[arg-type]
 
 
@@ -110,7 +110,7 @@ def test_a_stream_and_its_state(tmp_path: Path) -> None:
     assert first.memory.slope_runs == 120
     assert first.memory.slope is not None
     assert record.rows[2].parameters == {"batch": 3}
-    assert any("no known answers" in line for line in record.warnings)
+    assert any("no goldens" in line for line in record.warnings)
 
 
 @pytest.mark.slow
@@ -198,7 +198,7 @@ def test_the_command_ends_with_what_went_wrong_after_it_told_everything(folder: 
     small_bundles.spoil(folder)
     wrong = call(*asked)
     assert (wrong.code, "invalid: wrong: outputs moved by" in wrong.out) == (5, True)
-    assert "error: small.ek cpu/fp32 single does not repeat its known answers" in wrong.err
+    assert "error: small.ek cpu/fp32 single differs from its goldens" in wrong.err
 
 
 def test_a_bundle_that_is_damaged_is_refused(folder: Path) -> None:

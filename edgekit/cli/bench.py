@@ -68,10 +68,10 @@ def bench(console: Console, /, bundles: tuple[str, ...], outputs: tuple[Path, ..
 
 def error(record: Record) -> EdgeKitError | None:
     """The error that the command ends with, after the report was written: wrong outputs, or no valid row."""
-    wrong = [row.name for row in record.rows if row.check is not None and not row.check.ok]
-    if wrong:
+    failures = [row.name for row in record.rows if row.check is not None and not row.check.ok]
+    if failures:
         hint = "run another variant (--target, --precision), or export the model again on this machine"
-        return VerificationError(f"{wrong[0]} does not repeat its known answers", hint=hint, rows=wrong)
+        return VerificationError(f"{failures[0]} differs from its goldens", hint=hint, rows=failures)
     if all(row.invalid for row in record.rows):
         return ResourceError("nothing could be measured", hint=record.rows[0].invalid)
     return None

@@ -60,7 +60,7 @@ def bundle_text(bundle: Bundle, facts: Mapping[str, Any], *, files: bool = False
         "weights": "random weights: speed only" if source.random else None,
         "task": f"{bundle.task}: {bundle.ingest} > {bundle.loop} > {bundle.head}",
         "settings": ", ".join(f"{name} {_short(value)}" for name, value in bundle.settings.items()),
-        "goldens": f"{len(goldens.inputs)} inputs with known answers" if goldens else "none",
+        "goldens": f"{len(goldens.inputs)} inputs with expected outputs" if goldens else "none",
         "size": size_text(facts["bytes"]),
         "made by": f"edgekit {facts['edgekit']}",
     }

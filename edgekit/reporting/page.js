@@ -1,5 +1,5 @@
 'use strict'
-// Makes the heads of tables into buttons that sort. The page is whole without it.
+// Turns the heads of tables into buttons that sort. The page is complete without it.
 for (const table of document.querySelectorAll('table.sortable')) {
   const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells]
   if (body.rows.length < 2) continue
