@@ -88,7 +88,7 @@ class Model:
             graph,
             variant.recipe,
             threads=threads,
-            cache=compile_cache.folder(bundle, variant),
+            cache=compile_cache.folder(bundle, variant, graph),
             options=variant.options,
         )
         self._first_step = threading.Lock()

@@ -1,4 +1,4 @@
-"""Where engines keep what they compile for a bundle: a folder a variant in the user's cache.
+"""Where engines keep what they compile for a bundle: a folder for each graph of a variant in the user's cache.
 
 What was kept for bundles that are gone goes when something new is kept. An unfinished bundle keeps nothing: it will
 lie elsewhere. Knows nothing of what is kept.
@@ -17,19 +17,19 @@ from edgekit.bundle import publish
 from edgekit.cache import digests
 
 if TYPE_CHECKING:
-    from edgekit.core import Bundle, Variant
+    from edgekit.core import Bundle, Graph, Variant
 
 log = logging.getLogger("edgekit")
 
 NOTE = ".path"  # behind a folder's name: a file beside it that says where its bundle lies
 
 
-def folder(bundle: Bundle, variant: Variant) -> Path | None:
-    """The folder, which need not exist yet; None where nothing can be kept."""
+def folder(bundle: Bundle, variant: Variant, graph: Graph) -> Path | None:
+    """The graph's own folder, which need not exist yet; None where nothing can be kept."""
     home, lies = digests.cache_folder(), bundle.folder.resolve()
     if home is None or publish.is_ours(lies.name):
         return None
-    found = home / "compiled" / hashlib.sha256(os.fsencode(lies / variant.name)).hexdigest()[:32]
+    found = home / "compiled" / _key(lies, variant, graph)
     if not found.with_suffix(NOTE).exists():
         try:
             found.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -39,6 +39,12 @@ def folder(bundle: Bundle, variant: Variant) -> Path | None:
             log.debug("nothing that is compiled can be kept in %s: %s", found.parent, error)
             return None
     return found
+
+
+def _key(lies: Path, variant: Variant, graph: Graph) -> str:
+    """A graph's name is the bundle's to choose: it must not lead to the folder of another."""
+    names = (os.fsencode(lies), variant.name.encode(), graph.name.encode())
+    return hashlib.sha256(b"".join(hashlib.sha256(name).digest() for name in names)).hexdigest()[:32]
 
 
 def tidy(home: Path) -> None:

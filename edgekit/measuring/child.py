@@ -226,9 +226,9 @@ def _some(rows: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _mapped(bundle: Bundle, variant: Variant) -> int | None:
-    """What is mapped of the bundle's own files, and of what an engine keeps compiled for it."""
+    """What is mapped of the bundle's own files, and of what an engine keeps compiled for its graphs."""
     from edgekit.cache import compile_cache
 
-    kept = compile_cache.folder(bundle, variant)
-    parts = [process_memory.mapped(place) for place in (bundle.folder, kept) if place is not None]
+    kept = [compile_cache.folder(bundle, variant, graph) for graph in variant.graphs]
+    parts = [process_memory.mapped(place) for place in (bundle.folder, *kept) if place is not None]
     return None if None in parts else sum(part for part in parts if part is not None)

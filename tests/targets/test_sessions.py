@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgekit import device, registry
-from edgekit.core import Availability, Graph, Port, Recipe
+from edgekit.cache import compile_cache
+from edgekit.core import Availability, Bundle, Graph, Port, Recipe, Source, Variant
 from edgekit.errors import BundleError, ClosedError, DeviceError, ForkedSessionError, InputError
 
 TARGETS = registry.names("targets")
@@ -202,6 +204,30 @@ def test_openvino_keeps_what_it_compiled_and_survives_damage_to_it(folder: Path,
     session = module.open(folder, GRAPH, Recipe(), threads=1, cache=cache)
     np.testing.assert_array_equal(session.run({"x": X})[0]["y"], X * X)
     session.close()
+
+
+@pytest.mark.skipif("openvino" not in HERE, reason="OpenVINO is not installed")
+def test_two_graphs_of_a_variant_are_both_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each in its own folder: in one they would take turns, or one would be refused for the answer of the other."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    module, variant = registry.find("targets", "openvino"), Variant("openvino", Recipe(), ())
+    bundle = Bundle(folder, Source("m", "bert", folder, "", {}), "", "", "", "", {}, (variant,))
+    twice = onnx.load(folder / GRAPH.path)
+    twice.graph.node[0].op_type = "Add"
+    onnx.save(twice, folder / "twice.onnx")
+    blobs = []
+    for _ in range(2):
+        for graph, wanted in ((GRAPH, X * X), (replace(GRAPH, name="twice", path="twice.onnx"), X + X)):
+            cache = compile_cache.folder(bundle, variant, graph)
+            session = module.open(folder, graph, Recipe(), threads=1, cache=cache)
+            np.testing.assert_array_equal(session.run({"x": X})[0]["y"], wanted)
+            session.close()
+        blobs.append({path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.blob")})
+    assert len(blobs[0]) == 2
+    assert blobs[0] == blobs[1]
+    assert not caplog.text
 
 
 @pytest.mark.skipif("openvino" not in HERE, reason="OpenVINO is not installed")
