@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 QUANTIZED = ("int8", "int4")
+KINDS = ("plain", "decoder", "stream")  # of graphs
 SCENARIOS = ("llm", "stream", "single-stream", "offline")  # to measure a bundle in: its first of these decides
 
 
@@ -40,11 +41,12 @@ class Port:
 class State:
     """Output `out` of one step is input `into` of the next; `axis` is the one that grows, None where none does.
 
-    A KV cache, an LSTM cell, a Mamba state and diffusion latents are all States.
+    `out` is None for a held state, given once with the first step: the cross caches of an encoder-decoder, an image's
+    embedding. A KV cache, an LSTM cell and a Mamba state come out of each step.
     """
 
     into: str
-    out: str
+    out: str | None = None
     axis: int | None = None
     init: float = 0.0
 
@@ -61,6 +63,12 @@ class Graph:
     # Every axis name in the ports with the lengths at which the graph was proved against the reference.
     proven: dict[str, tuple[int, ...]] = field(default_factory=dict)
     prompt: Graph | None = None  # of a decoder whose target fills its caches with another form of it, if one does
+    # The exporter says it: "plain", "decoder" (tokens and caches), "stream" (states of fixed size, fed step by step).
+    kind: str = "plain"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"a graph of kind {self.kind!r}: known are {', '.join(KINDS)}")
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -33,6 +33,10 @@ class Session(Protocol):
 class StatefulSession(Session, Protocol):
     """A session whose runs go on from a state. States are opaque, belong to one session, and are for one caller each.
 
+    Inputs that the graph holds (a `State` without `out`) are among the feeds of the first run of a state, and of no
+    other; from then on they are part of it. InputError for one that is missing then, or comes again (a decoder's state
+    without a token takes others). A plain graph that holds inputs has such a session as well, with `start(batch)`.
+
     A run that fails leaves its state as it was, or of no use (StateError).
     """
 

@@ -29,8 +29,9 @@ from ._ort.prompt_reader import PromptReader
 from ._ort.prompt_weights import HALF, WHOLE, prepare
 from ._ort.session import OnnxRuntimeSession
 from ._states.decoder_feeds import CHUNK
+from ._states.held_session import HeldSession
 from ._states.large_pages import large_pages
-from ._states.stream_session import StreamSession, is_stream
+from ._states.stream_session import StreamSession
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -66,19 +67,19 @@ def probe() -> Availability:
     return Availability("cpu", False, "ONNX Runtime", "", "onnxruntime is not installed", "pip install onnxruntime")
 
 
-def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None = None) -> ir.Model:
-    """The portable graph in the form that ONNX Runtime runs fastest; in place.
+def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None = None, *, kind: str) -> ir.Model:
+    """The portable graph, of that kind, in the form that ONNX Runtime runs fastest; in place.
 
     Raises UnsupportedError where the `options` want caches in 8 bits that cannot be.
     """
     from ._ort.passes.attention_kernel import scale_before, write_down
-    from ._ort.passes.decoder_graph import group_queries, is_decoder, is_shareable
+    from ._ort.passes.decoder_graph import group_queries, is_shareable
     from ._ort.passes.kv_int8_graph import quantize_caches
     from ._ort.passes.nbits import transposed_tables
     from ._ort.passes.packed_attention import pack
     from ._ort.passes.prompt_graph import reading
 
-    if is_decoder(model):
+    if kind == "decoder":
         if is_shareable(model):
             group_queries(model)
         transposed_tables(model)
@@ -127,11 +128,11 @@ def open(
     """
     check_options(options or {}, OPTIONS, "cpu")
     config = session_options(recipe, threads, options or {})
-    if not graph.states:
-        return OnnxRuntimeSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
-    if is_stream(graph):
+    if graph.kind != "decoder":
         plain = OnnxRuntimeSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
-        return StreamSession(graph, plain.bind, plain.placement, plain.close)
+        if graph.kind == "stream":
+            return StreamSession(graph, plain.bind, plain.placement, plain.close)
+        return HeldSession(graph, plain) if graph.states else plain
     if any(port.name == MASK for port in graph.inputs):
         log.warning("ONNX Runtime has no kernel for the attention of %s: long texts are slow", graph.path)
         return PlainDecoderSession(folder, graph, PROVIDER, config, without=SLOW_FUSIONS)
@@ -192,9 +193,9 @@ def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footp
         scores=3.0,
         together=OnnxRuntimeSession.batch_tokens,
     )
-    if not graph.states:
+    if graph.kind == "plain":
         return held
-    if is_stream(graph):
+    if graph.kind == "stream":
         return replace(held, live=4.0)
     if any(port.name == MASK for port in graph.inputs):  # a step copies caches
         return replace(held, tied=1.0, copied=1.0, chunk=CHUNK, together=CHUNK)

@@ -22,9 +22,9 @@ from edgekit.session import Session
 from ._cuda.decoder import CudaDecoderSession
 from ._cuda.driver import driver
 from ._cuda.memory import CudaMemory
-from ._ort.passes.decoder_graph import is_decoder
 from ._ort.session import OnnxRuntimeSession
-from ._states.stream_session import StreamSession, is_stream
+from ._states.held_session import HeldSession
+from ._states.stream_session import StreamSession
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -57,13 +57,13 @@ def probe() -> Availability:
     return Availability("cuda", True, engine, installed)
 
 
-def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None = None) -> ir.Model:
+def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None = None, *, kind: str) -> ir.Model:
     """An encoder stays as it is: int8 weights are unpacked by the GPU as it runs, and it computes in float32.
 
     A decoder shares its caches, multiplies with blocks of int8 and int4 as they are, and computes in 16 bits; in place.
     Raises UnsupportedError for one in float32, and for one whose attention is wired in another way.
     """
-    if not is_decoder(model):
+    if kind != "decoder":
         return model
     import onnx_ir as ir
 
@@ -117,11 +117,11 @@ def open(
     config.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     engine = {"use_tf32": "0", **(options or {})}
     with placement_errors(graph):
-        if not graph.states:
-            return OnnxRuntimeSession(folder, graph, PROVIDER, config, engine)
-        if is_stream(graph):
+        if graph.kind != "decoder":
             plain = OnnxRuntimeSession(folder, graph, PROVIDER, config, engine)
-            return StreamSession(graph, plain.bind, plain.placement, plain.close)
+            if graph.kind == "stream":
+                return StreamSession(graph, plain.bind, plain.placement, plain.close)
+            return HeldSession(graph, plain) if graph.states else plain
         check_capability(recipe, driver(0).capability())
         return CudaDecoderSession(folder, graph, PROVIDER, config, engine, memory=CudaMemory(0))
 

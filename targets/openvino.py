@@ -29,8 +29,9 @@ from ._openvino.pages import PagedSession
 from ._openvino.rotary import write_out_rotary
 from ._openvino.stateful import stateful, warn_if_loose
 from ._openvino.variables import BYTES, VariableSession
+from ._states.held_session import HeldSession
 from ._states.large_pages import large_pages
-from ._states.stream_session import StreamSession, is_stream
+from ._states.stream_session import StreamSession
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -60,11 +61,12 @@ def probe() -> Availability:
         return Availability("openvino", False, "OpenVINO", "", why, hint)
 
 
-def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None = None) -> ir.Model:
+def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None = None, *, kind: str) -> ir.Model:
     """The portable graph is what OpenVINO reads, but for rotary positions, which its cache would spoil, and for the
     names of masks; in place."""
     write_out_rotary(model)
-    mark(model)
+    if kind == "decoder":
+        mark(model)
     return model
 
 
@@ -78,7 +80,7 @@ def computes(recipe: Recipe, graph: Graph) -> str:
 
     A state of fixed size is added to with every step, which bf16 cannot do for long: what is small would be lost.
     """
-    carried = any(state.axis is None for state in graph.states)
+    carried = any(state.axis is None and state.out is not None for state in graph.states)
     return "f32" if carried and recipe.weights != "bf16" else HINT[recipe.weights]
 
 
@@ -98,9 +100,9 @@ def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footp
         together=OpenVinoSession.batch_tokens,
         asked=OpenVinoSession.batch_tokens,
     )
-    if not graph.states:
+    if graph.kind == "plain":
         return held
-    if is_stream(graph):
+    if graph.kind == "stream":
         return replace(held, live=4.0, asked=0)
     kept = options.get("KV_CACHE_PRECISION", CACHE[recipe.weights])
     return replace(
@@ -135,20 +137,21 @@ def open(
         "PERFORMANCE_HINT": "LATENCY",
         "CPU_RUNTIME_CACHE_CAPACITY": KEPT,
     }
-    if graph.states:
+    if graph.kind == "decoder":
         config["KV_CACHE_PRECISION"] = CACHE[recipe.weights]
     if recipe.activations == "int8":
         config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = GROUP
     config |= options or {}
-    if graph.states and not is_stream(graph):
+    if graph.kind == "decoder":
         return _decoder(folder, graph, config, cache)
     path = folder / graph.path
     with engine_errors(f"OpenVINO cannot open {graph.path}"):
         compiled = _compiled(path, lambda: path, config, partial(ask, graph=graph), cache)
-    if not graph.states:
-        return OpenVinoSession(graph, compiled)
-    engine = OpenVinoStream(graph, compiled)
-    return StreamSession(graph, engine.bind, placement(compiled), engine.close)
+    if graph.kind == "stream":
+        engine = OpenVinoStream(graph, compiled)
+        return StreamSession(graph, engine.bind, placement(compiled), engine.close)
+    plain = OpenVinoSession(graph, compiled)
+    return HeldSession(graph, plain) if graph.states else plain
 
 
 def _compiled(path: Path, read: Callable[[], Any], config: dict[str, Any], ask: Ask, cache: Path | None) -> Any:

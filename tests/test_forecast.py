@@ -33,6 +33,7 @@ CACHES = Graph(
     ),
     (Port("logits", "float32", ("batch", "outputs", 50)),),
     (State("past.key", "present.key", 2), State("h", "h_next"), State("past.scale", "scale")),
+    kind="decoder",
 )
 # As other tests have them exported.
 PARITY = {"targets": ("cpu", "openvino"), "precision": ("fp32", "int8")}

@@ -256,7 +256,7 @@ def _check_graph(manifest: Manifest, graph: Graph, path: str) -> None:
     ranks = {port.name: len(port.shape) for port in graph.inputs}
     outputs = {port.name for port in graph.outputs}
     for state in graph.states:
-        if state.into not in ranks or state.out not in outputs:
+        if state.into not in ranks or state.out not in {*outputs, None}:
             raise _wrong(f"{path}.states", f"leads from {state.out!r} to {state.into!r}: the graph has no such ports")
         if state.axis is not None and not 0 <= state.axis < ranks[state.into]:
             raise _wrong(f"{path}.states", f"grows along axis {state.axis}, which {state.into!r} does not have")

@@ -29,11 +29,16 @@ def load(path: Path) -> ir.Model:
 
 
 def describe(
-    model: ir.Model, name: str, path: str, proven: dict[str, tuple[int, ...]], states: tuple[State, ...] = ()
+    model: ir.Model,
+    name: str,
+    path: str,
+    proven: dict[str, tuple[int, ...]],
+    states: tuple[State, ...] = (),
+    kind: str = "plain",
 ) -> Graph:
     """The Graph noun of a model that will lie at `path` in a bundle."""
     inputs, outputs = tuple(map(_port, model.graph.inputs)), tuple(map(_port, model.graph.outputs))
-    return Graph(name, path, inputs, outputs, states, proven)
+    return Graph(name, path, inputs, outputs, states, proven, kind=kind)
 
 
 def fingerprint(model: ir.Model) -> tuple[tuple[str, str, tuple[str, ...]], ...]:

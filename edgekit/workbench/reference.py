@@ -63,7 +63,8 @@ def prepare(bench: Workbench, bundle: Bundle, items: list[Any]) -> Reference:
 def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """The worker's job: build the reference, run it on the samples' tokens, keep what the head makes of them.
 
-    Unless weights are to be `as_stored`, a variant may be made of it: `built` of the result then has its states.
+    Unless weights are to be `as_stored`, a variant may be made of it: `built` of the result then has its states and its
+    kind.
     """
     from edgekit.verify import write_arrays
 
@@ -76,7 +77,7 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     else:
         file = scratch / "fp32.onnx"
         built = exporter.build(source, Recipe(), file, say)
-        finished = {"fp32": msgspec.to_builtins(built.states)}
+        finished = {"fp32": msgspec.to_builtins((built.states, built.kind))}
     if file.with_name("proof.npz").is_file():  # the exporter traced it
         hold_against_torch(file, built, payload["prove"], say)
     if source.arch == registry.GIVEN:
@@ -99,7 +100,7 @@ def _prompts(bundle: Bundle, built: Graph, file: Path, prompts: Sequence[Sequenc
     # Mapped, not packed, and given back: the float32 weights of a large model need not fit into memory.
     options = {"session.disable_prepacking": "1"}
     session = registry.find("targets", "cpu").open(
-        file.parent, replace(built, states=()), Recipe(), threads=device.threads(), options=options
+        file.parent, replace(built, states=(), kind="plain"), Recipe(), threads=device.threads(), options=options
     )
     try:
         found: list[Array] = []
@@ -132,10 +133,11 @@ def hold_against_torch(file: Path, built: Graph, targets: Sequence[str], say: Ca
     _prove("cpu", file, built, "the traced graph")
     for target in targets:
         say(f"holding its form for {target} against torch")
-        compiled = registry.find("targets", target).compile(graph.load(file), Recipe())
+        compiled = registry.find("targets", target).compile(graph.load(file), Recipe(), kind=built.kind)
         form = file.with_name(f"{target}-proof.onnx")
         form.write_bytes(graph.to_bytes(compiled))
-        _prove(target, form, graph.describe(compiled, "proof", form.name, {}, built.states), f"its form for {target}")
+        described = graph.describe(compiled, "proof", form.name, {}, built.states, built.kind)
+        _prove(target, form, described, f"its form for {target}")
 
 
 def _prove(target: str, file: Path, form: Graph, name: str) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from edgekit.core import Array
 
-    Portable = tuple[ir.Model, tuple[State, ...]]
+    Portable = tuple[ir.Model, tuple[State, ...], str]  # and its kind
 
 
 def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -40,15 +40,16 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, 
     paths: list[str] = []
     for (target, _, options), recipe in zip(payload["variants"], recipes, strict=True):
         say(f"{target}: {recipe.name}")
-        portable, states = make(recipe)
+        portable, states, kind = make(recipe)
         before = graph.fingerprint(portable)
         module = registry.find("targets", target)
-        compiled = module.compile(portable, recipe, options)
+        compiled = module.compile(portable, recipe, options, kind=kind)
         own = "" if before == graph.fingerprint(compiled) else f"-{target}"
         plain = recipe.method == "none" and (not own or recipe.weights == "fp32")
         path = f"model{own}.onnx" if plain else f"model-{recipe.name}{own}.onnx"
         if path not in forms:
-            forms[path] = Form(compiled, states, module.prompt(compiled) if hasattr(module, "prompt") else None)
+            prompt = module.prompt(compiled) if hasattr(module, "prompt") else None
+            forms[path] = Form(compiled, states, kind, prompt)
         paths.append(path)
     say("packing weights")
     graph.pack({path: model for name, form in forms.items() for path, model in form.files(name)}, folder)
@@ -61,6 +62,7 @@ class Form:
 
     model: ir.Model
     states: tuple[State, ...]
+    kind: str  # the portable graph's
     prompt: ir.Model | None
 
     def files(self, path: str) -> Iterator[tuple[str, ir.Model]]:
@@ -69,8 +71,8 @@ class Form:
             yield _of_prompt(path), self.prompt
 
     def describe(self, path: str, proven: dict[str, tuple[int, ...]]) -> Graph:
-        prompt = self.prompt and graph.describe(self.prompt, "prompt", _of_prompt(path), {})
-        return replace(graph.describe(self.model, "model", path, proven, self.states), prompt=prompt)
+        prompt = self.prompt and graph.describe(self.prompt, "prompt", _of_prompt(path), {}, kind=self.kind)
+        return replace(graph.describe(self.model, "model", path, proven, self.states, self.kind), prompt=prompt)
 
 
 def _of_prompt(path: str) -> str:
@@ -83,7 +85,7 @@ def traced(payload: dict[str, Any], recipes: list[Recipe]) -> Callable[[Recipe],
     largest = calibrate(file, Path(payload["samples"])) if any(recipe.calibration for recipe in recipes) else None
 
     def make(recipe: Recipe) -> Portable:
-        return apply(graph.load(file), recipe, largest if recipe.calibration else None), ()
+        return apply(graph.load(file), recipe, largest if recipe.calibration else None), (), "plain"
 
     return make
 
@@ -91,18 +93,20 @@ def traced(payload: dict[str, Any], recipes: list[Recipe]) -> Callable[[Recipe],
 def built(payload: dict[str, Any], say: Callable[[str], None]) -> Callable[[Recipe], Portable]:
     """Portable graphs are written by the exporter, quantized on the way; each recipe's once.
 
-    `payload["built"]`: the states of those that lie in the scratch folder already.
+    `payload["built"]`: the states and the kind of those that lie in the scratch folder already.
     """
     source = Source(**payload["source"] | {"folder": Path(payload["source"]["folder"])})
     exporter, scratch = registry.exporter(source.arch), Path(payload["scratch"])
-    states = msgspec.convert(payload.get("built", {}), dict[str, tuple[State, ...]])
+    files = msgspec.convert(payload.get("built", {}), dict[str, tuple[tuple[State, ...], str]])
 
     def make(recipe: Recipe) -> Portable:
         name = "fp32" if recipe.method == "none" else recipe.name
         file = scratch / f"{name}.onnx"
-        if name not in states:
-            states[name] = exporter.build(source, recipe, file, say).states
-        return graph.load(file), states[name]
+        if name not in files:
+            portable = exporter.build(source, recipe, file, say)
+            files[name] = portable.states, portable.kind
+        states, kind = files[name]
+        return graph.load(file), states, kind
 
     return make
 

@@ -58,7 +58,7 @@ def describe(model: ir.Model, path: str) -> Graph:
     outputs = ports(model.graph.outputs)
     kept = [port.name.removeprefix("present.") for port in outputs if port.name.startswith("present.")]
     states = tuple(State(into=f"past_key_values.{name}", out=f"present.{name}", axis=2) for name in kept)
-    return Graph("model", path, ports(model.graph.inputs), outputs, states)
+    return Graph("model", path, ports(model.graph.inputs), outputs, states, kind="decoder")
 
 
 def _name_axes(model: ir.Model, held: Sequence[Cache]) -> None:

@@ -68,7 +68,7 @@ def _written(
         _Body(draft, plan, kind(draft, plan, weights, recipe, tied), say).write()
         draft.write(source.arch)
     states = tuple(State(into=held.into, out=held.out, axis=held.axis) for held in plan.held())
-    return Graph("model", path.name, tuple(draft.inputs), tuple(draft.outputs), states)
+    return Graph("model", path.name, tuple(draft.inputs), tuple(draft.outputs), states, kind="decoder")
 
 
 def open_weights(source: Source, decoder: Decoder, plan: Blueprint) -> tuple[Weights, bool]:

@@ -51,7 +51,7 @@ class Given:
         if (source.folder / PROOF).is_file():
             shutil.copyfile(source.folder / PROOF, path.with_name(PROOF))
         states = tuple(State(into, out) for into, out in source.config["states"].items())
-        return Graph("model", path.name, settled.inputs, settled.outputs, states)
+        return Graph("model", path.name, settled.inputs, settled.outputs, states, kind="stream")
 
 
 EXPORTER = Given()

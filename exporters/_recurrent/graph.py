@@ -43,7 +43,8 @@ def build(source: Source, plan: Plan, recipe: Recipe, path: Path, say: Callable[
     with Draft(path) as draft:
         states = _Body(draft, plan, Tensors(draft, plan, weights, recipe, biased, say), say).write()
         draft.write(source.arch)
-    return Graph("model", path.name, tuple(draft.inputs), tuple(draft.outputs), states)
+    kind = "stream" if plan.streamable else "plain"
+    return Graph("model", path.name, tuple(draft.inputs), tuple(draft.outputs), states, kind=kind)
 
 
 def _open(source: Source, plan: Plan) -> tuple[Weights, bool]:

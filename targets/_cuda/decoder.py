@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UnsupportedError
 
 from .._ort.decoder import DecoderSession, Memory
 
@@ -33,6 +33,11 @@ class CudaDecoderSession(DecoderSession):
         provider_options: dict[str, Any] | None = None,
         memory: Memory | None = None,
     ) -> None:
+        held = [state.into for state in graph.states if state.out is None]
+        if held:
+            raise UnsupportedError(
+                f"cuda does not hold {held[0]}, which is given once", hint="export it for cpu or openvino"
+            )
         super().__init__(folder, graph, provider, options, provider_options, memory=memory)
         self.chunk_tokens = CHUNK
 

@@ -15,7 +15,9 @@ from edgekit.session import Life
 
 from .._states.decoder_feeds import step_of
 from .._states.fixed_states import Cells
+from .._states.held_inputs import HeldInputs
 from .._states.stateful import DecoderStates, Tokens, alone, check_usable
+from .compile_cache import LENGTH
 from .engine import engine_errors, placement
 from .runs import Runs
 from .stateful import positions
@@ -47,9 +49,9 @@ class Decoder(DecoderStates[R]):
     def __init__(self, graph: Graph, compiled: Any) -> None:
         self._graph, self._compiled, self._runs = graph, compiled, Runs()
         self._life = Life("this session")
-        growing = {state.into for state in graph.states if state.axis is not None}
+        growing = {state.into for state in graph.states if state.axis is not None and state.out is not None}
         self._growing = {port.name: port for port in graph.inputs if port.name in growing}
-        self._cells = Cells(graph)
+        self._cells, self._held = Cells(graph), HeldInputs(graph)
         self.vocabulary = next(int(port.shape[-1]) for port in graph.outputs if port.name == "logits")
         self._positions = positions(compiled)
         self.placement = placement(compiled)
@@ -58,12 +60,15 @@ class Decoder(DecoderStates[R]):
         """One step: `input_ids` int64 (batch, sequence), padded on the right; `counts` int64 (batch,), how many of
         them are real; `logit_positions` int64 (batch, outputs), the last real one if it is left out.
 
+        Held inputs come with a state's first run.
+
         Gives `logits` float32 (batch, outputs, vocabulary), which may be the request's own: the next step writes over
         them then; and the same state, which has grown. Without a state an empty one is started. A run that fails or is
         interrupted spoils its state.
         Raises InputError, StateError, SessionBusyError, ResourceError, ClosedError, ForkedSessionError.
         """
         self._life.check()
+        held_feeds, feeds = self._held.split(feeds)
         ids, counts, wanted = step_of(feeds)
         state = self.start(len(ids), ids.shape[1]) if states is None else self._own(states)
         if len(ids) != state.batch:
@@ -71,6 +76,7 @@ class Decoder(DecoderStates[R]):
         self._check_range(ids, state.lengths + counts)
         with alone(state.busy):
             check_usable(state)
+            state.held = self._held.after(state.held, held_feeds, len(ids), empty=not state.lengths.any())
             with engine_errors(f"OpenVINO failed in {self._graph.path}"):
                 logits = self._step(state, ids, counts, wanted)
             return {"logits": logits.reshape(*wanted.shape, self.vocabulary)}, state
@@ -81,6 +87,10 @@ class Decoder(DecoderStates[R]):
 
         Raises RuntimeError, as OpenVINO does.
         """
+
+    def drawn_held(self, random: np.random.Generator) -> dict[str, Array]:
+        """Held inputs of one row for a question that is always the same."""
+        return self._held.drawn(random, LENGTH)
 
     def close(self) -> None:
         if self._life.end():
@@ -111,9 +121,12 @@ def changing(state: R) -> Iterator[Any]:
 
 def ask(session: Decoder[Any]) -> dict[str, Array]:
     """What a decoder gives for a prompt that is always the same, and for the token after it."""
-    ids = np.random.default_rng(0).integers(0, session.vocabulary, (1, 4))
+    random = np.random.default_rng(0)
+    ids = random.integers(0, session.vocabulary, (1, 4))
+    held = session.drawn_held(random)
     answers, state = {}, session.start(1, 4)
     for name, part in (("prompt", ids[:, :3]), ("step", ids[:, 3:])):
-        outputs, state = session.run({"input_ids": part, "counts": np.array([part.shape[1]])}, state)
+        outputs, state = session.run({"input_ids": part, "counts": np.array([part.shape[1]]), **held}, state)
+        held = {}
         answers[name] = outputs["logits"].copy()
     return answers

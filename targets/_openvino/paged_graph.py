@@ -20,7 +20,7 @@ import numpy as np
 
 from edgekit.core import Graph
 
-from .._ort.passes.decoder_graph import is_decoder, is_shareable
+from .._ort.passes.decoder_graph import BUILT, is_shareable
 from .stateful import AXIS, POSITIONS, variables
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ _WINDOW = 10  # the input of PagedAttention that says how far back a query sees
 def mark(model: ir.Model) -> None:
     """Name the masks after what they mean, where the graph says so and no token knows of the others but by attention;
     in place."""
-    if not is_decoder(model) or not is_shareable(model) or not _apart(model):
+    if not is_shareable(model) or not _apart(model):
         return
     for node in model.graph:
-        if node.op_type == "Attention" and len(node.inputs) > 3 and (mask := node.inputs[3]) is not None:
+        if BUILT.fullmatch(node.name or "") and len(node.inputs) > 3 and (mask := node.inputs[3]) is not None:
             mask.name = f"{MARK}{node.metadata_props.get('sliding_window', 0)}"
 
 
@@ -89,7 +89,7 @@ def _apart(model: ir.Model) -> bool:
     Positions are then looked up and compared; angles that depend on the furthest one need whole rows.
     """
     inputs = {value.name: value for value in model.graph.inputs}
-    if POSITIONS not in inputs or any(node.op_type == "ReduceMax" for node in model.graph):
+    if not {POSITIONS, PLACES} <= inputs.keys() or any(node.op_type == "ReduceMax" for node in model.graph):
         return False
     lookups = {use.node.op_type for use in inputs[POSITIONS].uses()}
     raised = [use.node for use in inputs[PLACES].uses()]

@@ -10,7 +10,6 @@ Knows no architecture; which inputs and outputs are a cache is in the graph's St
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ _TABLE = "positions."  # and how many there are: a name of the input `position_i
 
 def variables(graph: Graph) -> dict[str, str]:
     """For each state's `into` the name that OpenVINO's make-stateful transformation gives to the variable."""
-    return {state.into: f"{state.into}{state.out}" for state in graph.states}
+    return {state.into: f"{state.into}{state.out}" for state in graph.states if state.out is not None}
 
 
 def stateful(core: Any, path: Path, graph: Graph) -> Any:
@@ -37,7 +36,8 @@ def stateful(core: Any, path: Path, graph: Graph) -> Any:
     from openvino import opset13 as ops
     from openvino._offline_transformations import apply_make_stateful_transformation
 
-    strange = [state.into for state in graph.states if state.axis not in (AXIS, None)]
+    carried = [state for state in graph.states if state.out is not None]
+    strange = [state.into for state in carried if state.axis not in (AXIS, None)]
     if strange:
         raise UnsupportedError(
             f"{strange[0]} grows, and not along axis {AXIS} as a KV cache does", hint="use another target"
@@ -49,13 +49,13 @@ def stateful(core: Any, path: Path, graph: Graph) -> Any:
     order.output(0).get_tensor().add_names({ORDER})
     model.add_parameters([order])
     first = ops.constant(np.int64(0))
-    for state in graph.states:
+    for state in carried:
         past = model.input(state.into)
         readers = past.get_target_inputs()
         ordered = ops.gather(past, order, first)
         for reader in readers:
             reader.replace_source_output(ordered.output(0))
-    apply_make_stateful_transformation(model, {state.into: state.out for state in graph.states})
+    apply_make_stateful_transformation(model, {state.into: state.out for state in carried})
     _start_empty(model, graph)
     model.validate_nodes_and_infer_types()
     return model
@@ -67,7 +67,8 @@ def _start_empty(model: Any, graph: Graph) -> None:
 
     batch = ops.gather(ops.shape_of(model.input("input_ids")), ops.constant([0]), ops.constant(0))
     ports = {port.name: port for port in graph.inputs}
-    starts = {name: (ports[state.into], state.init) for state, name in zip(graph.states, variables(graph).values())}
+    names = variables(graph)
+    starts = {names[state.into]: (ports[state.into], state.init) for state in graph.states if state.into in names}
     for node in model.get_ops():
         if node.get_type_name() == "ReadValue":
             port, init = starts[node.get_attributes()["variable_id"]]
@@ -92,18 +93,20 @@ def positions(compiled: Any) -> int | None:
     return next((int(name.removeprefix(_TABLE)) for name in names if name.startswith(_TABLE)), None)
 
 
-def operations(compiled: Any) -> Mapping[str, int]:
-    """How many of each kind the compiled model runs, by OpenVINO's names: what it fused can be seen here."""
-    from collections import Counter
+def _fused(compiled: Any) -> int:
+    """How many attentions of the compiled model read a cache that they append to; those beside what is held do not."""
+    attention = [node for node in compiled.get_runtime_model().get_ops() if _layer(node) == "ScaledDotProductAttention"]
+    return sum(any(_layer(value.get_node()) == "MemoryInput" for value in node.input_values()) for node in attention)
 
-    return Counter(node.get_rt_info()["layerType"].astype(str) for node in compiled.get_runtime_model().get_ops())
+
+def _layer(node: Any) -> str:
+    return str(node.get_rt_info()["layerType"].astype(str))
 
 
 def warn_if_loose(compiled: Any, graph: Graph) -> None:
     """Say so where attention is computed in parts: that is right, and slower with every token in the cache."""
-    growing = sum(state.axis is not None for state in graph.states)
+    growing = sum(state.axis is not None and state.out is not None for state in graph.states)
     if not growing:
         return
-    found = operations(compiled)
-    if found["Softmax"] or 2 * found["ScaledDotProductAttention"] != growing:
+    if 2 * _fused(compiled) != growing:
         log.warning("OpenVINO does not fuse the attention of %s with its cache: long texts are slow", graph.path)

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgekit.core import Graph
 
+from .._states.held_inputs import HeldArrays
 from .decoder import Decoder, Requested, changing
 from .engine import new_request
 from .stateful import ORDER, POSITIONS, variables
@@ -54,6 +55,7 @@ class VariableSession(Decoder[Cache]):
     def __init__(self, graph: Graph, compiled: Any) -> None:
         super().__init__(graph, compiled)
         self._variables = variables(graph)
+        self._placed = any(port.name == POSITIONS for port in graph.inputs)
 
     def _step(self, state: Cache, ids: Integers, counts: Integers, wanted: Integers) -> Array:
         self._compact(state)
@@ -64,12 +66,14 @@ class VariableSession(Decoder[Cache]):
             "logit_positions": wanted,
             ORDER: state.order if state.there.shape[1] else np.arange(len(ids), dtype=np.int32),
         }
-        if self._growing:  # caches: their length is that of the mask
+        if self._placed:
             engine[POSITIONS] = state.lengths[:, None] + np.minimum(new, counts[:, None] - 1)
+        if self._growing:  # caches: their length is that of the mask
             engine["attention_mask"] = there.astype(np.int64)
         if len(self._cells):
             engine["counts"] = counts
         with changing(state) as request:
+            _hold(request, state.held)
             self._runs.infer(request, engine)
             state.there, state.order = there, np.arange(len(ids), dtype=np.int32)
         logits: Array = request.get_tensor("logits").data
@@ -149,3 +153,13 @@ class VariableSession(Decoder[Cache]):
                 request.reset_state()
             state.there = np.arange(longest) < lengths[:, None]
             state.order = np.arange(len(lengths), dtype=np.int32)
+
+
+def _hold(request: Any, held: HeldArrays) -> None:
+    """Let the request read these arrays, where they are, until it is given others."""
+    import openvino
+
+    if held.arrays and getattr(request, "held", None) is not held:
+        for name, array in held.arrays.items():
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        request.held = held  # an interrupted run goes on with them

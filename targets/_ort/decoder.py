@@ -6,7 +6,7 @@ Nothing of the cache is copied or allocated by a step; it is when a buffer grows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +20,7 @@ from edgekit.errors import InputError, ResourceError
 
 from .._states.decoder_feeds import CHUNK, behind, step_of, together
 from .._states.fixed_states import Cells, Fixed
+from .._states.held_inputs import HeldInputs
 from .._states.stateful import DecoderStates, Tokens, alone, check_usable
 from .passes.decoder_graph import COUNTS, LENGTHS, POSITIONS, TOTAL
 from .prompt_reader import PromptReader, silent
@@ -111,16 +112,19 @@ class DecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
         self.chunk_tokens = reader.chunk_tokens if reader else CHUNK
         self._memory: Memory = memory or HostMemory()
         ports = {port.name: port for port in graph.inputs}
-        growing = [state for state in graph.states if state.axis is not None]
-        self._caches = {state.into: (state.out, _held(ports[state.into])) for state in growing}
+        growing = ((state.into, state.out) for state in graph.states if state.axis is not None)
+        self._caches = {into: (out, _stored(ports[into])) for into, out in growing if out is not None}
         self._growing = {into: port for into, (_, port) in self._caches.items()}
-        self._elements = {state.into: _element(ports[state.into]) for state in growing}
-        self._cells, self._positions, self._counted = Cells(graph), POSITIONS in ports, COUNTS in ports
+        self._elements = {into: _element(ports[into]) for into in self._caches}
+        self._cells, self._held = Cells(graph), HeldInputs(graph)
+        self._positions, self._counted = POSITIONS in ports, COUNTS in ports
+        self._prompt_inputs = frozenset(port.name for port in graph.prompt.inputs) if graph.prompt else frozenset()
         self._vocabulary = next(port for port in graph.outputs if port.name == "logits")
 
     def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
         """One step: `input_ids` int64 (batch, sequence), padded on the right; `counts` int64 (batch,), how many of
         them are real; `logit_positions` int64 (batch, outputs), outputs from 0, or left out: the last real one.
+        Held inputs come with a state's first run.
 
         `logits` float32 (batch, outputs, vocabulary) are the state's own, and the next step writes over them. Without a
         state an empty one is started. A step that fails leaves the state as it was, or empty if that happened while its
@@ -128,12 +132,14 @@ class DecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
         Raises InputError, StateError, SessionBusyError, ResourceError, ClosedError, ForkedSessionError.
         """
         self._life.check()
+        held_feeds, feeds = self._held.split(feeds)
         ids, counts, wanted = step_of(feeds)
         state = self.start(len(ids), int(counts.max())) if states is None else self._own(states)
         if len(ids) != len(state.lengths):
             raise InputError(f"input_ids has {len(ids)} rows, and the state holds {len(state.lengths)}")
         with alone(state.busy):
             check_usable(state)
+            self._hold(state, held_feeds)
             after = state.lengths + counts
             if after.max() > state.capacity:
                 self._resize(state, max(int(after.max()), state.capacity + state.capacity // 2))
@@ -193,7 +199,7 @@ class DecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
             with binding_errors(f"ONNX Runtime failed in {self._graph.path}"):
                 length, rows = int(state.lengths[row]), slice(row, row + 1)
                 then = partial(state.fixed.take, rows)
-                reader.read(ids[row, : counts[row]], length, partial(self._bind, state, rows), then)
+                reader.read(ids[row, : counts[row]], length, partial(self._bind_prompt, state, rows), then)
 
     def _step(
         self,
@@ -232,9 +238,25 @@ class DecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
             return known
         binding = self._engine.io_binding()
         self._bind(state, rows, binding)
+        self._bind_held(state, rows, binding, self._held.ports)
         if whole:
             state.whole[state.fixed.now] = binding
         return binding
+
+    def _hold(self, state: Cache, feeds: Arrays) -> None:
+        held = self._held.after(state.held, feeds, state.batch, empty=not state.lengths.any())
+        if held is not state.held:
+            state.held, state.whole = held, {}
+
+    def _bind_prompt(self, state: Cache, rows: slice, binding: Any) -> None:
+        self._bind(state, rows, binding)
+        self._bind_held(state, rows, binding, self._prompt_inputs)
+
+    def _bind_held(self, state: Cache, rows: slice, binding: Any, names: Container[str]) -> None:
+        """What these rows hold, of these inputs."""
+        for name, array in self._held.part(state.held, rows).items():
+            if name in names:
+                binding.bind_cpu_input(name, array)
 
     def _bind(self, state: Cache, rows: slice, binding: Any) -> None:
         memory = self._memory
@@ -305,7 +327,7 @@ def kept(state: Cache) -> Iterator[None]:
         raise
 
 
-def _held(port: Port) -> Port:
+def _stored(port: Port) -> Port:
     """The port with the dtype that its buffers have in numpy."""
     return replace(port, dtype="uint16") if port.dtype == "bfloat16" else port
 

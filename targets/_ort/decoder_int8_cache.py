@@ -152,6 +152,7 @@ class Int8DecoderSession(DecoderSession):
                 place = ("cpu", 0, np.float32, found[into].shape, found[into].ctypes.data)
                 binding.bind_input(into, *place)
                 binding.bind_output(out, *place)
+            self._bind_held(state, slice(row, row + 1), binding, self._prompt_inputs)
 
         with binding_errors(f"ONNX Runtime failed in {self._graph.path}"):
             self._prompts.read(ids, held, bind)

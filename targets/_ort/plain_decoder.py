@@ -19,6 +19,7 @@ from edgekit.errors import InputError
 
 from .._states.decoder_feeds import CHUNK, step_of
 from .._states.fixed_states import Cells
+from .._states.held_inputs import HeldInputs
 from .._states.stateful import DecoderStates, Tokens, alone, check_usable
 from .session import OnnxRuntimeSession, engine_errors
 
@@ -62,25 +63,29 @@ class PlainDecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
         """As OnnxRuntimeSession."""
         super().__init__(folder, graph, provider, options, provider_options, without)
         self._ports = {port.name: port for port in graph.inputs}
-        self._caches = {state.into: state.out for state in graph.states}
+        self._caches = {state.into: state.out for state in graph.states if state.out is not None}
         self._growing = {into: self._ports[into] for into in self._caches}
-        self._cells = Cells(graph)
+        self._cells, self._held = Cells(graph), HeldInputs(graph)
 
     def run(self, feeds: Arrays, states: Any = None) -> tuple[dict[str, Array], Any]:
         """One step: `input_ids` int64 (batch, sequence), padded on the right; `counts` int64 (batch,), how many of
         them are real; `logit_positions` int64 (batch, outputs), outputs from 0, or left out: the last real one.
+
+        Held inputs come with a state's first run.
 
         `logits` are float32 (batch, outputs, vocabulary). Without a state an empty one is started. A step that fails
         leaves the state as it was.
         Raises InputError, StateError, SessionBusyError, ResourceError, ClosedError, ForkedSessionError.
         """
         self._life.check()
+        held_feeds, feeds = self._held.split(feeds)
         ids, counts, wanted = step_of(feeds)
         state = self.start(len(ids), ids.shape[1]) if states is None else self._own(states)
         if len(ids) != len(state.there):
             raise InputError(f"input_ids has {len(ids)} rows, and the state holds {len(state.there)}")
         with alone(state.busy):
             check_usable(state)
+            held = self._held.after(state.held, held_feeds, len(ids), empty=not state.there.any())
             self._compact(state)
             new = np.arange(ids.shape[1])
             there = np.concatenate([state.there, new < counts[:, None]], axis=1)
@@ -90,11 +95,13 @@ class PlainDecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
                 "attention_mask": there.astype(np.int64),
                 "logit_positions": wanted,
                 **state.arrays,
+                **held.arrays,
             }
             with engine_errors(f"ONNX Runtime failed in {self._graph.path}"):
                 found = self._engine.run(self._outputs, {name: known[name] for name in self._ports})
             outputs = dict(zip(self._outputs, found, strict=True))
-            state.arrays, state.there = {into: outputs[out] for into, out in self._caches.items()}, there
+            arrays = {into: outputs[out] for into, out in self._caches.items()}
+            state.arrays, state.there, state.held = arrays, there, held
         return {"logits": outputs["logits"]}, state
 
     def _empty(self, batch: int, capacity: int) -> Cache:

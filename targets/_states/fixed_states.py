@@ -47,7 +47,7 @@ class Cells:
         self.cells = tuple(
             Cell(state.into, state.out, ports[state.into], state.init, _rows(ports[state.into]))
             for state in graph.states
-            if state.axis is None
+            if state.axis is None and state.out is not None
         )
 
     def __len__(self) -> int:

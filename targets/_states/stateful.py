@@ -19,6 +19,7 @@ from edgekit.errors import StateError
 from edgekit.session import Life, free
 
 from .fixed_states import Cells, check_rows, check_start, not_ours
+from .held_inputs import NOTHING, HeldArrays, HeldInputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Held:
     owner: Any
     busy: threading.Lock = field(default_factory=threading.Lock, kw_only=True)
     spent: bool = field(default=False, kw_only=True)  # another state has taken over what it held, or a run spoiled it
+    held: HeldArrays = field(default=NOTHING, kw_only=True)  # what its first run was given once
 
     if TYPE_CHECKING:
 
@@ -68,18 +70,25 @@ class Stateful(ABC, Generic[H]):
 
     _life: Life
     _cells: Cells  # states of a fixed size
+    _held: HeldInputs  # states that are given once
 
     def fork(self, state: H, rows: Sequence[int] | None = None) -> H:
         """A copy that goes its own way; of these rows only, in this order, if any are named."""
         with alone(self._own(state).busy):
             check_usable(state)
-            return self._copied(state, self._chosen(state, rows))
+            chosen = self._chosen(state, rows)
+            copy = self._copied(state, chosen)
+            copy.held = self._held.rows(state.held, chosen)
+        return copy
 
     def rows(self, state: H, rows: Sequence[int]) -> H:
         """These rows only, in this order; a row may come twice. The given state is used up."""
         with alone(self._own(state).busy):
             check_usable(state)
-            made = self._taken(state, self._chosen(state, rows))
+            chosen = self._chosen(state, rows)
+            held = self._held.rows(state.held, chosen)
+            made = self._taken(state, chosen)
+            made.held = held
             state.spent = True
         return made
 
@@ -87,16 +96,19 @@ class Stateful(ABC, Generic[H]):
         """What `load` takes, here or on another target: each state by the name of its input."""
         with alone(self._own(state).busy):
             check_usable(state)
-            return self._arrays(state)
+            return self._arrays(state) | self._held.save(state.held)
 
     def load(self, arrays: Arrays) -> H:
         """A state that `save` wrote. Raises StateError if it is not one of this graph, ResourceError."""
         self._life.check()
-        return self._loaded(arrays)
+        held, own = self._held.split(arrays)
+        state = self._loaded(own)
+        state.held = self._held.load(held, state.batch)
+        return state
 
     def nbytes(self, state: H) -> int:
         """Bytes that the state takes, room to grow included."""
-        return self._size(self._own(state))
+        return self._size(self._own(state)) + state.held.nbytes
 
     def _chosen(self, state: H, rows: Sequence[int] | None) -> Sequence[int]:
         if rows is None:
@@ -147,7 +159,8 @@ D = TypeVar("D", bound=Tokens)
 
 
 class DecoderStates(Stateful[D]):
-    """Of a decoder: caches that grow by the tokens that each row was given, and states of a fixed size beside them."""
+    """Of a decoder: caches that grow by the tokens that each row was given, and states of a fixed size and held ones
+    beside them."""
 
     _growing: Mapping[str, Port]  # the caches as they are saved, (batch, heads, tokens, dim), by the State's `into`
 
@@ -167,14 +180,21 @@ class DecoderStates(Stateful[D]):
         return state
 
     def save(self, state: D) -> dict[str, Array]:
-        """What `load` takes: `lengths`, and each cache cut to the longest row, with zeros behind shorter ones."""
+        """What `load` takes: `lengths`, the other states, and each cache cut to the longest row, with zeros behind
+        shorter ones."""
         with alone(self._own(state).busy):
             check_usable(state)
-            lengths, arrays = state.lengths.copy(), self._arrays(state)
+            lengths, arrays = state.lengths.copy(), self._arrays(state) | self._held.save(state.held)
         behind = np.arange(lengths.max()) >= lengths[:, None]
         for name in self._growing:
             arrays[name].swapaxes(1, 2)[behind] = 0
         return {LENGTHS: lengths, **arrays}
+
+    def load(self, arrays: Arrays) -> D:
+        state = super().load(arrays)
+        if len(self._held) and state.lengths.any() and not state.held.arrays:
+            raise not_ours(f"it has no {next(iter(self._held.ports))}")
+        return state
 
     def _loaded(self, arrays: Arrays) -> D:
         growing, fixed = self._cells.split(arrays)

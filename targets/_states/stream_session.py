@@ -17,6 +17,7 @@ from edgekit.errors import InputError, StateError, UnsupportedError
 from edgekit.session import Life, check_feeds
 
 from .fixed_states import BATCH, Cells, Fixed
+from .held_inputs import HeldInputs
 from .stateful import Held, Stateful, alone, check_usable
 
 if TYPE_CHECKING:
@@ -60,8 +61,15 @@ class StreamSession(Stateful[State]):
     def __init__(self, graph: Graph, bind: Bind, placement: str, free: Callable[[], None]) -> None:
         """`bind` prepares the engine, `free` gives its memory back.
 
-        Raises UnsupportedError for a graph whose results have an axis that its inputs do not have.
+        Raises UnsupportedError for a graph whose results have an axis that its inputs do not have, or that holds an
+        input.
         """
+        self._held = HeldInputs(graph)
+        if len(self._held):
+            raise UnsupportedError(
+                f"{graph.path} is a stream, and holds its input {next(iter(self._held.ports))}",
+                hint="feed it with every step, or let its exporter call the graph a decoder",
+            )
         self.placement, self._graph, self._bind, self._free = placement, graph, bind, free
         self._cells, self._life = Cells(graph), Life("this session")
         inside = {cell.into for cell in self._cells.cells} | {cell.out for cell in self._cells.cells}
@@ -164,11 +172,6 @@ class StreamSession(Stateful[State]):
                 if isinstance(axis, str) and found.setdefault(axis, length) != length:
                     raise InputError(f"{port.name} has {length} of {axis!r}, and another input {found[axis]}")
         return found
-
-
-def is_stream(graph: Graph) -> bool:
-    """Whether it is a recurrent model of items, and no decoder of tokens."""
-    return bool(graph.states) and all(port.name != "logit_positions" for port in graph.inputs)
 
 
 def _sizes(port: Port, axes: Mapping[str, int]) -> tuple[int, ...]:

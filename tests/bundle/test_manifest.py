@@ -135,6 +135,18 @@ def test_names_must_mean_something(folder: Path, change: Any, message: str) -> N
         manifest.write(change(describe(folder)), folder, {})
 
 
+def test_a_state_may_be_held_and_a_graph_says_its_kind(folder: Path) -> None:
+    held = _with_graph(describe(folder), states=(State("x"),), kind="decoder")
+    manifest.write(held, folder, {})
+    assert manifest.read(folder).variants == held.variants
+    with pytest.raises(ValueError, match="a graph of kind 'encoder': known are plain, decoder, stream"):
+        _with_graph(describe(folder), kind="encoder")
+    file = folder / manifest.MANIFEST
+    file.write_text(file.read_text().replace('"kind": "decoder"', '"kind": "encoder"'))
+    with pytest.raises(BundleError, match="a graph of kind 'encoder'"):
+        manifest.read(folder)
+
+
 def _with_graph(made: manifest.Bundle, **changes: Any) -> manifest.Bundle:
     graph: Graph = replace(made.variants[0].graphs[0], **changes)
     return replace(made, variants=(Variant("cpu", Recipe(), (graph,)),))

@@ -106,7 +106,7 @@ def built(found: Source, folder: Path, recipe: Recipe | None = None) -> Graph:
     made: Graph = registry.exporter(found.arch).build(
         found, recipe or Recipe(), folder / "fp32.onnx", lambda what: None
     )
-    assert graphs.describe(graphs.load(folder / "fp32.onnx"), "model", "fp32.onnx", {}, made.states) == made
+    assert graphs.describe(graphs.load(folder / "fp32.onnx"), "model", "fp32.onnx", {}, made.states, made.kind) == made
     return made
 
 
@@ -185,7 +185,7 @@ def test_weights_of_a_module_are_quantized(tmp_path: Path, weights: str, group: 
         graph = built(found, tmp_path, recipe)
         sizes.append(sum(file.stat().st_size for file in tmp_path.glob("fp32.*")))
         cpu = registry.find("targets", "cpu")
-        compiled = cpu.compile(graphs.load(tmp_path / graph.path), recipe)
+        compiled = cpu.compile(graphs.load(tmp_path / graph.path), recipe, kind=graph.kind)
         kinds = {node.op_type for node in compiled.graph}
         assert ("DynamicQuantizeLSTM" in kinds) == (recipe.weights == "int8")
         (tmp_path / "compiled.onnx").write_bytes(graphs.to_bytes(compiled))

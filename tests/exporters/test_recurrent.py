@@ -120,7 +120,7 @@ def test_ports_are_those_of_the_contract(tmp_path: Path) -> None:
     assert graph.inputs[0].shape == ("batch", "time", tiny.FEATURES)
     assert graph.outputs[0].shape == ("batch", "time", 2)
     assert {(state.axis, state.init) for state in graph.states} == {(None, 0.0)}
-    written = graphs.describe(graphs.load(tmp_path / graph.path), "model", graph.path, {}, graph.states)
+    written = graphs.describe(graphs.load(tmp_path / graph.path), "model", graph.path, {}, graph.states, graph.kind)
     assert written == graph
 
 

@@ -89,7 +89,9 @@ def test_portable_form_is_standard_and_near(tmp_path: Path, tied: bool) -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_cpu_form_computes_in_integers_with_the_bias_inside(tmp_path: Path, tied: bool) -> None:
     make(tmp_path / "a.onnx", tied=tied)
-    model = registry.find("targets", "cpu").compile(recipes.apply(graph.load(tmp_path / "a.onnx"), INT8), INT8)
+    model = registry.find("targets", "cpu").compile(
+        recipes.apply(graph.load(tmp_path / "a.onnx"), INT8), INT8, kind="plain"
+    )
     ops = [node.op_type for node in model.graph]
     assert "MatMul" not in ops
     assert "DequantizeLinear" not in ops
@@ -237,8 +239,8 @@ def test_smoothing_changes_nothing_in_float_and_helps_int8(tmp_path: Path) -> No
     smoothed = graph.load(tmp_path / "a.onnx")
     smooth.smooth(smoothed, largest)
     np.testing.assert_allclose(answers(smoothed, Recipe()), wanted, rtol=1e-4, atol=1e-3 * np.abs(wanted).max())
-    rough = answers(cpu.compile(recipes.apply(graph.load(tmp_path / "a.onnx"), INT8), INT8), INT8)
-    even = answers(cpu.compile(recipes.apply(graph.load(tmp_path / "a.onnx"), INT8, largest), INT8), INT8)
+    rough = answers(cpu.compile(recipes.apply(graph.load(tmp_path / "a.onnx"), INT8), INT8, kind="plain"), INT8)
+    even = answers(cpu.compile(recipes.apply(graph.load(tmp_path / "a.onnx"), INT8, largest), INT8, kind="plain"), INT8)
     assert np.abs(even - wanted).mean() < 0.5 * np.abs(rough - wanted).mean()
 
 

@@ -60,7 +60,7 @@ def built(path: Path, states: dict[str, str] | None = None, recipe: Recipe | Non
     found = resolve.resolve(str(path), states=states or STATES)
     out = path.with_name("fp32.onnx")
     graph = registry.exporter(found.arch).build(found, recipe or Recipe(), out, lambda what: None)
-    assert graphs.describe(graphs.load(out), "model", out.name, {}, graph.states) == graph
+    assert graphs.describe(graphs.load(out), "model", out.name, {}, graph.states, graph.kind) == graph
     return found, graph
 
 

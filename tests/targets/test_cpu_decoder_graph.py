@@ -25,7 +25,7 @@ CPU = registry.find("targets", "cpu")
 
 
 def compiled(folder: Path, shape: Shape) -> Any:
-    return CPU.compile(graph.load(folder / write(folder, shape).path), Recipe())
+    return CPU.compile(graph.load(folder / write(folder, shape).path), Recipe(), kind="decoder")
 
 
 def ops(model: Any) -> Counter[str]:
@@ -79,7 +79,7 @@ def test_a_query_and_a_key_that_turn_by_different_tables_keep_their_nodes(tmp_pa
     model = graph.load(tmp_path / write(tmp_path, Shape()).path)
     turn = find(model, "layers.1.k_rotary")
     turn.replace_input_with(1, turn.inputs[2])
-    model = CPU.compile(model, Recipe())
+    model = CPU.compile(model, Recipe(), kind="decoder")
     assert [attributes(model, f"layers.{layer}.attention")["do_rotary"] for layer in (0, 1)] == [1, 0]
 
 
@@ -180,7 +180,7 @@ def whole_width(model: Any) -> None:
 def test_other_norms_stay_as_they_are(change: Callable[[Any], None], tmp_path: Path) -> None:
     model = graph.load(tmp_path / write(tmp_path, Shape(together=True, head_norm=True, weights="int4")).path)
     change(model)
-    model = CPU.compile(model, Recipe())
+    model = CPU.compile(model, Recipe(), kind="decoder")
     assert reads(model, 0).name == "layers.0.attention.scaled"
     assert find(model, "layers.0.attention.packed").op_type == "Concat"
     assert find(model, "layers.1.attention.norm").op_type == "RMSNormalization"
@@ -211,6 +211,15 @@ def reads_mask_elsewhere(model: Any) -> None:
     import onnx_ir as ir
 
     node = ir.node("Cast", [model.graph.inputs[2]], {"to": ir.DataType.FLOAT})
+    model.graph.append(node)
+    model.graph.outputs.append(node.outputs[0])
+
+
+def reads_a_past_elsewhere(model: Any) -> None:
+    import onnx_ir as ir
+
+    past = next(value for value in model.graph.inputs if value.name == "past_key_values.1.key")
+    node = ir.node("Neg", [past])
     model.graph.append(node)
     model.graph.outputs.append(node.outputs[0])
 
@@ -257,7 +266,8 @@ def another_name(model: Any) -> None:
     ("spoil", "message"),
     [
         (another_name, "what the mask of 'node_Attention_7' means"),
-        (reads_mask_elsewhere, "read by something else than attention"),
+        (reads_mask_elsewhere, "attention_mask is read by something else than attention"),
+        (reads_a_past_elsewhere, "past_key_values.1.key is read by something else than attention"),
         (no_cache, "does not read a cache"),
         (cache_is_changed, "does not read a cache"),
         (output_is_read_twice, "not followed by one Transpose and one Reshape"),

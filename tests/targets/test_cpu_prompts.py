@@ -51,11 +51,11 @@ def packed(folder: Path, shape: Shape) -> Graph:
 def forms(folder: Path, noun: Graph) -> Graph:
     """The decoder in the cpu's forms, with its weights in a file of their own, as in a bundle."""
     target = registry.find("targets", "cpu")
-    model = target.compile(graph.load(folder / noun.path), Recipe())
+    model = target.compile(graph.load(folder / noun.path), Recipe(), kind=noun.kind)
     prompt = target.prompt(model)
     graph.pack({"model.onnx": model} | ({"prompt.onnx": prompt} if prompt else {}), folder)
     described = prompt and graph.describe(prompt, "prompt", "prompt.onnx", {})
-    return replace(graph.describe(model, "model", "model.onnx", {}), states=noun.states, prompt=described)
+    return replace(graph.describe(model, "model", "model.onnx", {}, noun.states, noun.kind), prompt=described)
 
 
 def opened(folder: Path, noun: Graph, cache: Path | None = None) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,8 +180,8 @@ def test_a_graph_that_the_gpu_cannot_run_whole_is_refused(tmp_path: Path) -> Non
 def test_a_decoder_in_float32_does_not_open(tmp_path: Path) -> None:
     """As a bundle that somebody else wrote might hold it: the kernel takes 16 bits only."""
     portable = write(tmp_path, Shape())
-    model = registry.find("targets", "cpu").compile(graph.load(tmp_path / portable.path), Recipe())
+    model = registry.find("targets", "cpu").compile(graph.load(tmp_path / portable.path), Recipe(), kind=portable.kind)
     (tmp_path / "model.onnx").write_bytes(graph.to_bytes(model))
-    noun = replace(graph.describe(model, "model", "model.onnx", {}), states=portable.states)
+    noun = graph.describe(model, "model", "model.onnx", {}, portable.states, portable.kind)
     with pytest.raises(DeviceError, match="does not run whole on the GPU"):
         CUDA.open(tmp_path, noun, RECIPES["fp16"], threads=1)

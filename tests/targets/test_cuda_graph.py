@@ -110,8 +110,9 @@ def test_weights_in_bfloat16_give_nearly_what_they_gave(arch: str, tmp_path: Pat
     noun = compiled(tmp_path, portable, "bf16")
     model = widened(onnx.load(tmp_path / noun.path))
     onnx.save(model, tmp_path / "bf16" / "wide.onnx")
-    wide = graph.describe(graph.load(tmp_path / "bf16" / "wide.onnx"), "model", "bf16/wide.onnx", {}, portable.states)
-    session = on_cpu(tmp_path, wide)
+    wide = graph.load(tmp_path / "bf16" / "wide.onnx")
+    noun = graph.describe(wide, "model", "bf16/wide.onnx", {}, portable.states, portable.kind)
+    session = on_cpu(tmp_path, noun)
     (row,) = prompts([9])
     (step,) = generate(exact(tmp_path / portable.path), portable, [row], 0)
     logits = session.run({"input_ids": np.array([row]), "counts": np.array([9])})[0]["logits"]
@@ -269,7 +270,7 @@ def test_two_products_of_one_table_share_its_blocks(tmp_path: Path) -> None:
     again.outputs[0].name = "again"
     again.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     model.graph.outputs.append(again.outputs[0])
-    CUDA.compile(model, RECIPES["int4"])
+    CUDA.compile(model, RECIPES["int4"], kind="decoder")
     first, second = (node for node in model.graph if node.name in ("lm_head", "again"))
     assert first.op_type == second.op_type == "MatMulNBits"
     assert first.inputs[1] is second.inputs[1]
@@ -278,7 +279,7 @@ def test_two_products_of_one_table_share_its_blocks(tmp_path: Path) -> None:
 def test_float32_is_refused_with_what_there_is(tmp_path: Path) -> None:
     portable = write(tmp_path, Shape())
     with pytest.raises(UnsupportedError, match="does not compute language models in fp32") as caught:
-        CUDA.compile(graph.load(tmp_path / portable.path), Recipe())
+        CUDA.compile(graph.load(tmp_path / portable.path), Recipe(), kind="decoder")
     assert "bf16, fp16, int8, int4" in caught.value.hint
 
 
@@ -292,7 +293,7 @@ def test_an_encoder_stays_as_it_is(tmp_path: Path) -> None:
     onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), tmp_path / "s.onnx")
     model = graph.load(tmp_path / "s.onnx")
     before = graph.to_bytes(model)
-    assert graph.to_bytes(CUDA.compile(model, Recipe())) == before
+    assert graph.to_bytes(CUDA.compile(model, Recipe(), kind="plain")) == before
 
 
 def test_a_cast_to_whole_numbers_stays(tmp_path: Path) -> None:
@@ -306,6 +307,6 @@ def test_a_cast_to_whole_numbers_stays(tmp_path: Path) -> None:
     value = cast.outputs[0]
     value.name, value.type = "whole", ir.TensorType(ir.DataType.INT64)
     model.graph.outputs.append(value)
-    CUDA.compile(model, RECIPES["fp16"])
+    CUDA.compile(model, RECIPES["fp16"], kind="decoder")
     assert cast.attributes["to"].as_int() == ir.DataType.INT64
     assert [output.dtype for output in model.graph.outputs if output.name == "whole"] == [ir.DataType.INT64]

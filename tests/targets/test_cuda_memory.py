@@ -222,9 +222,8 @@ def test_what_is_saved_can_be_loaded_where_caches_are_on_the_host(tiny: Opened) 
     state = follow(tiny, tiny.session.start(2, 4), texts, [[1, 2, 3], [4]])
     saved = tiny.session.save(state)
     assert {array.dtype.name for name, array in saved.items() if name != "lengths"} == {"float16"}
-    noun = compiled(
-        tiny.folder / "..", Graph("m", f"{tiny.folder.name}/portable.onnx", (), (), tiny.graph.states), "fp16"
-    )
+    portable = Graph("m", f"{tiny.folder.name}/portable.onnx", (), (), tiny.graph.states, kind="decoder")
+    noun = compiled(tiny.folder / "..", portable, "fp16")
     other = on_cpu(tiny.folder / "..", noun)
     follow(Opened(tiny.folder, noun, other, tiny.whole, 0.03), other.load(saved), texts, [[5], [6, 7]])
     other.close()
@@ -286,7 +285,8 @@ def appending(folder: Path) -> Graph:
     kept = Port("past_key_values.0.key", "bfloat16", ("batch", 2, "capacity", 8))
     present = Port("present.0.key", "bfloat16", ("batch", 2, "capacity", 8))
     logit = Port("logits", "float32", ("batch", "outputs", 1))
-    return Graph("m", "c.onnx", (*ports, kept), (logit, present), (State(kept.name, present.name, 2),))
+    states = (State(kept.name, present.name, 2),)
+    return Graph("m", "c.onnx", (*ports, kept), (logit, present), states, kind="decoder")
 
 
 def test_a_state_in_bfloat16_is_saved_as_its_bits(hostcuda: Any, tmp_path: Path) -> None:

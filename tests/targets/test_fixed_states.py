@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,8 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(arch)
     portable = build(folder_of(folder / "source", config_of(arch, vocab_size=VOCABULARY)), folder)
     module = registry.find("targets", target)
-    model = module.compile(graph.load(folder / portable.path), Recipe())
-    noun = replace(graph.describe(model, "model", "compiled.onnx", {}), states=portable.states)
+    model = module.compile(graph.load(folder / portable.path), Recipe(), kind=portable.kind)
+    noun = graph.describe(model, "model", "compiled.onnx", {}, portable.states, portable.kind)
     (folder / noun.path).write_bytes(graph.to_bytes(model))
     session = module.open(folder, noun, Recipe(), threads=1)
     yield Opened(folder, noun, session, reference(folder, portable))
@@ -102,5 +101,6 @@ def test_an_interrupt_anywhere_in_a_step(tiny: Opened) -> None:
 
 def test_a_gpu_is_not_asked_for_what_it_would_not_keep(tmp_path: Path) -> None:
     portable = build(folder_of(tmp_path / "source", config_of("mamba")), tmp_path)
+    model = graph.load(tmp_path / portable.path)
     with pytest.raises(UnsupportedError, match=r"past_conv\.0, of a fixed size"):
-        registry.find("targets", "cuda").compile(graph.load(tmp_path / portable.path), Recipe(weights="fp16"))
+        registry.find("targets", "cuda").compile(model, Recipe(weights="fp16"), kind=portable.kind)

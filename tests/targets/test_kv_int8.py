@@ -147,7 +147,7 @@ def test_rescaling_moves_what_is_kept_by_a_step_at_most(draw: np.random.Generato
 
 
 def compiled(folder: Path, shape: Shape, options: dict[str, str]) -> Any:
-    return CPU.compile(graph.load(folder / write(folder, shape).path), Recipe(), options)
+    return CPU.compile(graph.load(folder / write(folder, shape).path), Recipe(), options, kind="decoder")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_weights_that_are_not_in_blocks_are_refused(tmp_path: Path) -> None:
 def test_a_model_without_caches_is_refused(tmp_path: Path) -> None:
     save(tmp_path, build(nodes=(constant(1.0),)))
     with pytest.raises(UnsupportedError, match="not all GroupQueryAttention"):
-        CPU.compile(graph.load(tmp_path / "m.onnx"), Recipe(), EIGHT)
+        CPU.compile(graph.load(tmp_path / "m.onnx"), Recipe(), EIGHT, kind="decoder")
 
 
 @pytest.mark.parametrize("state", ["present.1.other", "present_conv.1", "present_ssm.0"])
@@ -197,7 +197,7 @@ def test_a_decoder_with_other_states_is_refused(state: str, tmp_path: Path) -> N
     model.graph.append(other)
     model.graph.outputs.append(other.outputs[0])
     with pytest.raises(UnsupportedError, match="not all GroupQueryAttention"):
-        CPU.compile(model, Recipe(), EIGHT)
+        CPU.compile(model, Recipe(), EIGHT, kind="decoder")
 
 
 def test_other_widths_are_refused() -> None:

@@ -39,11 +39,11 @@ class Pair:
 
 def opened(folder: Path, shape: Shape, form: str) -> tuple[Graph, Any]:
     noun = write(folder, shape)
-    model = CPU.compile(graph.load(folder / noun.path), Recipe(), {"kv_cache": form})
+    model = CPU.compile(graph.load(folder / noun.path), Recipe(), {"kv_cache": form}, kind=noun.kind)
     prompt = CPU.prompt(model)
     graph.pack({"model.onnx": model, "prompt.onnx": prompt}, folder)
     described = graph.describe(prompt, "prompt", "prompt.onnx", {})
-    found = replace(graph.describe(model, "model", "model.onnx", {}, noun.states), prompt=described)
+    found = replace(graph.describe(model, "model", "model.onnx", {}, noun.states, noun.kind), prompt=described)
     return found, CPU.open(folder, found, Recipe(), threads=2, options={"kv_cache": form})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +67,9 @@ def test_places_that_no_row_needs_are_taken_out(tiny: Opened) -> None:
 
 
 def test_a_saved_state_is_that_of_shared_buffers(tiny: Opened) -> None:
-    compiled = CPU.compile(graph.load(tiny.folder / tiny.graph.path), Recipe())
+    compiled = CPU.compile(graph.load(tiny.folder / tiny.graph.path), Recipe(), kind=tiny.graph.kind)
     (tiny.folder / "shared.onnx").write_bytes(graph.to_bytes(compiled))
-    noun = replace(graph.describe(compiled, "model", "shared.onnx", {}), states=tiny.graph.states)
+    noun = graph.describe(compiled, "model", "shared.onnx", {}, tiny.graph.states, tiny.graph.kind)
     other = CPU.open(tiny.folder, noun, Recipe(), threads=1)
     try:
         rows = drawn(np.random.default_rng(0), (5, 3))
@@ -110,7 +109,7 @@ def test_attention_without_a_name_is_left_as_it_is(tiny: Opened) -> None:
         for node in model.graph:
             if node.op_type == "Attention":
                 node.name = name or node.name
-        return CPU.compile(model, Recipe())
+        return CPU.compile(model, Recipe(), kind=tiny.graph.kind)
 
     assert "GroupQueryAttention" in {node.op_type for node in form(None).graph}
     assert "GroupQueryAttention" not in {node.op_type for node in form("attention").graph}

@@ -26,9 +26,9 @@ LENGTHS, RAGGED = (9, 4, 7), [(4, 1, 3), (1, 1, 1), (1, 1, 2), (3, 1, 1)]  # eac
 def compiled(folder: Path, graph: Graph, recipe: Recipe) -> tuple[tiny.Run, list[str]]:
     """The form in which the cpu target runs it, and its operators."""
     target = registry.find("targets", "cpu")
-    model = target.compile(graphs.load(folder / graph.path), recipe)
+    model = target.compile(graphs.load(folder / graph.path), recipe, kind=graph.kind)
     (folder / "compiled.onnx").write_bytes(graphs.to_bytes(model))
-    assert graphs.describe(model, "model", graph.path, {}, graph.states) == graph
+    assert graphs.describe(model, "model", graph.path, {}, graph.states, graph.kind) == graph
     run = engines.onnxruntime(folder / "compiled.onnx", target.session_options(recipe, 1, {}))
     return run, [node.op_type for node in model.graph]
 

@@ -32,7 +32,7 @@ TOTAL = "total_sequence_length"  # int32 scalar: tokens that the longest row hol
 MASK = "attention_mask"
 POSITIONS = "position_ids"
 COUNTS = "counts"  # int64 (batch,): how many tokens of each row are real, where some state of the model must know
-PAST = "past_key_values."
+PAST = "past_key_values."  # how the names of caches that grow begin, and of no other input: what is held has another
 BUILT = re.compile(r"layers\.\d+\.attention")
 SWAP = (0, 2, 1, 3)  # (batch, heads, sequence, dim) <-> (batch, sequence, heads, dim)
 
@@ -67,11 +67,6 @@ class Rotary:
     interleaved: int
 
 
-def is_decoder(model: ir.Model) -> bool:
-    """Whether the graph says which token comes next."""
-    return any(value.name == "logit_positions" for value in model.graph.inputs)
-
-
 def is_shareable(model: ir.Model) -> bool:
     """Whether all attention over the caches says by its name what its mask means."""
     named = [node for node in model.graph if _is(node, "Attention") and BUILT.fullmatch(node.name or "")]
@@ -88,13 +83,17 @@ def group_queries(model: ir.Model) -> None:
         return
     lengths, total = _new_inputs(model)
     for node in [node for node in model.graph if _is(node, "Attention")]:
-        _rewrite(model, node, lengths, total)
+        if BUILT.fullmatch(node.name or "") or _cache(node, 1) is not None:
+            _rewrite(model, node, lengths, total)  # any other attends to what is held
     graph.drop_unused(model)
     unread = [value for value in model.graph.inputs if value.name in (MASK, POSITIONS) and not value.uses()]
     for value in unread:
         model.graph.inputs.remove(value)
     if any(value.name == MASK for value in model.graph.inputs):
         raise _strange(f"{MASK} is read by something else than attention")
+    for value in filter(_is_past, model.graph.inputs):
+        if any(use.node.op_type != "GroupQueryAttention" for use in value.uses()):
+            raise _strange(f"{value.name} is read by something else than attention")
     model.graph.opset_imports[DOMAIN] = 1
 
 
@@ -158,6 +157,14 @@ def _share(model: ir.Model, cache: Appended, present: ir.Value) -> None:
 
 
 def _appended(node: ir.Node, place: int) -> Appended:
+    """What the attention's input number `place` is made of. Raises UnsupportedError where that is no cache."""
+    cache = _cache(node, place)
+    if cache is None:
+        raise _strange(f"{node.name} does not read a cache that it appends to")
+    return cache
+
+
+def _cache(node: ir.Node, place: int) -> Appended | None:
     """What the attention's input number `place` is made of, seen through the nodes that repeat heads."""
     value = _value(node, place)
     while (producer := value.producer()) is not None:
@@ -166,7 +173,7 @@ def _appended(node: ir.Node, place: int) -> Appended:
         if not _is(producer, "Reshape", "Expand", "Unsqueeze"):
             break
         value = _value(producer, 0)
-    raise _strange(f"{node.name} does not read a cache that it appends to")
+    return None
 
 
 def _rotary(query: ir.Value, key: ir.Value, dim: int) -> Rotary | None:
