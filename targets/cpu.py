@@ -94,7 +94,7 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
 
             integer_matmuls(model)
     write_down(model)
-    model.meta[PROMPT_FORM] = reading(model)
+    model.meta[PROMPT_FORM] = reading(model) if kind == "decoder" else None
     eight = (options or {}).get(KV_CACHE) == "int8"
     if eight or prompt(model) is not None:  # what is left to this form are single tokens
         pack(model)

@@ -86,8 +86,7 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
 
 def facts(recipe: Recipe, graph: Graph) -> dict[str, Any]:
     """What a report says of the engine."""
-    encoder = recipe.group_size is None and recipe.weights in PRECISIONS
-    computes = "fp32" if encoder else COMPUTES[recipe.weights]
+    computes = COMPUTES[recipe.weights] if graph.kind == "decoder" else "fp32"
     return {"engine": "ONNX Runtime", "version": probe().version, "provider": PROVIDER, "computes": computes}
 
 

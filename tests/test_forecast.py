@@ -133,7 +133,13 @@ def test_caches_by_hand(tmp_path: Path, dtype: str) -> None:
     found = {}
     for tokens in (1001, 2001):
         for extra in ((), (Port("attention_mask", "int64", ("batch", "total")),)):
-            graph = replace(variant.graphs[0], inputs=(cache, wanted, *extra), outputs=CACHES.outputs, states=growing)
+            graph = replace(
+                variant.graphs[0],
+                inputs=(cache, wanted, *extra),
+                outputs=CACHES.outputs,
+                states=growing,
+                kind="decoder",
+            )
             found[tokens, bool(extra)] = forecast(bundle, replace(variant, graphs=(graph,)), batch=3, tokens=tokens)
     row = 1000 * 2 * 8 * (1 if dtype == "int8" else 4)
     assert found[1001, True].states == found[1001, False].states == 3 * row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +74,19 @@ def test_bf16_needs_a_gpu_that_has_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "computes"),
+    ("kind", "recipe", "computes"),
     [
-        (Recipe(), "fp32"),
-        (Recipe("int8", "int8", None, "dynamic"), "fp32"),
-        (RECIPES["int8"], "fp16"),
-        (RECIPES["int4"], "fp16"),
-        (RECIPES["fp16"], "fp16"),
-        (RECIPES["bf16"], "bf16"),
+        ("plain", Recipe(), "fp32"),
+        ("plain", Recipe("int8", "int8", None, "dynamic"), "fp32"),
+        ("stream", RECIPES["int8"], "fp32"),
+        ("decoder", RECIPES["int8"], "fp16"),
+        ("decoder", RECIPES["int4"], "fp16"),
+        ("decoder", RECIPES["fp16"], "fp16"),
+        ("decoder", RECIPES["bf16"], "bf16"),
     ],
 )
-def test_a_report_says_what_computes(recipe: Recipe, computes: str) -> None:
-    assert CUDA.facts(recipe, SMALL)["computes"] == computes
+def test_a_report_says_what_computes(kind: str, recipe: Recipe, computes: str) -> None:
+    assert CUDA.facts(recipe, replace(SMALL, kind=kind))["computes"] == computes
 
 
 def test_what_loading_libraries_prints_does_not_reach_the_output(
