@@ -76,7 +76,9 @@ class Decoder(DecoderStates[R]):
         self._check_range(ids, state.lengths + counts)
         with alone(state.busy):
             check_usable(state)
-            state.held = self._held.after(state.held, held_feeds, len(ids), empty=not state.lengths.any())
+            state.held = self._held.after(
+                state.held, held_feeds, len(ids), empty=bool(held_feeds) and not state.lengths.any()
+            )
             with engine_errors(f"OpenVINO failed in {self._graph.path}"):
                 logits = self._step(state, ids, counts, wanted)
             return {"logits": logits.reshape(*wanted.shape, self.vocabulary)}, state

@@ -244,7 +244,7 @@ class DecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
         return binding
 
     def _hold(self, state: Cache, feeds: Arrays) -> None:
-        held = self._held.after(state.held, feeds, state.batch, empty=not state.lengths.any())
+        held = self._held.after(state.held, feeds, state.batch, empty=bool(feeds) and not state.lengths.any())
         if held is not state.held:
             state.held, state.whole = held, {}
 

@@ -85,7 +85,7 @@ class PlainDecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
             raise InputError(f"input_ids has {len(ids)} rows, and the state holds {len(state.there)}")
         with alone(state.busy):
             check_usable(state)
-            held = self._held.after(state.held, held_feeds, len(ids), empty=not state.there.any())
+            held = self._held.after(state.held, held_feeds, len(ids), empty=bool(held_feeds) and not state.there.any())
             self._compact(state)
             new = np.arange(ids.shape[1])
             there = np.concatenate([state.there, new < counts[:, None]], axis=1)
