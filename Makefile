@@ -5,16 +5,25 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast nightly explore lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgekit demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20
 
+# What needs no real export: the tests to run while writing.
 fast: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not nightly"
+
+# What `make test` leaves out: more of the same kind, as the product of architectures and tasks.
+nightly: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20 -m nightly
+
+# Property tests on random examples, many more than the same few of every other run. What fails becomes an @example.
+explore: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile explore -m property
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -1,15 +1,20 @@
-"""What every test stands on: a cache folder of its own, and the models that several of them share."""
+"""What every test stands on: a cache folder of its own, the same examples in every run, and shared models."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import property_tests
 import pytest
+from export_cache import ExportCache, open_cache
+
+# Processes of a run share the cores, and a second thread of torch's costs tiny models more than it saves. Set before
+# anybody imports torch; workers inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+property_tests.register()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,30 +40,27 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of this run of the tests have in common."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
-    folder.mkdir(exist_ok=True)
-    return folder
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExportCache:
+    """Folders that all processes of this run share, and later runs as long as nothing of ours has changed."""
+    cache = getattr(request.config, "cache", None)
+    if cache is not None:
+        return open_cache(cache.mkdir("exports"))
+    base = tmp_path_factory.getbasetemp()  # -p no:cacheprovider
+    return open_cache((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports")
 
 
 @pytest.fixture(scope="session")
-def exported(shared: Path) -> Callable[..., Path]:
-    """Exports a model once for all tests: `exported("zoo:parity", precision=("fp32", "int8"))` is a bundle's folder.
+def exported(kept: ExportCache) -> Callable[..., Path]:
+    """The bundle of a zoo model, for every target of this machine in every precision: `exported("zoo:parity")`.
 
-    Read it only. Whoever asks first makes it, the others wait.
+    `options` are those of `edgekit.export`; other ones make another bundle. Read it only.
     """
 
-    def make(model: str, **options: object) -> Path:
-        import edgekit
+    def find(model: str, **options: object) -> Path:
+        import in_process
 
-        told = repr((model, sorted(options.items())))
-        target = shared / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.ek"
-        with target.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not target.exists():
-                edgekit.export(model, target, **options)  # type: ignore[arg-type]
-        return target
+        options = in_process.usual(model) | options
+        name = repr((model, sorted(options.items())))
+        return kept.get(name, lambda folder: in_process.export(model, folder, **options))
 
-    return make
+    return find

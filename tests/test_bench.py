@@ -115,8 +115,9 @@ def test_a_stream_and_its_state(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_language_model(exported: Callable[..., Path]) -> None:
-    folder = exported("zoo:speaker", targets=("cpu",), precision=("int4",))
-    record = quick(folder, prompt=(24,), generate=(8,), depth=(0, 40), batch=(1, 2), repetitions=2, sustain=1.0)
+    folder = exported("zoo:speaker")
+    only = {"targets": ["cpu"], "precisions": ["int4"]}
+    record = quick(folder, **only, prompt=(24,), generate=(8,), depth=(0, 40), batch=(1, 2), repetitions=2, sustain=1.0)
     assert [row.test for row in record.rows] == [
         *("pp24+tg8", "pp24+tg8 batch 2", "pp24+tg8 d40", "pp24+tg8 d40 batch 2")
     ]

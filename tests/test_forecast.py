@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chat_bundles import HERE
 from small_bundles import make
 
 import edgekit
@@ -35,9 +34,6 @@ CACHES = Graph(
     (State("past.key", "present.key", 2), State("h", "h_next"), State("past.scale", "scale")),
     kind="decoder",
 )
-# As other tests have them exported.
-PARITY = {"targets": ("cpu", "openvino"), "precision": ("fp32", "int8")}
-SPEAKER = {"targets": HERE, "precision": ("fp32", "int8", "int4")}
 # What a fresh process takes; its own file, as a test's process has imported all sorts of things.
 PROCESS = """
 import re, sys
@@ -62,7 +58,7 @@ def test_states_by_formula() -> None:
 @pytest.mark.parametrize("target", ["cpu", "openvino"])
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_states_are_what_the_session_says(exported: Callable[..., Path], precision: str, target: str) -> None:
-    folder = exported("zoo:speaker", **SPEAKER)
+    folder = exported("zoo:speaker")
     with edgekit.load(folder, target=target, precision=precision) as opened:
         told = forecast(opened.bundle, opened.variant, batch=2, tokens=30)
         *_, last = registry.find("loops", "decode").decode(opened.engine, [Told(20, 10), Told(20, 10)])
@@ -95,7 +91,7 @@ def test_what_processes_take(exported: Callable[..., Path], model: str, tokens: 
     """Of models so small that nearly all is Python's and the engine's own, so that megabytes show. Code is apart: 80 to
     112 MB of the same libraries are resident, as their files lie in the kernel's page cache.
     """
-    folder = exported(model, **(SPEAKER if model == "zoo:speaker" else PARITY))
+    folder = exported(model)
     found = manifest.read(folder)
     for variant in found.variants:
         order = [sys.executable, "-c", PROCESS, folder, variant.target, variant.recipe.name]
@@ -166,7 +162,7 @@ def test_what_fits_is_what_was_asked(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_does_not_fit_names_what_would(exported: Callable[..., Path]) -> None:
-    bundle = manifest.read(exported("zoo:speaker", **SPEAKER))
+    bundle = manifest.read(exported("zoo:speaker"))
     variant = next(one for one in bundle.variants if one.name == "cpu/fp32")
     limit = forecast(bundle, variant, batch=1, tokens=100_000).total
     with pytest.raises(ResourceError) as caught:
@@ -204,7 +200,7 @@ def test_what_never_fits_says_how_much_the_least_is(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_limit_bounds_the_context(exported: Callable[..., Path]) -> None:
-    folder = exported("zoo:speaker", **SPEAKER)
+    folder = exported("zoo:speaker")
     bundle = manifest.read(folder)
     variant = next(one for one in bundle.variants if one.name == "cpu/fp32")
     limit = forecast(bundle, variant, batch=1, tokens=20).total

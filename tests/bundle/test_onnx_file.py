@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 
 from edgekit import limits
 from edgekit.bundle import onnx_file, protobuf, safe_files
@@ -335,7 +336,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(made)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(300)
 @given(data=st.composite(mutated)())
 def test_mutated_files_are_refused_or_mean_what_onnx_reads(data: bytes, tmp_path: Path) -> None:
     save(tmp_path, data)
@@ -351,7 +352,7 @@ def test_mutated_files_are_refused_or_mean_what_onnx_reads(data: bytes, tmp_path
     assert external <= {(one.tensor, one.location, one.offset) for one in facts.external}
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(200)
 @given(noise=st.binary(max_size=200), start=st.sampled_from([b"", b"\x3a", b"\x08\x0a\x3a\x40", SEED[:60]]))
 def test_noise_raises_nothing_but_our_errors(noise: bytes, start: bytes, tmp_path: Path) -> None:
     save(tmp_path, start + noise)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import in_process
 import numpy as np
 import pytest
 import tiny_chat
@@ -117,7 +118,7 @@ def logits(model: Any, ids: list[int]) -> Any:
 def test_what_is_traced_is_what_transformers_computes(tmp_path: Path, arch: str) -> None:
     changes, shared = RIGHT[arch]
     theirs = save(arch, tmp_path / "model", **changes)
-    edgekit.export(
+    in_process.export(
         str(tmp_path / "model"), tmp_path / "made.ek", targets=HERE, precision="fp32", task="text-generation"
     )
     for target in HERE:
@@ -150,7 +151,7 @@ def test_what_cannot_be_traced_is_refused(tmp_path: Path, arch: str) -> None:
     changes, why = REFUSED[arch]
     (tmp_path / "config.json").write_text(json.dumps(tiny_config(arch, **changes).to_dict() | {"architectures": None}))
     with pytest.raises(UnsupportedError, match=why) as caught:
-        edgekit.export(f"random:{tmp_path}", tmp_path / "made.ek", targets=["cpu"])
+        in_process.export(f"random:{tmp_path}", tmp_path / "made.ek", targets=["cpu"])
     assert caught.value.exit_code == 4
     assert caught.value.hint
     assert not (tmp_path / "made.ek").exists()
@@ -161,8 +162,13 @@ def test_what_cannot_be_traced_is_refused(tmp_path: Path, arch: str) -> None:
 def test_weights_in_blocks(tmp_path: Path, arch: str) -> None:
     """Against transformers with the same rounded weights in it: what is lost is what activations lose."""
     theirs = save(arch, tmp_path / "model", **BLOCKS[arch])
-    edgekit.export(str(tmp_path / "model"), tmp_path / "made.ek", targets=HERE, precision=["fp32", "int8", "int4"],
-                   max_accuracy_loss=1.0)  # fmt: skip
+    in_process.export(
+        str(tmp_path / "model"),
+        tmp_path / "made.ek",
+        targets=HERE,
+        precision=["fp32", "int8", "int4"],
+        max_accuracy_loss=1.0,
+    )
     sizes = {}
     for target in HERE:
         for precision, close in (("fp32", 1e-4), ("int8", 0.05), ("int4", 0.6)):

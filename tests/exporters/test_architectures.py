@@ -1,4 +1,8 @@
-"""Every exporter, walked by name, with tiny random models: right for every task, and right from end to end."""
+"""Every exporter, walked by name, with tiny random models: right for every task, and right from end to end.
+
+A trace takes seconds. So each is made once for all tests of a model, and a run of the suite traces pairs, not the
+product: every architecture for its vectors, and every task with one architecture. The other pairs are `nightly`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import in_process
 import numpy as np
 import pytest
 import tiny_models
@@ -29,6 +34,9 @@ ENDINGS = {
     "token-classification": "ForTokenClassification",
     "fill-mask": "ForMaskedLM",
 }
+VECTORS = "feature-extraction"
+# The architecture that each other task is traced with in every run.
+STANDS = {"text-classification": "roberta", "fill-mask": "modernbert", "token-classification": "bert"}
 INT8_COSINE = 0.98
 
 
@@ -40,6 +48,14 @@ def exporter(arch: str) -> Any:
 def tasks_of(arch: str) -> tuple[str, ...]:
     # Ranking traces the same class as classification, with fewer labels. What is built is held to test_build.
     return tuple(task for task in exporter(arch).tasks if task in ENDINGS and task != "text-ranking")
+
+
+def pairs() -> Iterator[Any]:
+    """Every architecture with each of its tasks."""
+    for arch in ARCHITECTURES:
+        for task in tasks_of(arch):
+            usual = task == VECTORS or STANDS[task] == arch
+            yield pytest.param(arch, task, marks=[] if usual else pytest.mark.nightly)
 
 
 @pytest.fixture
@@ -65,14 +81,14 @@ def run(folder: Path, target: str, noun: Graph, feeds: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arch", "task"), [(arch, task) for arch in ARCHITECTURES for task in tasks_of(arch)])
+@pytest.mark.parametrize(("arch", "task"), list(pairs()))
 def test_graph_gives_what_torch_gives_at_shapes_it_never_saw(home: Path, arch: str, task: str) -> None:
     from edgekit.exporters._trace import trace
 
     folder = tiny_models.make(home / "model", arch, ENDINGS[task], **labels(task))
     (home / "made").mkdir()
     tracing = exporter(arch).trace(tiny_models.source_of(folder), task)
-    program = trace.export(tracing)
+    program = in_process.shared_trace(f"{arch} {task}")(tracing)
     trace.check(program.model, tracing)
     program.save(str(home / "made" / "model.onnx"))
     trace.answer(tracing, home / "proof.npz", trace.proof_feeds(tracing))
@@ -112,7 +128,14 @@ def test_the_longest_input_is_the_last_that_torch_takes(home: Path, arch: str) -
 @pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if tasks_of(arch)])
 def test_vectors_from_end_to_end(home: Path, arch: str) -> None:
     folder = tiny_models.make(home / "model", arch)
-    edgekit.export(str(folder), home / "made.ek", targets=TARGETS, precision=("fp32", "int8"), max_accuracy_loss=0.05)
+    in_process.export(
+        str(folder),
+        home / "made.ek",
+        trace=f"{arch} {VECTORS}",
+        targets=TARGETS,
+        precision=("fp32", "int8"),
+        max_accuracy_loss=0.05,
+    )
     wanted = mean_pooled(folder)
     for target in TARGETS:
         with edgekit.load(home / "made.ek", target=target, precision="fp32") as model:
@@ -149,8 +172,15 @@ def cosines(a: Any, b: Any) -> Any:
 def made(home: Path, arch: str, task: str, *, token_types: bool = True, **changes: Any) -> Path:
     folder = tiny_models.make(home / "model", arch, ENDINGS[task], **labels(task) | changes)
     tiny_models.write_tokenizer(folder, token_types=token_types)
-    edgekit.export(str(folder), home / "made.ek", task=task, targets=["cpu"], precision="fp32")
+    name = f"{arch} {task}" if token_types else f"{arch} {task} without token types"
+    in_process.export(str(folder), home / "made.ek", trace=name, task=task, targets=["cpu"], precision="fp32")
     return folder
+
+
+def test_every_task_is_traced_in_every_run() -> None:
+    for task, arch in STANDS.items():
+        assert task in tasks_of(arch)
+    assert {VECTORS, *STANDS} == {task for arch in ARCHITECTURES for task in tasks_of(arch)}
 
 
 @pytest.mark.slow

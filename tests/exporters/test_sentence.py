@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import in_process
 import numpy as np
 import pytest
 import tiny_models
@@ -175,7 +176,8 @@ def test_vectors_are_those_of_the_model_that_sentence_transformers_saved(tmp_pat
     ]
     reference = SentenceTransformer(modules=parts, prompts={"query": "Query: "}, device="cpu")
     reference.save(str(tmp_path / "model"))
-    edgekit.export(str(tmp_path / "model"), tmp_path / "made.ek", targets=["cpu"], precision="fp32")
+    model, made = str(tmp_path / "model"), tmp_path / "made.ek"
+    in_process.export(model, made, trace="an encoder of sentences", targets=["cpu"], precision="fp32")
     texts = [*tiny_models.TEXTS, "UPPER and lower", " spaces ", "long " * 30]
     with edgekit.load(tmp_path / "made.ek") as model:
         assert model.embed(texts, truncate=True) == pytest.approx(reference.encode(texts), abs=2e-6)

@@ -38,7 +38,7 @@ OPTIONS = ("--target", "cpu", "--precision", "fp32", "--force")
 @pytest.fixture
 def place(exported: Callable[..., Path], tmp_path: Path) -> Path:
     """A folder with an earlier bundle in it: `made.ek`."""
-    earlier = exported("zoo:parity", task="text-classification", targets=["cpu"], precision="int8")
+    earlier = exported("zoo:parity", task="text-classification", targets=("cpu",), precision="int8")
     (tmp_path / "out").mkdir()
     shutil.copytree(earlier, tmp_path / "out" / "made.ek")
     return tmp_path / "out"

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opened_writer import CONTEXT, open_writer, with_template
+from property_tests import examples
 
 from edgekit import registry
 from edgekit.errors import EdgeKitError, InputError, ResourceError, SessionBusyError, StateError, UsageError
@@ -258,7 +259,7 @@ def saved(chatty: Writer, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return file.read_bytes()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(60)
 @given(data=st.data())
 def test_no_byte_of_a_saved_chat_is_trusted(saved: bytes, chatty: Writer, tmp_path: Path, data: Any) -> None:
     torn = bytearray(saved)

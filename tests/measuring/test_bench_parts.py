@@ -106,7 +106,7 @@ def test_an_ingest_that_nobody_feeds_says_so() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 7, 64])
 def test_prompts_have_their_number_of_tokens_and_differ(exported: Callable[..., Path], tokens: int) -> None:
-    with edgekit.load(exported("zoo:speaker", targets=("cpu",), precision=("int4",))) as model:
+    with edgekit.load(exported("zoo:speaker"), target="cpu", precision="int4") as model:
         prompts = inputs.Prompts(model, tokens)
         made = [prompts[number] for number in range(5)]
         ingest: Any = model._ingest

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from property_tests import examples
 
 from edgekit.quantize import blocks
 
@@ -63,7 +64,7 @@ def test_a_block_of_nothing_stays_nothing(bits: int, tiny: float) -> None:
     assert found[:, 1] == pytest.approx(0.5, rel=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     arrays(np.float32, (8, 6), elements=st.floats(-(2.0**99), 2.0**99, width=32)),
     st.sampled_from([4, 8]),

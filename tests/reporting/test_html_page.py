@@ -13,9 +13,10 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_records import HOSTILE, check, environment, figure, language_model, memory, record, row, typical
+from property_tests import examples
 
 from edgekit.core import Measure
 from edgekit.reporting import html_page
@@ -251,7 +252,7 @@ def test_nothing_hostile_gets_through(poison: str) -> None:
     assert_harmless(told(made, replace(made, environment=environment())))
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(poison=st.text(st.characters(), min_size=1, max_size=40))
 def test_no_text_at_all_gets_through_unescaped(poison: str) -> None:
     one = row(accuracy=Accuracy(metric="m", value=0.5, trained=0.5, items=3), disturbed=("x",))

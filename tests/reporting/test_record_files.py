@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_records import check, encoder, figure, record, row, typical
+from property_tests import examples
 
 from edgekit import limits, report
 from edgekit.core import Measure
@@ -54,7 +55,7 @@ def test_a_row_is_a_line(tmp_path: Path) -> None:
     assert [line.startswith('{"bundle"') for line in lines] == [False, *[True] * len(typical().rows), False]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(
     values=st.lists(NUMBER, min_size=1, max_size=150),
     name=TEXT,
@@ -272,7 +273,7 @@ def test_a_name_of_any_length_makes_a_short_error(tmp_path: Path) -> None:
     assert len(caught.value.message) < 300
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(values=st.lists(st.floats(min_value=0, max_value=1e9), min_size=1, max_size=100))
 def test_what_a_sample_says_is_never_refused(values: list[float]) -> None:
     assert list(faults(row(figures={"latency": figure("latency", values)}))) == []

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 from tiny_bert import SENTENCES, TorchSession, bert_config, minilm, numbers, tokenizer
 
 from edgekit.errors import BundleError, InputError
@@ -102,7 +103,7 @@ def test_a_cut_that_is_not_in_the_vector_is_refused(bert: Any, dimensions: int) 
         embed(bert, {"pooling": "mean"}, dimensions=dimensions)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6),
     pooling=st.sampled_from(["mean", "cls", "last", "max"]),

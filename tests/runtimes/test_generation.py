@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import in_process
 import numpy as np
 import pytest
 import tiny_chat
@@ -216,7 +217,7 @@ def test_a_chat_on_the_terminal(bundle: Path, capsys: pytest.CaptureFixture[str]
 def test_a_model_without_a_template_goes_on_from_a_text(tmp_path: Path, call: Call) -> None:
     folder = tiny_chat.save(tmp_path / "plain", template=None, num_hidden_layers=1)
     made = tmp_path / "plain.ek"
-    edgekit.export(str(folder), made, targets=["cpu"], precision="fp32")
+    in_process.export(str(folder), made, targets=["cpu"], precision="fp32")
     with edgekit.load(made) as opened:
         assert isinstance(opened.generate("the", max_new_tokens=2), Result)
         with pytest.raises(InputError, match="no chat template"):
@@ -241,7 +242,7 @@ def test_the_zoo_says_numbers_that_it_never_saw(
     exported: Callable[..., Path], name: str, target: str, precision: str
 ) -> None:
     test = zoo.heldout(name, "text-generation")
-    made = exported(f"zoo:{name}", targets=HERE, precision=("fp32", "int8", "int4"))
+    made = exported(f"zoo:{name}")
     with edgekit.load(made, target=target, precision=precision) as opened:
         said = [answer.text for answer in opened.run(test.inputs[:100])]
     assert METRICS[test.metric](test.expected[:100], said) >= 0.98
@@ -252,10 +253,11 @@ def test_the_zoo_says_numbers_that_it_never_saw(
 def test_the_zoos_speaker_says_the_same_from_caches_in_8_bits(exported: Callable[..., Path], precision: str) -> None:
     """Token by token, and no number wrong that is right from caches in float32; the gate loses hardly more."""
     test, said, losses = zoo.heldout("speaker", "text-generation"), [], []
-    for options in ({}, {"cpu": {"kv_cache": "int8"}}):
-        made = exported("zoo:speaker", targets=["cpu"], precision=("int8", "int4"), engine_options=options)
-        with edgekit.load(made, precision=precision) as opened:
-            assert opened.variant.options == options.get("cpu", {})
+    for asked in ({}, {"kv_cache": "int8"}):
+        options = {"targets": ("cpu",), "precision": ("int8", "int4"), "engine_options": {"cpu": asked}}
+        made = exported("zoo:speaker", **(options if asked else {}))
+        with edgekit.load(made, target="cpu", precision=precision) as opened:
+            assert opened.variant.options == asked
             said.append([answer.text for answer in opened.run(test.inputs[:200])])
             losses.append(opened.variant.measured["loss"])
     assert METRICS[test.metric](test.expected[:200], said[1]) >= METRICS[test.metric](test.expected[:200], said[0])
@@ -292,7 +294,7 @@ def test_weights_that_are_no_numbers_are_refused_and_nothing_is_published(folder
 
 def test_each_graph_is_built_once(folder: Path, tmp_path: Path) -> None:
     said: list[tuple[str, str]] = []
-    edgekit.export(
+    in_process.export(
         str(folder), tmp_path / "chat.ek", targets=["cpu"], precision="fp32", progress=lambda *each: said.append(each)
     )
     assert sum("layer 1 of 2" in what for _, what in said) == 1

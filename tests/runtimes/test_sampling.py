@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 
 from edgekit.errors import UsageError, VerificationError
 from edgekit.runtimes import sampling as module
@@ -106,7 +107,7 @@ def test_a_chain_is_that_of_transformers(size: int) -> None:
         np.testing.assert_allclose(found, processed(chain, scores, PROMPT + ANSWER), rtol=1e-5)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     scores=st.lists(st.integers(-200, 200).map(lambda n: n / 8), min_size=2, max_size=40, unique=True),
     p=st.floats(0.01, 0.99),
@@ -331,7 +332,7 @@ numbers = {
 }
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(options=st.fixed_dictionaries({}, optional=numbers), spread=st.sampled_from([0.0, 1e-6, 3.0, 1e4]))
 def test_any_options_choose_a_token(options: dict[str, Any], spread: float) -> None:
     chooser = Chooser(Sampling(**options), [1, 2, 99], ends=[0, 1])

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 from tiny_bert import SENTENCES, TorchSession, bert_config, minilm, numbers, tokenizer
 
 from edgekit.errors import BundleError, InputError
@@ -71,7 +72,7 @@ def test_spans_are_those_of_transformers(text: Text, tagger: Any) -> None:
     assert sum(map(len, found)) > 10
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(item=st.text("ab cdé,.x1-\u4e2d", min_size=1).filter(lambda item: any(map(str.isalnum, item))))
 def test_spans_of_any_text_are_those_of_transformers(text: Text, tagger: Any, item: str) -> None:
     labels = list(tagger.model.config.id2label.values())

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opened_streams import NEAR, Known, anew, fresh, model, opened, sample
+from property_tests import examples
 from series_bundles import series, shapes
 
 from edgekit.errors import InputError
@@ -29,7 +30,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40)
 @given(actions=ACTIONS)
 def test_a_stream_is_what_it_was_given(model: Recurrent, tmp_path: Path, actions: Any) -> None:
     known = [Known(Stream(model), [])]
@@ -56,7 +57,7 @@ def test_a_stream_is_what_it_was_given(model: Recurrent, tmp_path: Path, actions
         assert one.stream.steps == len(one.rows)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(50)
 @given(actions=ACTIONS)
 def test_streams_side_by_side_are_each_alone(model: Recurrent, tmp_path: Path, actions: Any) -> None:
     many, given = Streams(model), dict[int, list[Any]]()

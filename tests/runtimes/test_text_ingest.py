@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 from tiny_bert import SENTENCES, minilm, tokenizer, write_tokenizer
 
 from edgekit.errors import InputError
@@ -63,7 +64,7 @@ def test_no_limit_where_the_model_has_none() -> None:
     assert len(module.open(minilm(), {}).encode(["a " * 1000])[0]) == 1002
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     first=st.integers(0, 30),
     second=st.none() | st.integers(1, 30),  # transformers takes an empty second text for none
@@ -202,7 +203,7 @@ def test_decode_is_the_way_back(text: Text) -> None:
 # Batches
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(lengths=st.lists(st.integers(0, 40), max_size=40), max_tokens=st.integers(1, 200), max_rows=st.integers(1, 9))
 def test_batches_hold_every_row_once_within_the_budget(
     text: Text, lengths: list[int], max_tokens: int, max_rows: int

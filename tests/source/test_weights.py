@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from property_tests import examples
 from safetensors import safe_open
 
 from edgekit.errors import BundleError
@@ -293,7 +294,7 @@ headers = st.dictionaries(names, entries | good | st.none(), max_size=3).map(jso
 files = st.builds(raw, headers | st.binary(max_size=60), st.binary(max_size=40) | st.integers(0, 27).map(bytes))
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(content=files | st.binary(max_size=80), at=st.integers(0, 200), bit=st.integers(0, 8))
 @example(content=raw({"a": F32}), at=0, bit=8)
 def test_whatever_the_bytes_either_fine_or_refused(

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from interrupting import interrupted_at
+from property_tests import examples
 from tiny_recurrent import FEATURES, HIDDEN, LAYERS, RESULTS, reference, write
 
 from edgekit import registry
@@ -69,7 +70,7 @@ def test_steps_and_chunks_are_the_series_at_once(session: Any, whole: Any, chunk
         np.testing.assert_allclose(row, whole(one), atol=CLOSE)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(40)
 @given(data=st.data())
 def test_any_walk_over_states_equals_the_series_anew(session: Any, whole: Any, data: Any) -> None:
     """Steps, chunks, forks, rows picked and joined, saved and loaded, in any order."""

@@ -26,19 +26,19 @@ Exported = Callable[..., Path]
 @pytest.fixture
 def parity(exported: Exported) -> Path:
     """An embedding model in two precisions, for two targets."""
-    return exported("zoo:parity", targets=BOTH, precision=("fp32", "int8"))
+    return exported("zoo:parity")
 
 
 @pytest.fixture
 def spotter(exported: Exported) -> Path:
     """A token classifier."""
-    return exported("zoo:spotter", targets=BOTH, precision=("fp32", "int8"))
+    return exported("zoo:spotter")
 
 
 @pytest.fixture
 def oddness(exported: Exported) -> Path:
     """A text classifier, by itself."""
-    return exported("zoo:parity", task="text-classification", targets=["cpu"], precision="int8")
+    return exported("zoo:parity", task="text-classification", targets=("cpu",), precision="int8")
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import in_process
 import numpy as np
 import pytest
 import tiny_chat
@@ -171,7 +172,7 @@ def made(request: pytest.FixtureRequest, one_thread: None, tmp_path_factory: pyt
     assert CHUNK < len(long.ids) <= CONTEXT - NEW
     if case.plain:  # a window, a rotation or a factor that nobody heard would prove nothing
         assert generated(without(home / "model", case.plain), long.ids)[0] != long.answer
-    edgekit.export(str(home / "model"), home / "made.ek", targets=HERE, precision="fp32")
+    in_process.export(str(home / "model"), home / "made.ek", targets=HERE, precision="fp32")
     with ExitStack() as opened:
         models = {name: opened.enter_context(edgekit.load(home / "made.ek", target=name, threads=1)) for name in HERE}
         yield Made(models, singles, long, second)

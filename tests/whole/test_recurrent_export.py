@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import in_process
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ ALLOWED = {"fp32": 1e-4, "int8": 3e-3, "int4": 1e-2}  # how far from the score o
 @pytest.mark.parametrize("name", ["motor", "sunspots"])
 def test_the_zoo_keeps_its_score(tmp_path: Path, name: str) -> None:
     held = zoo.heldout(name)
-    edgekit.export(f"zoo:{name}", tmp_path / "made.ek", targets=TARGETS, precision=tuple(ALLOWED))
+    in_process.export(f"zoo:{name}", tmp_path / "made.ek", targets=TARGETS, precision=tuple(ALLOWED))
     for target in TARGETS:
         for precision, allowed in ALLOWED.items():
             with edgekit.load(tmp_path / "made.ek", target=target, precision=precision) as model:
@@ -41,7 +42,7 @@ def test_what_drifts_is_not_published(tmp_path: Path) -> None:
     weights["rnn.bias_ih_l0"][32:64] += 3  # the forget gate's
     numpy.save_file(weights, folder / "model.safetensors")
     with pytest.raises(VerificationError, match="int4-g32-rtn lost too much") as caught:
-        edgekit.export(str(folder), exports / "made.ek", targets=["cpu"], precision="int4")
+        in_process.export(str(folder), exports / "made.ek", targets=["cpu"], precision="int4")
     assert "--max-accuracy-loss" in caught.value.hint
     assert list(exports.iterdir()) == []
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import in_process
 import numpy as np
 import pytest
 import tiny_chat
@@ -80,7 +81,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         folder_of(home / "model", config_of(DECODERS[kind]))
         tiny_chat.make_tokenizer().save(str(home / "model" / "tokenizer.json"))
         (home / "model" / "tokenizer_config.json").write_text("{}")
-    edgekit.export(str(home / "model"), home / "made.ek", targets=HERE, precision="fp32")
+    in_process.export(str(home / "model"), home / "made.ek", targets=HERE, precision="fp32")
     return home / "made.ek", kind, stream() if kind == "lstm" else chat()
 
 
