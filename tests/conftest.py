@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,14 @@ from export_cache import ExportCache, open_cache
 # anybody imports torch; workers inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 property_tests.register()
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's job in the background; tests send it to processes
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and the modules that they import stay: no collection of garbage need look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
