@@ -16,7 +16,7 @@ REPORT = "import json, sys; print(json.dumps(sorted({name.split('.')[0] for name
 def imported(code: str) -> set[str]:
     """The top-level modules that a fresh process holds after `code`, however it ends."""
     script = f"try:\n    {code}\nfinally:\n    {REPORT}"
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     return set(json.loads(ended.stderr.splitlines()[-1]))
 
 

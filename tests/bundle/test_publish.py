@@ -219,7 +219,7 @@ def test_nothing_is_left_after_an_exception(out: Path, seed: Path, error: type[B
 def test_signals(out: Path, seed: Path, number: int, code: int) -> None:
     with paused(out / "m.ek", seed, "new") as process:
         process.send_signal(number)
-        assert process.wait(30) == code
+        assert process.wait(300) == code
     assert os.listdir(out) == []
 
 
@@ -227,7 +227,7 @@ def test_a_killed_writer_is_swept(out: Path, seed: Path) -> None:
     export_to(out / "m.ek", seed, "old")
     with paused(out / "m.ek", seed, "new", "--force") as process:
         process.kill()
-        process.wait(30)
+        process.wait(300)
     assert len(os.listdir(out)) == 3  # the bundle, the lock and the work
     assert tag_of(out / "m.ek") == "old"
     (out / ".m.ek.ek-tmp-x.ek-tmp-0123456789abcdef").mkdir()  # the work of a writer of `m.ek.ek-tmp-x`
@@ -254,7 +254,7 @@ def test_the_second_writer_is_told_who_writes(out: Path, seed: Path) -> None:
         assert caught.value.exit_code == 9
         export_to(out / "other.ek", seed, "mine")
         process.terminate()
-        process.wait(30)
+        process.wait(300)
     export_to(out / "m.ek", seed, "mine")
     assert sorted(os.listdir(out)) == ["m.ek", "other.ek"]
 
@@ -309,7 +309,7 @@ def test_two_writers_and_two_readers(out: Path, seed: Path) -> None:
             assert (writer.communicate(timeout=120)[1], writer.returncode) == ("", 0)
         for reader in readers:
             reader.send_signal(signal.SIGUSR1)
-            count, errors = reader.communicate(timeout=60)
+            count, errors = reader.communicate(timeout=300)
             assert (errors, reader.returncode) == ("", 0)
             assert int(count) > 5
     assert tag_of(target) in ("a-19", "b-19")

@@ -139,6 +139,6 @@ for number in range({times}):
 def test_two_writers_at_once_lose_nothing(home: Path) -> None:
     code = WRITER.format(tests=str(Path(__file__).parents[1] / "fixtures"), times=20)
     writers = [subprocess.Popen([sys.executable, "-c", code, name]) for name in ("a", "b")]
-    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert [writer.wait(300) for writer in writers] == [0, 0]
     kept = {entry["digest"] for entry in msgspec.json.decode(home.read_bytes())["entries"]}
     assert kept == {f"{name}{number}" for name in ("a", "b") for number in range(20)}

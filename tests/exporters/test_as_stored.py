@@ -50,6 +50,7 @@ def logits(folder: Path, graph: Any) -> list[Any]:
     return [step.logits for step in tiny.generate(run, graph, tiny.prompts([9, 5]), steps=2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("arch", "changes"), CASES, ids=lambda value: value if isinstance(value, str) else "")
 def test_it_gives_what_the_graph_in_float32_gives(arch: str, changes: Any, kind: str, tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def built(folder: Path, name: str, engine: str) -> Built:
     return Built(folder, tiny.build(source, folder), model, engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "engine"), thorough())
 def test_prompts_of_any_length(tmp_path: Path, name: str, engine: str) -> None:
     made = built(tmp_path, name, engine)

@@ -126,7 +126,7 @@ def test_ctrl_c_at_any_time(chatty: Writer, delay: float, tmp_path: Path) -> Non
 
     def endless(**options: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, delay, 8.0)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 300
         while time.monotonic() < until:
             talk.messages = talk.messages[:2]  # an interrupt may have come right behind an answer
             list(talk.generate([{"role": "user", "content": "x"}], max_new_tokens=60, stream=True, **options))
@@ -147,12 +147,13 @@ def test_ctrl_c_at_any_time(chatty: Writer, delay: float, tmp_path: Path) -> Non
     assert [said(each, MORE) for each in (talk.fork(), loaded, talk)] == [wanted] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", HERE)
 def test_no_interrupt_breaks_the_engine(target: str, tmp_path: Path) -> None:
     """In a process of its own, which OpenVINO ended, sooner or later, when its runs were cancelled."""
     program = FIXTURES / "interrupted_chat.py"
     command = [sys.executable, "-W", "ignore", str(program), target, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
 
 

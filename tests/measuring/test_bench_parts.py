@@ -104,6 +104,7 @@ def test_an_ingest_that_nobody_feeds_says_so() -> None:
         inputs.items(decoder())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 7, 64])
 def test_prompts_have_their_number_of_tokens_and_differ(exported: Callable[..., Path], tokens: int) -> None:
     with edgekit.load(exported("zoo:speaker"), target="cpu", precision="int4") as model:

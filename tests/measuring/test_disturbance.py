@@ -92,5 +92,5 @@ def test_a_process_that_was_stopped_knows_it() -> None:
     time.sleep(1.0)
     process.send_signal(signal.SIGCONT)
     time.sleep(0.3)
-    told, _ = process.communicate("\n", timeout=60)
+    told, _ = process.communicate("\n", timeout=300)
     assert "it stood still for" in told

@@ -6,7 +6,6 @@ import contextlib
 import json
 import random
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +129,8 @@ def test_a_message_that_completes_a_control_token_is_refused() -> None:
 )
 def test_bombs_and_mistakes_are_template_errors(source: str) -> None:
     template = chat_template.Template(source)
-    begun = time.process_time()
     with pytest.raises(TemplateError):
         template.parts([{"role": "user", "content": "x"}])
-    assert time.process_time() - begun < 30  # no measure of speed: it ends at all
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_one_caller_at_a_time(fresh: Recurrent, monkeypatch: pytest.MonkeyPatch,
 
     def slow(feeds: Any, states: Any = None) -> Any:
         begun.set()
-        assert may_end.wait(30)
+        assert may_end.wait(300)
         return run(feeds, states)
 
     stream, many = Stream(fresh), Streams(fresh)
@@ -140,7 +140,7 @@ def test_one_caller_at_a_time(fresh: Recurrent, monkeypatch: pytest.MonkeyPatch,
     for work, others in uses:
         thread = threading.Thread(target=work)
         thread.start()
-        assert begun.wait(30)
+        assert begun.wait(300)
         for other in others:
             with pytest.raises(SessionBusyError, match="another thread"):
                 other()

@@ -58,6 +58,7 @@ def built(folder: Path, arch: str, precision: str) -> Any:
     return build(source, folder, RECIPES[precision] if precision in ("int8", "int4") else Recipe())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
 @pytest.mark.parametrize("arch", caching())
 def test_every_architecture_gives_what_the_portable_graph_gives(arch: str, precision: str, tmp_path: Path) -> None:
@@ -121,6 +122,7 @@ def test_weights_in_bfloat16_give_nearly_what_they_gave(arch: str, tmp_path: Pat
     session.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", RECIPES)
 @pytest.mark.parametrize("arch", caching())
 def test_a_gpu_has_a_kernel_for_every_node(arch: str, precision: str, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_a_state_grows_beyond_what_it_was_started_for(tiny: Opened) -> None:
     assert tiny.session.nbytes(state) > before >= 2 * 32 * len(CACHES) * 2 * HEAD * 4  # heads, dimensions, float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "windows"])
 def test_an_interrupt_anywhere_in_a_step(name: str, opened: Callable[[str], Opened]) -> None:
     interrupt(opened(name))

@@ -48,11 +48,13 @@ def reference(folder: Path, portable: Any) -> Callable[[Any], Any]:
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_any_walk_over_states_equals_the_text_computed_anew(tiny: Opened, seed: int) -> None:
     walk(tiny, seed, cuts=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_a_text_in_chunks_is_the_text_at_once(tiny: Opened, chunk: int) -> None:
     (text,) = drawn(np.random.default_rng(2), [100])

@@ -94,6 +94,7 @@ def follow(tiny: Opened, state: Any, texts: list[list[int]], more: list[list[int
 # What is computed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("seed", range(2))
 def test_any_walk_over_states_is_near_to_the_text_computed_anew(

@@ -62,6 +62,7 @@ def test_weights_in_blocks_are_multiplied_exactly(weights: str, tied: bool, tmp_
     tiny.session.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kept", "recipe", "close"),
     [
@@ -89,6 +90,7 @@ def test_caches_of_fewer_bits_are_near(kept: str, recipe: Recipe, close: float, 
     session.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_attention_and_rotation_are_one_operation_each(name: str, opened: Callable[[str], Opened]) -> None:
     tiny, shape = opened(name), SHAPES[name]
@@ -110,6 +112,7 @@ def test_attention_in_parts_is_told(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "does not fuse the attention of model.onnx" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INSIDE)
 def test_what_was_kept_is_right_and_used(
     name: str, opened: Callable[[str], Opened], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -129,6 +132,7 @@ def test_what_was_kept_is_right_and_used(
     assert caplog.text == "" or "everything" in name
 
 
+@pytest.mark.slow
 def test_what_was_kept_and_is_wrong_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The portable graph itself: OpenVINO spoils its rotary positions when it keeps them."""
     tiny = open_both("openvino", tmp_path, Shape())
@@ -210,6 +214,7 @@ class Interrupted:
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "windows", *INSIDE])
 def test_a_run_broken_off_anywhere_leaves_the_others_right(name: str, opened: Callable[[str], Opened]) -> None:
     """The engine keeps shapes for all states together, and would take some of them from the run that had no end."""
@@ -242,5 +247,5 @@ while opened:
 signal.signal(signal.SIGALRM, lambda number, frame: print("told"))
 signal.raise_signal(signal.SIGALRM)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "told\n")

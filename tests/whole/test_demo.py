@@ -111,7 +111,7 @@ def test_shows_the_page_in_the_browser_that_is_there(monkeypatch: pytest.MonkeyP
     target = str(tmp_path / "r.html")
     code = f"import pathlib, sys; from edgekit import demo; sys.exit(not demo.show(pathlib.Path({target!r})))"
     environment = os.environ | {"BROWSER": f"{browser} %s", "DISPLAY": ":99"}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
     assert (tmp_path / "shown").read_text().strip() == (tmp_path / "r.html").as_uri()
 
 

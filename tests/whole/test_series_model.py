@@ -291,7 +291,7 @@ def test_a_cancelled_stream_is_read_no_further(make: Make, times: int, monkeypat
     def slow(feeds: Any, state: Any = None) -> Any:
         runs.append(1)
         began.set()
-        assert may_end.wait(30)
+        assert may_end.wait(300)
         return run(feeds, state)
 
     monkeypatch.setattr(model.engine, "run", slow)
@@ -328,7 +328,7 @@ def test_a_step_that_fails_is_told_to_who_waits_and_to_nobody_who_has_gone(
 
     def broken(feeds: Any, state: Any = None) -> Any:
         began.set()
-        assert may_end.wait(30)
+        assert may_end.wait(300)
         raise InputError("broken")
 
     monkeypatch.setattr(model.engine, "run", broken)
