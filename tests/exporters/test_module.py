@@ -102,6 +102,15 @@ def traced(folder: Path, module: Any, example: Any, states: dict[str, str]) -> t
     return onnx_file.traced(module, example, states, folder, lambda stage, what: said.append(what)), said
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Source]:
+    """An LSTM wide enough for weights in blocks, and what it was traced to."""
+    module, example = Lstm(hidden=64, wide=32), zeros((3, 5, 32), (2, 3, 64), (2, 3, 64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return module, traced(tmp_path_factory.mktemp("wide"), module, example, LSTM_STATES)[0]
+
+
 def built(found: Source, folder: Path, recipe: Recipe | None = None) -> Graph:
     made: Graph = registry.exporter(found.arch).build(
         found, recipe or Recipe(), folder / "fp32.onnx", lambda what: None
@@ -175,10 +184,10 @@ def test_states_that_are_exchanged_are_found_out(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("weights", "group", "most"), [("int8", None, 0.02), ("int4", 32, 0.25)])
-def test_weights_of_a_module_are_quantized(tmp_path: Path, weights: str, group: int | None, most: float) -> None:
-    module = Lstm(hidden=64, wide=32)
-    example = zeros((3, 5, 32), (2, 3, 64), (2, 3, 64))
-    found, _ = traced(tmp_path / "traced", module, example, LSTM_STATES)
+def test_weights_of_a_module_are_quantized(
+    tmp_path: Path, wide: tuple[Any, Source], weights: str, group: int | None, most: float
+) -> None:
+    module, found = wide
     rows = tiny.series([20, 20], 32)
     answers, sizes = [], []
     for recipe in (Recipe(), Recipe(weights=weights, activations="int8", group_size=group, method="rtn")):
