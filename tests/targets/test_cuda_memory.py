@@ -55,6 +55,13 @@ def hostcuda(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return library(tmp_path_factory.mktemp("driver"), 0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def collections() -> None:
+    """What other tests have left is not looked at in each collection of garbage here."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def memory(libcuda: Any) -> Iterator[CudaMemory]:
     gc.collect()
