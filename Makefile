@@ -23,7 +23,7 @@ nightly: $(VENV)/.ready
 
 # Property tests on random examples, many more than the same few of every other run. What fails becomes an @example.
 explore: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --hypothesis-profile explore -m property
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile explore -m hypothesis
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
