@@ -1,0 +1,1 @@
+"""Vision models: traced image encoders, and the settings of image processors."""
