@@ -31,8 +31,15 @@ __all__ = ["Model", "__version__", "bench", "export", "load", "verify"]
 
 
 def __getattr__(name: str) -> Any:
+    """`load`, `Model`, and the class of each task by its name: `edgekit.TextGeneration`."""
     if name in ("load", "Model"):
         import edgekit.model
 
         return getattr(edgekit.model, name)
+    if name[:1].isupper():
+        from edgekit import registry
+
+        stems = {registry.class_name(stem): stem for stem in registry.names("tasks")}
+        if name in stems:
+            return registry.task(stems[name])
     raise AttributeError(f"module 'edgekit' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The benchmark: speed, memory and correctness of every variant of a bundle that this machine can run.
+"""Measure speed, memory and correctness of every variant of a bundle that this machine can run.
 
     report = edgekit.bench("minilm.ek", targets=["cpu", "openvino"])
     report.to_html("report.html")

@@ -1,4 +1,4 @@
-"""The nouns: what every part of EdgeKit hands to the next.
+"""The nouns: frozen dataclasses that every part of EdgeKit passes to the next.
 
 Plain frozen values that know no architecture, no engine and no file format. `edgekit.bundle.manifest` writes them down,
 `edgekit.registry` finds the parts that make and use them.
@@ -7,12 +7,20 @@ Plain frozen values that know no architecture, no engine and no file format. `ed
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.errors import BundleError, EdgeKitError
+from edgekit.results import Anomaly as Anomaly
+from edgekit.results import Forecast as Forecast
+from edgekit.results import Label as Label
+from edgekit.results import Piece as Piece
+from edgekit.results import Ranked as Ranked
+from edgekit.results import Result as Result
+from edgekit.results import Span as Span
+from edgekit.results import Token as Token
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +32,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 QUANTIZED = ("int8", "int4")
+SCENARIOS = ("llm", "stream", "single-stream", "offline")  # ways to measure a bundle
 KINDS = ("plain", "decoder", "stream")  # of graphs
-SCENARIOS = ("llm", "stream", "single-stream", "offline")  # to measure a bundle in: its first of these decides
 
 
 @dataclass(frozen=True)
@@ -39,10 +47,10 @@ class Port:
 
 @dataclass(frozen=True)
 class State:
-    """Output `out` of one step is input `into` of the next; `axis` is the one that grows, None where none does.
+    """Output `out` of one step is input `into` of the next. `axis` is the one that grows, None where none does.
 
-    `out` is None for a held state, given once with the first step: the cross caches of an encoder-decoder, an image's
-    embedding. A KV cache, an LSTM cell and a Mamba state come out of each step.
+    A KV cache, an LSTM cell and a Mamba state are all States. `out=None`: the input is given once, with the first
+    step, and kept: an encoder's keys and values, an image's embedding.
     """
 
     into: str
@@ -53,17 +61,20 @@ class State:
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file and its ports; `path` is relative to the bundle's folder, with forward slashes."""
+    """One ONNX file and its ports; `path` is relative to the bundle's folder, with forward slashes.
+
+    `name` is its role, unique in a variant: "model", "encoder", "decoder", "unet". `kind`: "plain" (one run, no
+    state), "decoder" (tokens and caches) or "stream" (states of a fixed size, fed step by step).
+    """
 
     name: str
     path: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     states: tuple[State, ...] = ()
-    # Every axis name in the ports with the lengths at which the graph was proved against the reference.
+    # Axis name -> lengths at which the outputs matched the reference.
     proven: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    prompt: Graph | None = None  # of a decoder whose target fills its caches with another form of it, if one does
-    # The exporter says it: "plain", "decoder" (tokens and caches), "stream" (states of fixed size, fed step by step).
+    prompt: Graph | None = None  # of a decoder whose target reads prompts with another form of it
     kind: str = "plain"
 
     def __post_init__(self) -> None:
@@ -109,14 +120,25 @@ class Recipe:
     method: str = "none"  # none, dynamic, static, rtn, hqq, awq, gptq
     symmetric: bool = True
     skip: tuple[str, ...] = ()  # names of weights that stay as they are
-    overrides: dict[str, str] = field(default_factory=dict)
+    overrides: dict[str, str] = field(default_factory=dict)  # weight name -> precision
     calibration: str = ""
+    graphs: dict[str, str] = field(default_factory=dict)  # graph name -> the float precision that it keeps
 
     def __post_init__(self) -> None:
         if self.weights not in PRECISIONS:
             raise ValueError(f"weights in {self.weights!r}: known are {', '.join(PRECISIONS)}")
         if self.group_size is not None and self.group_size < 1:
             raise ValueError(f"a group of {self.group_size} weights")
+        for graph, precision in self.graphs.items():
+            if precision not in PRECISIONS or precision in QUANTIZED:
+                raise ValueError(f"graph {graph!r} in {precision!r}: a graph keeps a float precision")
+
+    def of(self, graph: str) -> Recipe:
+        """The recipe of one graph of a variant: this one, unless `graphs` names its float precision."""
+        precision = self.graphs.get(graph)
+        if precision is None:
+            return replace(self, graphs={}) if self.graphs else self
+        return Recipe(weights=precision, activations=precision)
 
     @property
     def name(self) -> str:
@@ -126,7 +148,7 @@ class Recipe:
             parts.append(f"g{self.group_size}")
         if self.method != "none":
             parts.append(self.method)
-        if self.skip or self.overrides:
+        if self.skip or self.overrides or self.graphs:
             parts.append("mixed")
         return "-".join(parts)
 
@@ -150,10 +172,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Goldens:
-    """Inputs with known answers. `file` holds arrays: `reference/N` and `VARIANT/N` for input number N.
+    """Inputs with known answers. `file` holds arrays, see `edgekit.goldens`.
 
     `tolerances[variant]` bounds the largest absolute difference from that variant's own arrays;
-    `losses[variant]` bounds the head's loss against the reference (see `Measure`).
+    `losses[variant]` bounds the task's loss against the reference (see `Measure`).
     """
 
     inputs: tuple[Any, ...]
@@ -168,10 +190,7 @@ class Bundle:
 
     folder: Path
     source: Source
-    task: str
-    ingest: str
-    loop: str
-    head: str
+    tasks: tuple[str, ...]  # the first is what `load` opens unless another is named
     settings: dict[str, Any]
     variants: tuple[Variant, ...]
     goldens: Goldens | None = None
@@ -179,6 +198,11 @@ class Bundle:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def task(self) -> str:
+        """Its first task."""
+        return self.tasks[0]
 
 
 @dataclass(frozen=True)
@@ -192,7 +216,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Check:
-    """One variant held against its goldens on this device."""
+    """One variant compared with its goldens on this device."""
 
     variant: str
     ok: bool
@@ -222,7 +246,35 @@ def mangle(name: str) -> str:
 
 
 Progress = Callable[[str, str], None]  # stage, what is being done
-Results = Iterator[tuple[Any, dict[str, Any]]]
+Say = Callable[[str], None]  # what a stage is doing
+
+
+class Exporter(Protocol):
+    """What an exporter's file gives: `EXPORTER`, with all that a workbench asks of an architecture.
+
+    `graphs` and `reference` write into `folder`, which is theirs, and may leave `proof-NAME.npz` there: feeds and the
+    outputs of the reference implementation, which each form of graph NAME is compared with.
+    """
+
+    tasks: tuple[str, ...]
+    needs_torch: bool  # to make the graphs; settings are then made in a worker, too
+    quantizes: bool  # `graphs` writes quantized weights itself; else `edgekit.quantize` does it to float graphs
+    as_stored: bool  # `reference` reads weights as the files have them, and writes no float32
+    kind: str  # of its main graph, which decides in what precisions a target computes
+    precision: str  # the default
+    group_sizes: Mapping[str, int | None]  # precision -> weights that share a scale, where it is not the recipe's own
+
+    def task(self, source: Source) -> str:
+        """The task that the source was made for. Raises UnsupportedError."""
+
+    def settings(self, source: Source, task: str, folder: Path) -> dict[str, Any]:
+        """All that the device must know, as JSON; the files that it needs are written into `folder`."""
+
+    def graphs(self, source: Source, task: str, recipe: Recipe, folder: Path, say: Say) -> tuple[Graph, ...]:
+        """Portable graphs, built or traced, at paths relative to `folder`. Raises UnsupportedError, BundleError."""
+
+    def reference(self, source: Source, task: str, folder: Path, say: Say) -> Mapping[str, Any] | tuple[Graph, ...]:
+        """The unquantized model: sessions by graph name, or float graphs at paths relative to `folder`."""
 
 
 def check_options(

@@ -1,9 +1,9 @@
-"""The demo: the zoo's models exported for every target of this machine, verified, measured, and told on one page.
+"""The demo: export models of the zoo for every target here, verify and measure them, and write a report.
 
     made = demo("edgekit-demo")      # the bundles, and made.report, a self-contained HTML file
     print(made)                      # a row per variant
 
-Everything that it shows was computed in the run that shows it. `edgekit.zoo.answers` knows the zoo's tasks,
+Everything that it shows was computed in the run that shows it. `edgekit.zoo.examples` knows the zoo's tasks,
 `edgekit.reporting.record` what the figures mean.
 """
 
@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgekit import report, tasks, zoo
+from edgekit import registry, report, zoo
 from edgekit.bench import bench
-from edgekit.bundle import safe_files
 from edgekit.core import Progress
 from edgekit.errors import UsageError, VerificationError
 from edgekit.reporting import advice
 from edgekit.reporting.html_page import GENERATOR
 from edgekit.reporting.record import Record, Row, Subject
-from edgekit.zoo.answers import ANSWER, TELL, choose
+from edgekit.zoo import metrics
+from edgekit.zoo.examples import EXAMPLES, choose
 
 PRECISIONS = ("fp32", "int8")
 PAGE = "report.html"
@@ -40,12 +40,13 @@ class Part:
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{tasks.find(self.task).method}.ek"
+        return f"{self.model}-{registry.task(self.task).METHODS[0]}.ek"
 
 
 PARTS = (
     Part("parity", "text-classification", "Tells odd numbers from even ones, written in words or in digits."),
     Part("parity", "feature-extraction", "Given a number in words, finds the same number in digits among all others."),
+    Part("digits", "image-classification", "Reads handwritten digits."),
     Part("spotter", "token-classification", "Finds numbers in sentences: cardinals, ordinals and years."),
 )
 
@@ -86,19 +87,19 @@ def demo(folder: str | Path = "edgekit-demo", *, open_browser: bool = False, pro
     failed = [f"{row.bundle} {row.variant}" for row in found.rows if row.check and not row.check.ok]
     if failed:
         raise VerificationError(
-            f"{failed[0]} does not repeat its known answers on this machine",
-            hint=f"{target} has the figures; try another variant, and report it",
+            f"{failed[0]} differs from its goldens on this machine",
+            hint=f"{target} has the figures; use another variant, and please report it",
             report=str(target),
             variants=list(dict.fromkeys(failed)),
         )
     if open_browser and not show(target):
-        say("report", f"there is no screen to show {target} on")
+        say("report", f"no screen to show {target}")
     return Demo(target, found)
 
 
 def claim(folder: Path) -> Path:
     """The folder, made if need be, without its old page. Raises UsageError unless it is a demo's or nobody's."""
-    ours = {PAGE, *(part.name for part in PARTS), *(_texts(part) for part in PARTS)}
+    ours = {PAGE, *(part.name for part in PARTS), *(_samples(part) for part in PARTS)}
     try:
         if folder.is_symlink():
             raise UsageError(f"{folder} is a symbolic link", hint="name the folder itself with -o")
@@ -106,7 +107,9 @@ def claim(folder: Path) -> Path:
         for name in sorted(os.listdir(folder)):
             leftover = any(name.startswith(f".{known}.") for known in ours)  # of a demo that was killed
             if not leftover and (name not in ours or (name == PAGE and not _is_page(folder / name))):
-                raise UsageError(f"{folder} holds {name!r}, which no demo made", hint="choose a new folder with -o")
+                raise UsageError(
+                    f"{folder} has {name!r}, which is not part of a demo", hint="choose a new folder with -o"
+                )
         (folder / PAGE).unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"cannot use {folder}: {error.strerror}", hint="choose another folder with -o") from error
@@ -117,16 +120,16 @@ def _is_page(file: Path) -> bool:
     return file.is_file() and GENERATOR.encode() in file.read_bytes()[:2000]
 
 
-def _texts(part: Part) -> str:
-    """The file with the samples that the export measures with."""
-    return f"{part.model}.txt"
+def _samples(part: Part) -> str:
+    """The file or folder with the samples that the export measures with."""
+    return f"{part.model}-samples"
 
 
 def _export(part: Part, folder: Path, say: Progress) -> None:
     from edgekit.export import export
 
-    samples = folder / _texts(part)
-    safe_files.replace_file(samples, "\n".join(zoo.heldout(part.model, part.task).calibration).encode())
+    samples = folder / _samples(part)
+    zoo.write_calibration(zoo.heldout(part.model, part.task), samples)
     export(
         f"zoo:{part.model}",
         folder / part.name,
@@ -142,13 +145,13 @@ def _subject(part: Part, folder: Path, rows: Sequence[Row], say: Progress) -> Su
     """What the variant to ship answers to all held-out texts, and some of these."""
     from edgekit.model import load
 
-    say(f"{part.name} answer", "texts that training never saw")
+    say(f"{part.name} answer", "held-out inputs")
     own = [row for row in rows if row.bundle == part.name]
     best = advice.judge(own).best
     shown = best.rows[0] if best else own[0]
     test = zoo.heldout(part.model, part.task)
     with load(folder / part.name, target=shown.target, precision=shown.recipe) as model:
-        told = TELL[part.task](test, ANSWER[part.task](model, test.inputs))
+        told = EXAMPLES[test.metric](test, metrics.answers(model.run(list(test.inputs))))
     return Subject(
         bundle=part.name,
         what=part.what,
@@ -176,4 +179,4 @@ ABOUT = (
 
 def _command(part: Part) -> str:
     chosen = " ".join(f"--precision {precision}" for precision in PRECISIONS)
-    return f"edgekit export zoo:{part.model} -o {part.name} --task {part.task} {chosen} --calibration {_texts(part)}"
+    return f"edgekit export zoo:{part.model} -o {part.name} --task {part.task} {chosen} --calibration {_samples(part)}"

@@ -1,4 +1,4 @@
-"""What this machine is: processor and its features, the cores and the memory that this process may really use.
+"""Describe this machine: processor, CPU features, and the cores and memory that this process may use.
 
 Read from /proc and /sys/fs/cgroup (v1, v2 and both at once); every function takes the root under which these lie.
 Knows no engine: whether a target can run here is `edgekit.targets.X.probe`. What cannot be read is None or empty,

@@ -1,4 +1,4 @@
-"""What is installed here, what is missing or in conflict, and the remedy.
+"""Diagnose this installation: packages that are missing or in conflict, and the remedy for each.
 
 Reads package metadata, asks each target whether its engine works, and looks at the machine through `edgekit.device`.
 What EdgeKit needs is read from its own metadata, so that pyproject.toml stays the one place that says it.

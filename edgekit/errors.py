@@ -1,10 +1,11 @@
-"""Everything that can go wrong for a user, with its exit code and its next step.
+"""Every error that a user can meet, with its exit code and its next step.
 
     EdgeKitError
     ├── UsageError             2   the call or its options make no sense
     │   └── InputError         2   the data given to a model does not fit it
     ├── SourceError            3   model not found, gated, or out of reach
     ├── UnsupportedError       4   a model, op, option or version that EdgeKit does not do
+    │   └── NoSuchMethodError  4   a method of another task (an AttributeError, too)
     ├── VerificationError      5   outputs differ from the reference, or a gate failed
     ├── BundleError            6   a bundle or a model file is bad
     │   ├── TokenizerError     6   tokenizer.json is bad, or the tokenizer gave up
@@ -67,6 +68,10 @@ class SourceError(EdgeKitError):
 
 class UnsupportedError(EdgeKitError):
     code, exit_code = "EK-UNSUPPORTED", 4
+
+
+class NoSuchMethodError(UnsupportedError, AttributeError):
+    code = "EK-METHOD"
 
 
 class VerificationError(EdgeKitError):

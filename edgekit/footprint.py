@@ -1,4 +1,4 @@
-"""What an engine makes of a graph in memory, as figures that a forecast can be made of before anything is opened.
+"""Memory that an engine needs for a graph: the measured figures that forecasts are computed from.
 
 Every figure is measured, on Linux x86-64, by tests/benchmarks/forecast_fit.py, which says how far the sum of them is
 from what a process then takes. Knows no engine.
@@ -20,6 +20,8 @@ class Footprint:
     node: int  # for each node of the graph
     opening: int  # more, while it is opened for the first time
     weights: float  # of the weights' bytes: mapped, copied or packed
+    kernels: float = 0.0  # more, of a convolution's as float32: reordered, beside those of the file
+    unpacked: float = 0.0  # more, of dequantized matrices' as float32; a convolution's are always unpacked
     mapped: float = 0.0  # more of them, while it is opened: read from a file whose pages are given back then
     tied: float  # of the largest weight's, where a decoder looks tokens up in the matrix that makes its logits
     prompt: float = 0.0  # of the bytes of the weights that the form for prompts is given
@@ -28,6 +30,7 @@ class Footprint:
     copied: float = 0.0  # of all states' bytes, while a step runs
     item: int = 4  # of an activation's number
     live: float  # activations of the widest kind that are there at the same time
+    row: float = 0.0  # the same of the largest value of a graph whose only free axis is its rows
     scores: float  # copies of a layer's attention scores
     chunk: int = ANY  # tokens of a row that are computed at once
     together: int  # tokens of all rows that are, unless a single row has more

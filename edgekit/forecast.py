@@ -1,4 +1,4 @@
-"""How much memory a run will take, from the bundle's files alone, before any of it is allocated.
+"""Forecast the peak memory of a run from the bundle's files, before anything is allocated.
 
     told = forecast(bundle, variant, batch=1, tokens=640)
     told.total                                             # bytes: the peak RSS of a fresh process
@@ -23,10 +23,12 @@ from edgekit.reporting.record import Forecast
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgekit.bundle.onnx_file import External
     from edgekit.core import Bundle, Graph, Port, Variant
 
 TOKENIZER = "tokenizer.json"
 CONTEXT, LENGTH = "context_length", "max_length"  # settings: the most tokens of a decoder's row, of a text
+CHUNK = "chunk_steps"  # setting: samples of a series that go through the graph at once
 BATCH = "batch"  # the axis of rows, by its name
 # Measured by tests/benchmarks/forecast_fit.py, as the targets' figures are.
 TEXT = 7_000_000  # the package tokenizers
@@ -86,8 +88,8 @@ def bounded(bundle: Bundle, variant: Variant, limit: int) -> Bundle:
     """
     costs = _Costs(bundle, variant, device.threads())
     _fit(costs, limit, 1, 1)
-    name = CONTEXT if bundle.loop == "decode" else LENGTH
-    if not isinstance(bundle.settings.get(name), int):
+    name = next((name for name in (CONTEXT, LENGTH) if isinstance(bundle.settings.get(name), int)), None)
+    if name is None:
         return bundle
     longest = _most(bundle.settings[name], lambda tokens: costs.of(1, tokens).total <= limit)
     return replace(bundle, settings={**bundle.settings, name: longest})
@@ -113,69 +115,102 @@ def _fit(costs: _Costs, limit: int, batch: int, tokens: int) -> Fit:
 
 
 class _Costs:
-    """One variant's files, read once for any number of forecasts."""
+    """One variant's files, read once for any number of forecasts: the sum over its graphs."""
 
     def __init__(self, bundle: Bundle, variant: Variant, threads: int) -> None:
         self.bundle, self.variant, self.threads = bundle, variant, threads
-        (self.graph,) = variant.graphs
-        self.held = _footprint(variant)
-        facts = onnx_file.read(bundle.folder, self.graph.path)
+        self.graphs = [_GraphCosts(bundle, variant, graph) for graph in variant.graphs]
+
+    def of(self, batch: int, tokens: int) -> Forecast:
+        parts = [graph.of(batch, tokens) for graph in self.graphs]
+        base, libraries = self._base(), max(part.libraries for part in parts)
+        weights, states_, arena, spike = (
+            sum(getattr(part, name) for part in parts) for name in ("weights", "states", "arena", "spike")
+        )
+        total = base + libraries + weights + states_ + arena + spike
+        return Forecast(
+            base=base, libraries=libraries, weights=weights, states=states_, arena=arena, spike=spike, total=total
+        )
+
+    def _base(self) -> int:
+        """The process, the engine's nodes and threads, what reads the input, and the tokenizer where there is one."""
+        nodes = sum(graph.held.node * graph.nodes for graph in self.graphs)
+        reader: int = registry.task(self.bundle.task).READER
+        base = max(graph.held.base for graph in self.graphs) + reader + nodes + THREAD * self.threads
+        file = self.bundle.folder / TOKENIZER
+        return base + (TEXT + TOKENIZED * file.stat().st_size if file.is_file() else 0)
+
+
+class _GraphCosts:
+    """One graph's part of a forecast."""
+
+    def __init__(self, bundle: Bundle, variant: Variant, graph: Graph) -> None:
+        self.graph = graph
+        self.held = _footprint(variant, graph)
+        self.decodes = graph.kind == "decoder"
+        facts = onnx_file.read(bundle.folder, graph.path)
         self.nodes = facts.nodes
-        if self.graph.prompt is not None:
-            self.nodes += onnx_file.read(bundle.folder, self.graph.prompt.path).nodes
-        series = bundle.ingest == "series"
-        self.chunk = bundle.settings.get("chunk_steps") or SERIES_CHUNK if series else ANY
+        if graph.prompt is not None:
+            self.nodes += onnx_file.read(bundle.folder, graph.prompt.path).nodes
+        self.chunked = CHUNK in bundle.settings
+        self.chunk = bundle.settings.get(CHUNK) or SERIES_CHUNK if self.chunked else ANY
+        self.facts = facts
         self.weights = {(tensor.location, tensor.offset): tensor for tensor in facts.external}
+        self.rows_only = all(isinstance(axis, int) for port in graph.inputs for axis in port.shape[1:])
+        self.looked_up = any(port.dtype.startswith("int") for port in graph.inputs)
         config = bundle.source.config
         self.heads = next((int(config[name]) for name in HEADS if isinstance(config.get(name), int)), 0)
 
     def of(self, batch: int, tokens: int) -> Forecast:
         held = self.held
-        kept = tokens - 1 if self.bundle.loop == "decode" else tokens  # nobody computes the last one
+        kept = tokens - 1 if self.decodes else tokens  # nobody computes the last one
         states_ = states(self.graph, batch, max(kept, 1), held.state, held.fixed)
-        base, weights = self._base(), self._weights(tokens)
+        weights = self._weights(tokens)
         arena = self._arena(batch, tokens) + round(held.copied * states_)
         mapped = round(held.mapped * sum(tensor.size for tensor in self.weights.values()))
         spike = held.opening + max(0, mapped - states_ - arena)  # which come when that has gone
+        total = weights + states_ + arena + spike
         return Forecast(
-            base=base,
-            libraries=held.libraries,
-            weights=weights,
-            states=states_,
-            arena=arena,
-            spike=spike,
-            total=base + held.libraries + weights + states_ + arena + spike,
+            base=0, libraries=held.libraries, weights=weights, states=states_, arena=arena, spike=spike, total=total
         )
-
-    def _base(self) -> int:
-        found = self.held.base + self.held.node * self.nodes + THREAD * self.threads
-        if self.bundle.ingest == "series":
-            return found
-        file = self.bundle.folder / TOKENIZER
-        return found + TEXT + TOKENIZED * (file.stat().st_size if file.is_file() else 0)
 
     def _weights(self, tokens: int) -> int:
         sizes = sorted(tensor.size for tensor in self.weights.values())
         if not sizes:
             return 0
         largest, held = sizes[-1], self.held
-        if self.bundle.loop == "decode":
+        if self.decodes:
             tied = largest if len(sizes) < 2 or sizes[-2] < largest else 0
             prompt = held.prompt * _given(self.graph.prompt) if tokens > WORTH else 0
             return round(held.weights * sum(sizes) + held.tied * tied + prompt)
-        # The largest weight of an encoder is a table that tokens are looked up in, which nobody multiplies with.
-        return round(held.weights * sum(sizes[:-1]) + (held.weights - 1) * largest)
+        # The largest weight of an encoder of tokens is a table that they are looked up in: nobody multiplies with it.
+        table = largest if self.looked_up else 0
+        return round(held.weights * sum(sizes) - table + sum(map(self._floats_of, self.weights.values())))
+
+    def _floats_of(self, tensor: External) -> float:
+        """Bytes that an engine makes of a weight, beside those of the file."""
+        floats, small = 4 * math.prod(tensor.shape), tensor.tensor in self.facts.dequantized
+        if len(tensor.shape) > 2 and ("", "Conv") in self.facts.ops:
+            return floats * (self.held.kernels + small)
+        return floats * self.held.unpacked * small
 
     def _arena(self, batch: int, tokens: int) -> int:
         held = self.held
+        if self.rows_only and not self.graph.states:
+            return self._rows(batch)
         each = min(tokens, held.chunk, self.chunk)
         at_once = max(each, min(batch * each, held.together), held.asked)
-        free = sum(self._outputs(port) for port in self.graph.outputs if not self._is_state(port))
+        free = sum(self._each(port) for port in self.graph.outputs if not self._is_state(port))
         scores = held.scores * held.item * self.heads * at_once * tokens
         activations = held.live * held.item * self._widest() * at_once
-        rows = batch if self.bundle.loop == "decode" else at_once
-        answers = ANSWER * batch * tokens if self.bundle.ingest == "series" else 0
+        rows = batch if self.decodes else at_once
+        answers = ANSWER * batch * tokens if self.chunked else 0
         return round(activations + scores + COPIES * free * rows + answers + self._floats(tokens))
+
+    def _rows(self, batch: int) -> int:
+        """Activations where nothing but the number of rows is free: a row's values, inputs and outputs."""
+        inputs, outputs = (sum(map(self._each, ports)) for ports in (self.graph.inputs, self.graph.outputs))
+        return round(batch * (self.held.row * self.facts.widest + COPIES * (inputs + outputs)))
 
     def _widest(self) -> int:
         """Numbers that the widest layer makes of a token: the longest last axis of a matrix that is no output's."""
@@ -183,8 +218,8 @@ class _Costs:
         shapes = (tensor.shape for tensor in self.weights.values() if len(tensor.shape) > 1)
         return max((shape[-1] for shape in shapes if shape[-1] not in outputs), default=0)
 
-    def _outputs(self, port: Port) -> int:
-        """Bytes of an output for one token or row."""
+    def _each(self, port: Port) -> int:
+        """Bytes of a port for one token or row."""
         return math.prod(axis for axis in port.shape if isinstance(axis, int)) * _item(port)
 
     def _is_state(self, port: Port) -> bool:
@@ -197,11 +232,11 @@ class _Costs:
         return 4 * states(self.graph, 1, tokens) if small else 0
 
 
-def _footprint(variant: Variant) -> Footprint:
+def _footprint(variant: Variant, graph: Graph) -> Footprint:
     target = registry.find("targets", variant.target)
     if not hasattr(target, "footprint"):
-        raise UnsupportedError(f"nobody has measured what {variant.target} makes of a model in memory")
-    found: Footprint = target.footprint(variant.graphs[0], variant.recipe, variant.options)
+        raise UnsupportedError(f"there is no memory forecast for the target {variant.target}")
+    found: Footprint = target.footprint(graph, variant.recipe.of(graph.name), variant.options)
     return found
 
 
@@ -243,7 +278,7 @@ def _rows(batch: int, tokens: int) -> str:
 
 def _options(bundle: Bundle, best: Fit) -> str:
     """The command's own, for what fits."""
-    if bundle.loop != "decode" or best.tokens < 2:
+    if CONTEXT not in bundle.settings or best.tokens < 2:
         return f"-b {best.batch} -p {best.tokens}"
     prompt = best.tokens // 2
     return f"-b {best.batch} -p {prompt} -n {best.tokens - prompt}"

@@ -1,4 +1,4 @@
-"""How much of anything EdgeKit accepts from a file or a caller that it did not make itself.
+"""Limits on everything that EdgeKit accepts from untrusted files and callers.
 
 Every limit is here, with its unit, so that the sum of them can be seen. Each is far above what a real model needs.
 """

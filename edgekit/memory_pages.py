@@ -1,4 +1,4 @@
-"""Pages of memory: what this process tells the kernel of them (madvise(2)), and mapped files whose pages it gives back.
+"""Advise the kernel about memory pages (madvise(2)), and release pages of mapped files.
 
 What is mapped is read once, when weights are packed or a large model is computed; the pages stay in resident memory,
 beside what was made of them. Given back they are still in the kernel's page cache, and what is read again comes from

@@ -103,7 +103,7 @@ def check_path(path: Path, suffix: str | None = None) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder", hint=f"name a file in it: {path / f'report{suffixes[0]}'}")
     if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", hint="make it first")
+        raise UsageError(f"there is no folder {path.parent}", hint=f"mkdir -p {path.parent}")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass  # only a write shows it: a file system may be read-only, and root passes every permission check

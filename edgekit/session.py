@@ -1,4 +1,4 @@
-"""Sessions: what an engine gives for an opened graph, and what every session of ours checks.
+"""Sessions: the protocols that opened graphs implement, and the checks that all sessions share.
 
 Protocols that targets implement and loops call. Knows no engine.
 """

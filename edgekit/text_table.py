@@ -1,4 +1,4 @@
-"""Values as plain text: tables, `name  value` lines, text that is safe for a terminal, and values as JSON has them.
+"""Format values as plain text: tables, `name  value` lines, and text that is safe for a terminal.
 
 Tables have no colours and are not cut to the screen's width, so a pipe gets what a terminal shows. Each function
 returns a value and writes nothing. Knows none of EdgeKit's types.

@@ -1,4 +1,4 @@
-"""Which variant of a bundle to run, and on which target: what this machine has, the fastest first.
+"""Choose the variant of a bundle to run, and its target: of those that can run here, the fastest first.
 
 What was measured on this machine says which is the fastest; where it says nothing of two of them, the figures of the
 machine that made the bundle do. Opens nothing; `edgekit.model` does.

@@ -1,4 +1,4 @@
-"""Does a bundle still give, on this device, what it gave when it was made?
+"""Verify a bundle on this device: compare its outputs with its goldens.
 
 Runs the goldens through each variant and compares twice: with what that variant gave when it was made (a changed
 engine, processor or file shows here), and with the reference model's answers (the gate's own measure).
@@ -12,16 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.core import Check, Measure
+from edgekit import registry
+from edgekit.core import Check
 from edgekit.errors import BundleError
+from edgekit.goldens import ENCODED, REFERENCE, largest_difference, read_arrays
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Bundle, Variant
+    from edgekit.core import Array, Bundle, Measure, Variant
     from edgekit.model import Model
 
 
 def verify(folder: str | Path, *, targets: Sequence[str] = ()) -> list[Check]:
-    """Every variant that this machine can run, or those of `targets`, held against the bundle's goldens.
+    """Compare every variant that this machine can run, or those of `targets`, with the bundle's goldens.
 
     A check that fails is in the list, not raised. Raises BundleError when the bundle is bad or has no goldens,
     DeviceError when a target that was asked for is not on this machine, or none of the bundle's is.
@@ -49,36 +51,32 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, 
 
 def _opened(bundle: Bundle, variant: Variant) -> Check:
     from edgekit import device
-    from edgekit.model import Model
 
+    kind: type[Model] = registry.task(bundle.task)
     start = time.perf_counter()
-    with Model(bundle, variant, device.threads()) as model:
-        found = check(model)
-    return replace(found, seconds=time.perf_counter() - start)
+    with kind(bundle, variant, device.threads()) as model:
+        checked = check(model)
+    return replace(checked, seconds=time.perf_counter() - start)
 
 
 def check(model: Model) -> Check:
-    """A model that is open, held against its bundle's goldens, which it has. Raises BundleError."""
-    from edgekit import registry
-    from edgekit.workbench.gate import as_item
-
+    """Hold an open model against its bundle's goldens, which it has. Raises BundleError."""
     bundle, variant = model.bundle, model.variant
     assert bundle.goldens is not None
-    names = ("reference", "tokens", variant.name)
-    arrays = read_arrays(bundle.folder / bundle.goldens.file, names, len(bundle.goldens.inputs))
-    items = [as_item(item) for item in bundle.goldens.inputs]
+    samples, name = bundle.goldens.inputs, variant.name
+    kept = read_arrays(bundle.folder / bundle.goldens.file, (REFERENCE, ENCODED, name), len(samples))
     start = time.perf_counter()
-    tokens, found = model.tokens(items, truncate=True), model.numbers(items, truncate=True)
+    encoded, outputs = model.encode(samples), model.outputs(samples)
     seconds = time.perf_counter() - start
-    agreement: Measure = registry.find("heads", bundle.head).compare(arrays["reference"], found, bundle.settings)
-    difference = worst(arrays[variant.name], found)
-    tolerance, allowed = bundle.goldens.tolerances[variant.name], bundle.goldens.losses[variant.name]
-    why = _why(tokens, arrays["tokens"], difference, tolerance, agreement, allowed)
-    return Check(variant.name, not why, difference, tolerance, agreement, allowed, seconds, why)
+    agreement = model.compare(kept[REFERENCE], outputs, bundle.settings)
+    difference = largest_difference(kept[name], outputs)
+    tolerance, allowed = bundle.goldens.tolerances[name], bundle.goldens.losses[name]
+    why = _why(encoded, kept[ENCODED], difference, tolerance, agreement, allowed)
+    return Check(name, not why, difference, tolerance, agreement, allowed, seconds, why)
 
 
 def _why(
-    tokens: Sequence[Array],
+    encoded: Sequence[Array],
     expected: Sequence[Array],
     difference: float,
     tolerance: float,
@@ -86,8 +84,8 @@ def _why(
     allowed: float,
 ) -> str:
     """What is out of tolerance, the nearest to the cause first; empty if nothing is."""
-    for number, (found, wanted) in enumerate(zip(tokens, expected)):
-        if found.tolist() != wanted.tolist():
+    for number, (now, then) in enumerate(zip(encoded, expected)):
+        if now.tolist() != then.tolist():
             return f"golden {number} is read in another way than when the bundle was made"
     if not difference <= tolerance:
         return f"outputs moved by {difference:.2g}, and {tolerance:.2g} is allowed"
@@ -96,36 +94,3 @@ def _why(
             f"{agreement.metric} is {agreement.value:.4f}: a loss of {agreement.loss:.2g}, and {allowed:.2g} is allowed"
         )
     return ""
-
-
-def read_arrays(file: Path, names: Sequence[str], count: int) -> dict[str, list[Array]]:
-    """`count` arrays of each of these names, as `write_arrays` wrote them. Raises BundleError."""
-    import numpy as np
-
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: [arrays[f"{name}:{number}"] for number in range(count)] for name in names}
-    except (ValueError, KeyError, OSError) as error:
-        hint = "export the model again"
-        raise BundleError(f"{file.name} does not hold what it should", hint=hint, cause=str(error)) from error
-
-
-def write_arrays(file: Path, arrays: dict[str, Sequence[Array]]) -> None:
-    """The counterpart of `read_arrays`; the same arrays give the same bytes."""
-    import numpy as np
-
-    named: dict[str, Any] = {f"{name}:{n}": array for name, of in arrays.items() for n, array in enumerate(of)}
-    np.savez(file, **named)
-
-
-def worst(expected: Sequence[Array], found: Sequence[Array]) -> float:
-    """The largest absolute difference over all arrays; infinite where shapes differ or a number is not finite."""
-    import numpy as np
-
-    largest = 0.0
-    for a, b in zip(expected, found, strict=True):
-        if a.shape != b.shape:
-            return float("inf")
-        difference = float(np.abs(a.astype(np.float64) - b).max(initial=0.0))
-        largest = max(largest, difference if np.isfinite(difference) else float("inf"))
-    return largest

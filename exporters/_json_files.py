@@ -1,4 +1,4 @@
-"""The JSON files of a Hugging Face folder, any of which may be missing. Knows nothing of what they say."""
+"""Read JSON files of a Hugging Face folder, any of which may be missing."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def _read(file: Path, empty: Any) -> Any:
         raise BundleError(f"{file.name} is not JSON: {error}", hint=hint, file=str(file)) from error
     if not isinstance(content, type(empty)):
         kind = {"dict": "object", "list": "list"}[type(empty).__name__]
-        raise BundleError(f"{file.name} holds no JSON {kind}", hint=hint, file=str(file))
+        raise BundleError(f"{file.name} is not a JSON {kind}", hint=hint, file=str(file))
     return content

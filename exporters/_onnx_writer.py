@@ -1,4 +1,4 @@
-"""An ONNX file that is written as it is thought of: nodes are kept, tensors go straight to the file beside it.
+"""Write an ONNX file piece by piece: nodes stay in memory, tensors go to the external data file at once.
 
 Knows the format, and no model. Tensors start on pages, so that engines can map them; only small ones are in the
 graph's own file. While one piece is written the next can be thought of. The graph's file is written last: where it is,

@@ -1,4 +1,4 @@
-"""Prompts to answers: what a Model does with a decoder, once, in a batch, or turn by turn in a session.
+"""Answer prompts with a decoder: one, a batch, or the turns of a conversation.
 
 Joins ingest, loop and head; knows no architecture and no engine.
 """
@@ -36,7 +36,7 @@ TOGETHER = 8  # prompts of a list that are answered in one batch
 
 
 @dataclass(frozen=True)
-class Writer:
+class TextGenerator:
     """A decoder that is open: its session, its tokenizer and what the bundle says of it."""
 
     session: DecoderSession
@@ -109,8 +109,8 @@ class Conversation:
     One caller at a time (SessionBusyError); a context manager, as it owns memory.
     """
 
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+    def __init__(self, generator: TextGenerator) -> None:
+        self._generator = generator
         self._busy = threading.Lock()
         self._turns: list[weakref.ref[Turn]] = []  # those that may not be over
         self.reset()
@@ -152,33 +152,33 @@ class Conversation:
     def fork(self) -> Conversation:
         """An independent copy, from here."""
         with self._alone():
-            made = Conversation(self._writer)
+            made = Conversation(self._generator)
             made.messages = [dict(message) for message in self.messages]
             made._ids, made._held = list(self._ids), self._held
-            made._state = None if self._state is None else self._writer.session.fork(self._state)
+            made._state = None if self._state is None else self._generator.session.fork(self._state)
             return made
 
     def save(self, path: str | Path) -> None:
         """The chat and its state, whole or not at all. Raises ResourceError where it cannot be written."""
         with self._alone():
-            told = {"made_for": self._writer.name, "messages": self.messages, "ids": self._ids, "held": self._held}
-            state_file.write(path, told, {} if self._state is None else self._writer.session.save(self._state))
+            told = {"made_for": self._generator.name, "messages": self.messages, "ids": self._ids, "held": self._held}
+            state_file.write(path, told, {} if self._state is None else self._generator.session.save(self._state))
 
     def load(self, path: str | Path) -> None:
         """Go on where a saved chat stopped, in this process or another. Raises StateError for another model's."""
         with self._alone():
-            told, arrays = state_file.read(path, WHAT, self._writer.name)
+            told, arrays = state_file.read(path, WHAT, self._generator.name)
             try:
                 messages = [dict(message) for message in told["messages"]]
                 ids, held = [int(id) for id in told["ids"]], int(told["held"])
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise state_file.broken(path, WHAT, error) from error
-            ingest = self._writer.ingest
+            ingest = self._generator.ingest
             if len(ids) > ingest.context + 1 or any(not 0 <= id < ingest.vocabulary for id in ids):
-                raise StateError(f"{path} holds tokens that the model has not", hint="save it again")
-            found = self._writer.session.load(arrays) if arrays else None
+                raise StateError(f"{path} has token ids that are not in the vocabulary", hint="save it again")
+            found = self._generator.session.load(arrays) if arrays else None
             if held > len(ids) or [held] != ([0] if found is None else found.lengths.tolist()):
-                raise StateError(f"{path} holds another number of tokens than it says", hint="save it again")
+                raise StateError(f"{path} does not have the number of tokens that it states", hint="save it again")
             self.messages, self._ids, self._held, self._state = messages, ids, held, found
 
     def __enter__(self) -> Conversation:
@@ -201,11 +201,11 @@ class Conversation:
         with self._alone(), self._settling():
             begun = time.perf_counter()
             chat, ids = self._asked(prompt)
-            self._writer.ingest.check_room(len(ids))
-            wish = tokens.wish(self._writer.settings, options)
-            answer = Answer(ids, self._trimmed(ids), self._writer.ingest, wish)
+            self._generator.ingest.check_room(len(ids))
+            wish = tokens.wish(self._generator.settings, options)
+            answer = Answer(ids, self._trimmed(ids), self._generator.ingest, wish)
             clock = Clock(begun)
-            with closing(decode(self._writer.session, [answer], self._state)) as steps:
+            with closing(decode(self._generator.session, [answer], self._state)) as steps:
                 for step in steps:
                     clock.step(step.choices)
                     self._state, self._ids, self._held = step.state, ids, len(ids)
@@ -217,7 +217,7 @@ class Conversation:
 
     def _asked(self, prompt: Prompt) -> tuple[list[dict[str, Any]] | None, list[int]]:
         """The chat with what is new in it (None: no chat), and all tokens from its start."""
-        ingest = self._writer.ingest
+        ingest = self._generator.ingest
         if isinstance(prompt, str) and ingest.template is not None:
             prompt = [{"role": "user", "content": prompt}]
         new = [] if isinstance(prompt, str) else [dict(part) for part in prompt if isinstance(part, Mapping)]
@@ -234,7 +234,7 @@ class Conversation:
         shared = int(differs[0]) if len(differs) else len(held)
         if self._state is not None and shared < self._held:
             try:
-                self._state, self._held = self._writer.session.trim(self._state, [shared]), shared
+                self._state, self._held = self._generator.session.trim(self._state, [shared]), shared
             except StateError:  # a state of fixed size cannot go back: all is computed anew
                 self._state, self._held, shared = None, 0, 0
         return list(ids[shared:])
@@ -252,7 +252,7 @@ class Conversation:
             self._state, self._held = None, 0
             with suppress(StateError):
                 if before is not None:
-                    self._state, self._held = self._writer.session.trim(before, [held]), held
+                    self._state, self._held = self._generator.session.trim(before, [held]), held
             raise
 
     def _alone(self) -> threading.Lock:

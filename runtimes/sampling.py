@@ -1,4 +1,4 @@
-"""Logits to the next token: small steps, each one array in and one array out.
+"""Sampling: logits to the next token, in small steps from array to array.
 
 Knows nothing of text, of graphs or of batches: every row of a batch has a `Chooser` of its own, so that what is chosen
 for it does not depend on its company. The steps run in the order that Hugging Face documents for `generate`: logit

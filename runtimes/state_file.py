@@ -1,4 +1,4 @@
-"""What a session keeps from call to call, as a file: said in JSON what it is, and the engine's arrays beside it.
+"""Save and load the state of a session: a JSON description, and the engine's arrays.
 
 One file, whole or absent, that no byte of is trusted. Knows neither what is said nor what the arrays are.
 """
@@ -52,4 +52,4 @@ def read(path: str | Path, what: str, made_for: str) -> tuple[dict[str, Any], di
 
 
 def broken(path: str | Path, what: str, error: Exception) -> StateError:
-    return StateError(f"{path} holds no saved {what}", hint="save it again", cause=str(error))
+    return StateError(f"{path} is not a saved {what}", hint="save it again", cause=str(error))

@@ -1,4 +1,4 @@
-"""Streams to results: what a Model does with a recurrent model, a sample at a time.
+"""Run a recurrent model on a stream, sample by sample.
 
 Joins ingest, loop and head; knows no architecture and no engine. Many streams at once are in `streams`.
 """
@@ -183,7 +183,9 @@ class Stream:
     def _check(self) -> None:
         self._check_open()
         if self._state is None:
-            raise StateError("this stream was interrupted in the middle of a run", hint="reset() it, or load() a saved")
+            raise StateError(
+                "this stream was interrupted in the middle of a run", hint="reset() it, or load() a saved one"
+            )
 
     def _check_open(self) -> None:
         if not self._open:

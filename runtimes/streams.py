@@ -1,4 +1,4 @@
-"""Many independent streams of samples, computed side by side.
+"""Run many independent streams of samples as one batch.
 
 Streams that were given samples together last time are one state of as many rows, and need not be touched to run again;
 who joins, leaves, or comes at another time costs a copy of the rows. Knows no architecture and no engine.

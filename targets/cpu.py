@@ -1,4 +1,4 @@
-"""The CPU through ONNX Runtime.
+"""Target cpu: ONNX Runtime on the CPU.
 
 int8 computes in int8: activations are quantized as they come (one scale a tensor), multiplied with int8 weights by
 ONNX Runtime's integer kernels, and brought back to float32 with one scale a channel.
@@ -160,6 +160,10 @@ def session_options(recipe: Recipe, threads: int, told: Mapping[str, str]) -> An
     config.enable_cpu_mem_arena = entries.pop("enable_cpu_mem_arena", "0") == "1"
     for name, value in entries.items():
         config.add_session_config_entry(name, value)
+    if recipe.method == "dynamic":
+        # Weights that no integer kernel takes (of a Conv, a Gemm) become float32 once, when the model is opened, not
+        # with every run.
+        config.add_session_config_entry("session.disable_quant_qdq", "1")
     if recipe.activations == "int8" and recipe.group_size is None and not multiplies_bytes():
         # The kernels would cut off what 16 bits do not hold, unless they are told to take the slow way. That of blocks
         # does not, and could not be told.
@@ -189,7 +193,10 @@ def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footp
         opening=2_000_000,
         weights=1.0,
         tied=0.0,
+        kernels=1.0,
+        unpacked=1.0,
         live=11.0,
+        row=5.0,
         scores=3.0,
         together=OnnxRuntimeSession.batch_tokens,
     )

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through ONNX Runtime's CUDA provider. A graph runs there whole or not at all.
+"""Target cuda: ONNX Runtime's CUDA provider on an NVIDIA GPU. A graph runs there whole or not at all.
 
 Encoders compute in float32. Decoders compute in 16 bits, which is all that the provider's GroupQueryAttention takes:
 fp16 and bf16 hold everything so; with int8 and int4 weights they compute in float16.

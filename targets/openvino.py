@@ -1,4 +1,4 @@
-"""The CPU through OpenVINO.
+"""Target openvino: OpenVINO on the CPU.
 
 A precision is what computes: fp32 is asked for as f32, since OpenVINO's own choice on a CPU with AMX is bf16, which is
 here a precision of its own. int8 weights stay int8, and OpenVINO quantizes activations as they come, in groups along
@@ -95,7 +95,9 @@ def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footp
         mapped=1.0,
         tied=0.0,
         item=2 if computes(recipe, graph) == "bf16" else 4,
+        kernels=0.6,
         live=10.0,
+        row=2.5,
         scores=0.0,
         together=OpenVinoSession.batch_tokens,
         asked=OpenVinoSession.batch_tokens,

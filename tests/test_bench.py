@@ -211,7 +211,7 @@ def test_a_bundle_that_is_damaged_is_refused(folder: Path) -> None:
 def test_inputs_that_do_not_fit_are_a_row_that_says_so(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     (row,) = quick(folder, scenario="single-stream", inputs=tmp_path / "empty.txt").rows
-    assert row.invalid.startswith("empty.txt holds no samples")
+    assert row.invalid.startswith("empty.txt has no samples")
     (tmp_path / "own.txt").write_text("one\ntwo\n")
     assert not quick(folder, scenario="single-stream", inputs=tmp_path / "own.txt", repetitions=3).rows[0].invalid
 
@@ -259,7 +259,7 @@ def test_what_makes_no_sense_is_refused(folder: Path, options: dict[str, object]
 def test_nothing_and_the_same_twice_are_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="no bundle"):
         quick()
-    with pytest.raises(UsageError, match="measured twice"):
+    with pytest.raises(UsageError, match="named twice"):
         quick(folder, folder)
 
 
@@ -267,7 +267,7 @@ def test_where_it_is_to_write_is_checked_first(folder: Path, tmp_path: Path, cal
     for name in ("small.pdf", "nowhere/small.json"):
         ended = call("bench", folder, "-o", tmp_path / name)
         assert ended.code == 2
-        assert "reading memory" not in ended.err
+        assert "memory bandwidth" not in ended.err
 
 
 def test_bundles_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_interrupted_it_leaves_nothing(folder: Path, tmp_path: Path, number: int
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
-        if "on and on" in line:
+        if "without pause" in line:
             break
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert children
@@ -335,7 +335,7 @@ def test_a_target_that_nobody_has_measured(folder: Path, monkeypatch: pytest.Mon
     assert row.memory is not None
     assert row.memory.forecast is None
     (row,) = quick(folder, scenario="single-stream", targets=["cpu"], memory_limit=10**12).rows
-    assert row.invalid == "nobody has measured what cpu takes: no limit can be kept"
+    assert row.invalid == "there is no memory forecast for cpu, so --memory-limit cannot apply"
 
 
 def test_what_was_measured_is_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

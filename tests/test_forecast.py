@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import in_process
+import numpy as np
 import pytest
 from small_bundles import make
 
@@ -15,7 +16,7 @@ import edgekit
 from edgekit import registry
 from edgekit.bundle import manifest
 from edgekit.cli.main import main
-from edgekit.core import Bundle, Graph, Port, State
+from edgekit.core import Bundle, Graph, Port, Recipe, State, Variant
 from edgekit.errors import InputError, ResourceError, UnsupportedError, UsageError
 from edgekit.forecast import bounded, fit, forecast, states
 from edgekit.runtimes.sampling import Choice
@@ -48,13 +49,13 @@ def test_states_are_what_the_session_says(exported: Callable[..., Path], precisi
     folder = exported("zoo:speaker")
     with edgekit.load(folder, target=target, precision=precision) as opened:
         told = forecast(opened.bundle, opened.variant, batch=2, tokens=30)
-        *_, last = registry.find("loops", "decode").decode(opened.engine, [Told(20, 10), Told(20, 10)])
+        *_, last = registry.find("loops", "decode").decode(opened.session_of(), [Told(20, 10), Told(20, 10)])
         kept = places = 2 * 29  # the last token is not read
         if (
-            type(opened.engine).__name__ == "PagedSession"
+            type(opened.session_of()).__name__ == "PagedSession"
         ):  # room for whole blocks and one more, which is not written to
             places = (2 + 1) * 32
-        assert told.states * places == opened.engine.nbytes(last.state) * kept
+        assert told.states * places == opened.session_of().nbytes(last.state) * kept
 
 
 class Told:
@@ -72,7 +73,9 @@ class Told:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "tokens", "batch"), [("zoo:parity", 8, 2), ("zoo:speaker", 48, 1)])
+@pytest.mark.parametrize(
+    ("model", "tokens", "batch"), [("zoo:parity", 8, 2), ("zoo:speaker", 48, 1), ("zoo:digits", 1, 2)]
+)
 def test_a_forecast_is_the_sum_of_its_parts(exported: Callable[..., Path], model: str, tokens: int, batch: int) -> None:
     """How far it is from what processes take is measured by tests/benchmarks/forecast_fit.py."""
     bundle = manifest.read(exported(model))
@@ -82,7 +85,7 @@ def test_a_forecast_is_the_sum_of_its_parts(exported: Callable[..., Path], model
         parts = (told.base, told.libraries, told.weights, told.states, told.arena, told.spike)
         assert told.total == sum(parts)
         assert min(told.base, told.libraries, told.weights, told.arena) > 0
-        assert (told.states > 0) == (bundle.loop == "decode")
+        assert (told.states > 0) == (variant.graphs[0].kind == "decoder")
 
 
 def small(folder: Path) -> Bundle:
@@ -102,7 +105,7 @@ def test_more_of_anything_takes_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_caches_by_hand(tmp_path: Path, dtype: str) -> None:
     """A decoder that is told of a mask copies its caches in every step; those in 8 bits are filled from floats."""
-    bundle = replace(small(tmp_path), loop="decode")
+    bundle = small(tmp_path)
     (variant,) = bundle.variants
     cache = Port("past.key", dtype, ("batch", 2, "capacity", 8))
     wanted = Port("logit_positions", "int64", ("batch", "outputs"))
@@ -125,12 +128,62 @@ def test_caches_by_hand(tmp_path: Path, dtype: str) -> None:
     assert found[2001, True].arena - found[1001, True].arena == floats + 3 * row
 
 
+def convolution(folder: Path, *, small_weights: bool) -> Variant:
+    """A graph that reads images of one size: a Conv of 1024 weights, and a matrix of 512, both of floats or of int8."""
+    import onnx
+    from onnx import TensorProto as T
+    from onnx import helper
+
+    tensors, nodes = [], []
+    array = np.int8 if small_weights else np.float32
+    for name, dims in (("kernel", (16, 16, 2, 2)), ("matrix", (16, 32))):
+        tensors.append(onnx.numpy_helper.from_array(np.ones(dims, array), name))
+        if small_weights:
+            tensors.append(onnx.numpy_helper.from_array(np.ones((), np.float32), f"{name}.scale"))
+            nodes.append(helper.make_node("DequantizeLinear", [name, f"{name}.scale"], [f"{name}.float"]))
+    read = "{}.float" if small_weights else "{}"
+    nodes += [
+        helper.make_node("Conv", ["pixels", read.format("kernel")], ["map"]),
+        helper.make_node("ReduceMean", ["map"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["mean", read.format("matrix")], ["logits"]),
+    ]
+    ports = [helper.make_tensor_value_info(*port) for port in (("pixels", T.FLOAT, ["batch", 16, 9, 9]),)]
+    outputs = [helper.make_tensor_value_info("logits", T.FLOAT, ["batch", 32])]
+    between = [helper.make_tensor_value_info("map", T.FLOAT, ["batch", 16, 8, 8])]
+    graph = helper.make_graph(nodes, "g", ports, outputs, tensors, value_info=between)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "conv.onnx", save_as_external_data=True, location="conv.bin", size_threshold=64)
+    described = Graph(
+        "model",
+        "conv.onnx",
+        (Port("pixels", "float32", ("batch", 16, 9, 9)),),
+        (Port("logits", "float32", ("batch", 32)),),
+    )
+    return Variant("cpu", Recipe(), (described,))
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+@pytest.mark.parametrize("small_weights", [False, True])
+def test_images_by_hand(tmp_path: Path, target: str, small_weights: bool) -> None:
+    """A convolution's weights are reordered as floats; rows, not tokens, make activations."""
+    bundle = small(tmp_path)
+    variant = replace(convolution(bundle.folder, small_weights=small_weights), target=target)
+    held = registry.find("targets", target).footprint(variant.graphs[0], variant.recipe, {})
+    found = forecast(bundle, variant, batch=1, tokens=1)
+    file, kernel, matrix = (1024 + 512) * (1 if small_weights else 4), 1024 * 4, 512 * 4
+    unpacked = kernel + held.unpacked * matrix if small_weights else 0
+    assert found.weights == round(held.weights * file + held.kernels * kernel + unpacked)
+    row = held.row * 16 * 8 * 8 * 4 + 3 * (16 * 9 * 9 + 32) * 4
+    assert found.arena == round(row)
+    assert forecast(bundle, variant, batch=8, tokens=500).arena == round(8 * row)
+
+
 def test_what_cannot_be_forecast(tmp_path: Path) -> None:
     bundle = small(tmp_path)
     (variant,) = bundle.variants
     with pytest.raises(UsageError, match="0 rows"):
         forecast(bundle, variant, batch=0, tokens=1)
-    with pytest.raises(UnsupportedError, match="what cuda makes of a model"):
+    with pytest.raises(UnsupportedError, match="no memory forecast for the target cuda"):
         forecast(bundle, replace(variant, target="cuda"), batch=1, tokens=1)
 
 

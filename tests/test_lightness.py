@@ -27,6 +27,7 @@ def imported(code: str) -> set[str]:
         "import edgekit.cli.main",
         "from edgekit.cli.main import main; assert main(['--help']) == 0",
         "from edgekit.cli.main import main; assert main(['export', '--help']) == 0",
+        "from edgekit.cli.main import main; assert main(['run', '--help']) == 0",
         "from edgekit.cli.main import main; assert main(['--version']) == 0",
         "from edgekit.cli.main import main; assert main(['exprot']) == 2",
         "from edgekit.cli.main import main; assert main(['list', 'architectures']) == 0",

@@ -12,7 +12,8 @@ import small_bundles
 import edgekit
 from edgekit.bundle import manifest
 from edgekit.errors import BundleError, DeviceError, UsageError
-from edgekit.verify import read_arrays, verify, work, worst, write_arrays
+from edgekit.goldens import largest_difference, read_arrays, write_arrays
+from edgekit.verify import verify, work
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_agreement_with_the_reference_counts_too(folder: Path) -> None:
     bundle = manifest.read(folder)
     assert bundle.goldens is not None
     arrays: dict[str, Any] = read_arrays(
-        folder / bundle.goldens.file, ["reference", "tokens", "cpu/fp32"], len(bundle.goldens.inputs)
+        folder / bundle.goldens.file, ["reference", "encoded", "cpu/fp32"], len(bundle.goldens.inputs)
     )
     arrays["reference"] = [-array for array in arrays["reference"]]
     write_arrays(folder / bundle.goldens.file, arrays)
@@ -73,7 +74,7 @@ def test_goldens_that_cannot_be_read(folder: Path) -> None:
     bundle = manifest.read(folder)
     (folder / "goldens.npz").write_bytes(b"not an archive")
     manifest.write(bundle, folder, {})
-    with pytest.raises(BundleError, match="does not hold what it should"):
+    with pytest.raises(BundleError, match="does not have the arrays"):
         verify(folder)
 
 
@@ -103,10 +104,10 @@ def test_a_target_that_is_not_here(folder: Path) -> None:
 
 def test_worst_difference() -> None:
     a = [np.zeros(3), np.zeros((2, 2))]
-    assert worst(a, [np.zeros(3), np.full((2, 2), 0.5)]) == 0.5
-    assert worst(a, [np.zeros(4), np.zeros((2, 2))]) == float("inf")
-    assert worst(a, [np.full(3, np.nan), np.zeros((2, 2))]) == float("inf")
-    assert worst([], []) == 0
+    assert largest_difference(a, [np.zeros(3), np.full((2, 2), 0.5)]) == 0.5
+    assert largest_difference(a, [np.zeros(4), np.zeros((2, 2))]) == float("inf")
+    assert largest_difference(a, [np.full(3, np.nan), np.zeros((2, 2))]) == float("inf")
+    assert largest_difference([], []) == 0
 
 
 def test_arrays_come_back_and_repeat_themselves(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The bundle on disk: its manifest, what its files may hold, and how it is published whole or not at all."""
+"""The bundle on disk: its manifest, the checks of its files, and atomic publishing."""

@@ -29,7 +29,7 @@ from edgekit.cache.digests import Memory
 from edgekit.core import Bundle, Goldens, Graph, Source, Variant
 from edgekit.errors import BundleError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "edgekit.json"
 Verify = Literal["always", "once", "never"]
 
@@ -62,10 +62,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     edgekit: str  # version that wrote it
     source: Origin
-    task: str
-    ingest: str
-    loop: str
-    head: str
+    tasks: tuple[str, ...]
     settings: dict[str, Any]
     variants: tuple[Variant, ...]
     goldens: Goldens | None
@@ -77,14 +74,14 @@ def write(bundle: Bundle, folder: Path, versions: dict[str, str]) -> None:
     """Digest every file in `folder` and write the manifest there, last. The same content gives the same bytes.
 
     The source is written without its folder. Raises BundleError where the bundle names a file that is not there,
-    holds something that is no JSON value, or could not be read back.
+    holds something that is not a JSON value, or could not be read back.
     """
     entries = {name: _entry(folder, name) for name in sorted(safe_files.walk(folder)) if name != MANIFEST}
     source = bundle.source
     origin = Origin(_portable_id(source.id), source.arch, source.revision, _portable(source.config), source.random)
     manifest = Manifest(
-        FORMAT, edgekit.__version__, origin, bundle.task, bundle.ingest, bundle.loop, bundle.head, bundle.settings,
-        bundle.variants, bundle.goldens, entries, versions,
+        FORMAT, edgekit.__version__, origin, bundle.tasks, bundle.settings, bundle.variants, bundle.goldens, entries,
+        versions,
     )  # fmt: skip
     _check_values(manifest)
     _check_names(manifest)
@@ -117,7 +114,7 @@ def read(folder: Path, *, verify: Verify = "once") -> Bundle:
             raise
         if _identity(root) == before:
             return bundle
-    raise BundleError(f"{root.name} is being replaced again and again", hint="wait for the export to end")
+    raise BundleError(f"{root.name} was replaced several times while it was read", hint="wait for the export to end")
 
 
 def fingerprint(bundle: Bundle) -> str:
@@ -141,8 +138,8 @@ def _read(root: Path, verify: Verify) -> Bundle:
             _check_ports(manifest, name, onnx_file.check(root, name, manifest.files.keys(), hard_links=True))
     origin = manifest.source
     return Bundle(
-        root, Source(origin.id, origin.arch, root, origin.revision, origin.config, origin.random), manifest.task,
-        manifest.ingest, manifest.loop, manifest.head, manifest.settings, manifest.variants, manifest.goldens,
+        root, Source(origin.id, origin.arch, root, origin.revision, origin.config, origin.random), manifest.tasks,
+        manifest.settings, manifest.variants, manifest.goldens,
     )  # fmt: skip
 
 
@@ -173,7 +170,12 @@ def _check_format(found: object) -> None:
     if found > FORMAT:
         raise BundleError(
             f"{MANIFEST} has format {found} and needs a newer edgekit: {edgekit.__version__} reads up to {FORMAT}",
-            hint="pip install --upgrade edgekit", required=found, found=FORMAT,
+            hint="update edgekit on this device", required=found, found=FORMAT,
+        )  # fmt: skip
+    if found < FORMAT:
+        raise BundleError(
+            f"{MANIFEST} has format {found}, which edgekit {edgekit.__version__} does not read",
+            hint="export the model again", required=found, found=FORMAT,
         )  # fmt: skip
 
 
@@ -202,7 +204,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, item in value.items():
             if type(key) is not str:
-                raise _wrong(path, f"has the key {key!r}, which is no text")
+                raise _wrong(path, f"has the key {key!r}, which is not text")
             yield path, key
             yield from _leaves(item, f"{path}.{key}")
     elif isinstance(value, (list, tuple)):
@@ -217,7 +219,7 @@ def _check_keys(raw: Any, known: Any, path: str) -> None:
     if isinstance(raw, dict):
         for key, item in raw.items():
             if key not in known:
-                raise _wrong(f"{path}.{key}", "is no key that this version knows")
+                raise _wrong(f"{path}.{key}", "is a key that this version does not know")
             _check_keys(item, known[key], f"{path}.{key}")
     elif isinstance(raw, list):
         for index, (item, other) in enumerate(zip(raw, known)):
@@ -233,20 +235,25 @@ def _check_names(manifest: Manifest) -> None:
         safe_files.parts(name)
         other = seen.setdefault(name.casefold(), name)
         if other != name:
-            raise _wrong("$.files", f"has {other!r} and {name!r}, which some systems take for one file")
+            raise _wrong("$.files", f"has {other!r} and {name!r}, which are one file on some systems")
     if MANIFEST in manifest.files:
         raise _wrong("$.files", f"lists {MANIFEST} itself")
     names = [variant.name for variant in manifest.variants]
     if not names or len(set(names)) != len(names):
         raise _wrong("$.variants", f"must be one or more of different names; they are {names}")
+    if not manifest.tasks or len(set(manifest.tasks)) != len(manifest.tasks):
+        raise _wrong("$.tasks", f"must be one or more different tasks; they are {list(manifest.tasks)}")
     for index, variant in enumerate(manifest.variants):
+        graphs = [graph.name for graph in variant.graphs]
+        if not graphs or len(set(graphs)) != len(graphs):
+            raise _wrong(f"$.variants[{index}].graphs", f"must be one or more of different names; they are {graphs}")
         for number, graph in enumerate(variant.graphs):
             _check_graph(manifest, graph, f"$.variants[{index}].graphs[{number}]")
     if manifest.goldens is not None:
         _check_listed(manifest, manifest.goldens.file, "$.goldens.file")
         for key in (*manifest.goldens.tolerances, *manifest.goldens.losses):
             if key not in names:
-                raise _wrong("$.goldens", f"speaks of the variant {key!r}, which is none of {names}")
+                raise _wrong("$.goldens", f"names the variant {key!r}, which is not one of {names}")
 
 
 def _check_graph(manifest: Manifest, graph: Graph, path: str) -> None:
@@ -256,14 +263,13 @@ def _check_graph(manifest: Manifest, graph: Graph, path: str) -> None:
     ranks = {port.name: len(port.shape) for port in graph.inputs}
     outputs = {port.name for port in graph.outputs}
     for state in graph.states:
-        if state.into not in ranks or state.out not in {*outputs, None}:
+        if state.into not in ranks or (state.out is not None and state.out not in outputs):
             raise _wrong(f"{path}.states", f"leads from {state.out!r} to {state.into!r}: the graph has no such ports")
         if state.axis is not None and not 0 <= state.axis < ranks[state.into]:
             raise _wrong(f"{path}.states", f"grows along axis {state.axis}, which {state.into!r} does not have")
-
     if graph.prompt is not None:
         if graph.prompt.prompt is not None:
-            raise _wrong(f"{path}.prompt", "has a form for prompts of its own")
+            raise _wrong(f"{path}.prompt", "has a prompt graph of its own")
         _check_graph(manifest, graph.prompt, f"{path}.prompt")
 
 
@@ -305,7 +311,7 @@ def _check_ports(manifest: Manifest, name: str, facts: onnx_file.Facts) -> None:
             said = {port.name: port.dtype for port in ports}
             if said != found:
                 raise BundleError(
-                    f"{name} has the ports {found}, the manifest says {said}",
+                    f"{name} has the ports {found}, and the manifest says {said}",
                     hint=_DAMAGED, file=name, expected=said, actual=found,
                 )  # fmt: skip
 
@@ -362,18 +368,18 @@ def _not_a_bundle(root: Path) -> BundleError:
     """Says what the path is instead, and what to do with that."""
     export = f"edgekit export {root} -o NAME.ek"
     if not os.path.exists(root):
-        return BundleError(f"{root} does not exist", hint="edgekit export MODEL -o NAME.ek makes a bundle")
+        return BundleError(f"{root} does not exist", hint="make a bundle with: edgekit export MODEL -o NAME.ek")
     if not os.path.isdir(root):
         return BundleError(f"{root} is a file, not a bundle's folder", hint=export)
     inside = set(os.listdir(root))
     if re.search(r"\.ek-(tmp|old)-[0-9a-f]{16}$", root.name):
-        what, hint = "is an export that did not end", "export again; that also sweeps this folder away"
+        what, hint = "is an unfinished export", "export again; that also removes this folder"
     elif "config.json" in inside:
         what, hint = "is a Hugging Face model, not a bundle", export
     elif any(name.endswith((".onnx", ".xml")) for name in inside):
-        what, hint = f"holds a graph, but no {MANIFEST}: it is not a bundle", "edgekit export FILE.onnx -o NAME.ek"
+        what, hint = f"has a graph but no {MANIFEST}, so it is not a bundle", "edgekit export FILE.onnx -o NAME.ek"
     elif inside:
-        what, hint = f"holds no {MANIFEST}: it is not a bundle", "name the folder that edgekit export wrote"
+        what, hint = f"has no {MANIFEST}, so it is not a bundle", "name the folder that edgekit export wrote"
     else:
         what, hint = "is empty", "name the folder that edgekit export wrote"
     return BundleError(f"{root} {what}", hint=hint)

@@ -1,4 +1,4 @@
-"""Protobuf's wire format, read once from the front, for files that may be hostile.
+"""A reader of protobuf's wire format for untrusted files: one pass, front to back.
 
 https://protobuf.dev/programming-guides/encoding/ . Holds a window of 64 kB whatever the file's size, so nothing that
 the file claims is ever allocated. Stricter than protobuf: a field of the wrong wire type, a singular field that comes

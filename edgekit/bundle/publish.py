@@ -1,4 +1,4 @@
-"""A folder that is whole or absent: made beside its place, forced to the disk, then renamed into it.
+"""Publish a folder atomically: write it beside its place, sync it to the disk, then rename it.
 
     with publish.into(Path("minilm.ek")) as work:
         ...                                           # write everything into `work`
@@ -71,7 +71,7 @@ def need(folder: Path, size: int) -> None:
     free = _free(folder)
     if free < size:
         raise ResourceError(
-            f"{safe_files.size_text(size)} are needed in {folder}, {safe_files.size_text(free)} are free",
+            f"{folder} needs {safe_files.size_text(size)} of free space and has {safe_files.size_text(free)}",
             hint="free some space, or choose an output on another disk", needed=size, free=free,
         )  # fmt: skip
 
@@ -84,11 +84,11 @@ def _place(target: Path) -> Path:
     parent = Path(os.path.realpath(target.parent))
     place = parent / target.name
     if target.name in ("", "..") or place in (Path.cwd(), Path(os.path.realpath(os.path.expanduser("~")))):
-        raise UsageError(f"{target} is no name for a bundle", hint="name a new folder, like model.ek")
+        raise UsageError(f"{target} cannot be the name of a bundle", hint="name a new folder, like model.ek")
     if is_ours(target.name) or len(os.fsencode(target.name)) > _NAME_BYTES:
         raise UsageError(f"the name {target.name!r} is too long, or used by edgekit itself", hint="choose another name")
     if not parent.is_dir():
-        raise UsageError(f"{parent} is no folder", hint=f"mkdir -p {parent}")
+        raise UsageError(f"the folder {parent} does not exist", hint=f"mkdir -p {parent}")
     return place
 
 
@@ -98,7 +98,7 @@ def _check_vacant(target: Path, force: bool) -> None:
         return
     _check_replaceable(target, target)
     if not force:
-        raise UsageError(f"{target} exists", hint="--force replaces it", target=str(target))
+        raise UsageError(f"{target} exists", hint="use --force to replace it", target=str(target))
 
 
 def _check_replaceable(folder: Path, target: Path) -> None:
@@ -263,11 +263,11 @@ def _explanation(error: OSError, target: Path) -> EdgeKitError | None:
     if error.errno in _NO_SPACE:
         free = _free(target.parent)
         return ResourceError(
-            f"{target} was not written: it needs more than the {safe_files.size_text(free)} that are free. {what}",
+            f"{target} was not written: it needs more than the {safe_files.size_text(free)} of free space. {what}",
             hint="free some space, or choose an output on another disk", free=free,
         )  # fmt: skip
     if error.errno == errno.EIO:
-        return ResourceError(f"{target} was not written, the disk failed. {what}", hint="look at the disk: dmesg")
+        return ResourceError(f"{target} was not written: a disk error. {what}", hint="look at the output of dmesg")
     if error.errno in _NOT_ALLOWED:
         return UsageError(f"{target} was not written. {what}", hint="choose a folder that you may write to")
     return None

@@ -1,4 +1,4 @@
-"""Files of a folder that may be hostile, and files that must survive a crash.
+"""Open files of untrusted folders safely, and write files that survive a crash.
 
 A path that was read from a file goes through `safe_join` or `open_regular`, nothing else: a relative name that means
 the same on every system, walked one folder at a time without following a symbolic link, to a regular file. Knows
@@ -175,7 +175,7 @@ def _cannot_open(root: Path, relative: str, error: OSError) -> BundleError:
             path = path / name
             if path.is_symlink():
                 which = path.relative_to(root).as_posix()
-                return BundleError(f"{which} is a symbolic link; inside a bundle none is followed", hint=_COPY)
+                return BundleError(f"{which} is a symbolic link, and a bundle must not hold one", hint=_COPY)
     if error.errno == errno.ENOENT:
         return BundleError(f"{relative} is missing from {root.name}", file=relative)
     if error.errno == errno.ENXIO:

@@ -1,4 +1,4 @@
-"""JSON that strangers wrote: read whole, or refused with a reason.
+"""Read untrusted JSON strictly: return the object, or refuse the file with a reason.
 
 Knows nothing of what the values mean. Python's own reader lets the last of two equal keys win and nests as deep as
 the stack; two readers that disagree about a file are how a check is passed by and then something else is loaded.
@@ -18,7 +18,7 @@ from edgekit.errors import BundleError
 def read(path: Path, max_bytes: int) -> dict[str, Any]:
     """The object that the file holds. Raises BundleError; at most `max_bytes` are read."""
     if not path.is_file():  # a pipe would keep us waiting for ever
-        raise _bad(f"{path.name} is missing, or no regular file", str(path))
+        raise _bad(f"{path.name} is missing, or not a regular file", str(path))
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
@@ -37,7 +37,7 @@ def parse(data: bytes, name: str, *, file: str = "") -> dict[str, Any]:
     try:
         found = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:  # also bad UTF-8, and a number of thousands of digits
-        raise _bad(f"{name} is not proper JSON: {error}", file) from None
+        raise _bad(f"{name} is not valid JSON: {error}", file) from None
     if not isinstance(found, dict):
         raise _bad(f"{name} holds a JSON {type(found).__name__}, not an object", file)
     if _deeper_than(found, limits.JSON_DEPTH):

@@ -1,1 +1,1 @@
-"""What this machine remembers between runs: digests, compiled models and measured speeds."""
+"""The user's cache: verified digests, compiled models and measured speeds."""

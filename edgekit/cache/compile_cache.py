@@ -1,4 +1,4 @@
-"""Where engines keep what they compile for a bundle: a folder for each graph of a variant in the user's cache.
+"""Folders in the user's cache for what engines compile: one for each graph of a variant.
 
 What was kept for bundles that are gone goes when something new is kept. An unfinished bundle keeps nothing: it will
 lie elsewhere. Knows nothing of what is kept.

@@ -1,4 +1,4 @@
-"""Remembers which files were found to have the digest that their bundle says.
+"""Remembers which files had the digest that their bundle states, so that they are not hashed again.
 
 A note is good as long as the file is the same inode with the same size and times: any change to a file moves its
 ctime, which no call can set. Notes live in the user's cache folder. They save time and decide nothing else:

@@ -1,4 +1,4 @@
-"""Measured speeds of bundles' variants, in the user's cache: `--target auto` chooses by them.
+"""Measured speeds of bundles' variants in the user's cache; `--target auto` chooses by them.
 
 A measurement is valid for the same bundle, processor, core count and engine version. A file that is missing, damaged
 or not ours means that nothing was measured.
@@ -124,7 +124,7 @@ def _read(path: Path) -> list[Entry]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         log.debug("%s: %s", path, error)
     aside = path.with_suffix(".unreadable")
-    log.warning("%s is not a file of measurements; it is renamed to %s, and nothing is known", path, aside.name)
+    log.warning("%s is not a file of measurements; it was renamed to %s", path, aside.name)
     try:
         path.replace(aside)
     except OSError as error:

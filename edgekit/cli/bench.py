@@ -21,23 +21,39 @@ PATH = click.Path(path_type=Path)
 
 @click.command(cls=Command)
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
-@click.option("--target", "targets", multiple=True, **one_of("target", TARGETS), help="Repeat for more.  [all here]")
-@click.option("--precision", "precisions", multiple=True, **one_of("precision", PRECISIONS), help="Repeat.  [all]")
-@click.option("--scenario", **one_of("scenario", ("auto", *SCENARIOS)), default="auto", help="[by the model's task]")
-@click.option("-p", "--prompt", multiple=True, type=COUNT, metavar="N", help="Prompt tokens. Repeat.  [512]")
-@click.option("-n", "--generate", multiple=True, type=COUNT, metavar="N", help="Generated tokens. Repeat.  [128]")
-@click.option("--depth", multiple=True, type=TOKENS, default=(0,), metavar="N", help="Tokens in the cache before.  [0]")
-@click.option("-b", "--batch", multiple=True, type=COUNT, metavar="N", help="Items or streams at once. Repeat.")
-@click.option("-r", "--repetitions", type=COUNT, metavar="N", help="Timed runs.  [as many as fit in 10 s]")
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="[the cores of this process]")
-@click.option("--quick", is_flag=True, help="One second of runs, no cold starts.")
-@click.option("--sustain", type=float, metavar="SECONDS", help="Then run for so long, to see throttling.")
-@click.option("--replicate", type=COUNT, default=1, metavar="N", help="Repeat the whole measurement N times.  [1]")
-@click.option("--input", "inputs", type=PATH, metavar="FILE", help="Texts to use, one a line, or series in CSV.")
-@click.option("--memory-limit", type=size, metavar="SIZE", help="Skip rows whose forecast is more: 2G, 512MiB.")
-@click.option("--meter", type=PATH, metavar="FILE", help="A power meter's log: CSV of time and watts.")
 @click.option(
-    "-o", "--output", "outputs", multiple=True, type=PATH, metavar="FILE", help=".json .md .csv .html. Repeat."
+    "--target", "targets", multiple=True, **one_of("target", TARGETS), help="Engine. Repeat for more.  [all here]"
+)
+@click.option(
+    "--precision", "precisions", multiple=True, **one_of("precision", PRECISIONS), help="Repeat for more.  [all]"
+)
+@click.option(
+    "--scenario", **one_of("scenario", ("auto", *SCENARIOS)), default="auto", help="What to measure.  [by task]"
+)
+@click.option("-p", "--prompt", multiple=True, type=COUNT, metavar="N", help="Prompt tokens. Repeat for more.  [512]")
+@click.option("-n", "--generate", multiple=True, type=COUNT, metavar="N", help="New tokens. Repeat for more.  [128]")
+@click.option("--depth", multiple=True, type=TOKENS, default=(0,), metavar="N", help="Tokens in the cache.  [0]")
+@click.option("-b", "--batch", multiple=True, type=COUNT, metavar="N", help="Items in one run. Repeat for more.")
+@click.option("-r", "--repetitions", type=COUNT, metavar="N", help="Timed runs.  [as many as fit in 10 s]")
+@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="[all cores of this process]")
+@click.option("--quick", is_flag=True, help="One second of runs, no cold starts.")
+@click.option(
+    "--sustain", type=float, metavar="SECONDS", help="Also run for SECONDS without pause, to show throttling."
+)
+@click.option("--replicate", type=COUNT, default=1, metavar="N", help="Repeat the whole measurement N times.  [1]")
+@click.option("--input", "inputs", type=PATH, metavar="FILE", help="Texts to use, one per line, or series as CSV.")
+@click.option(
+    "--memory-limit", type=size, metavar="SIZE", help="Skip rows whose memory forecast is above SIZE: 2G, 512MiB."
+)
+@click.option("--meter", type=PATH, metavar="FILE", help="Log of a power meter: CSV with time and watts.")
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    type=PATH,
+    metavar="FILE",
+    help="Results as .json .md .csv .html. Repeat for more.",
 )
 @output_switches
 @click.pass_obj

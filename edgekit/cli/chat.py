@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit.cli.text_run import UNSAID
 from edgekit.errors import InputError
 from edgekit.results import Result
 
@@ -17,45 +16,47 @@ if TYPE_CHECKING:
     from edgekit.cli.console import Console
     from edgekit.model import Model
 
-WELCOME = "Chat: Ctrl-D ends it, Ctrl-C stops an answer, /reset forgets what was said."
+WELCOME = "Chat: Ctrl-D ends it, Ctrl-C stops an answer, /reset starts a new chat."
 
 
 def messages(model: Model, text: str, system: str | None) -> Any:
-    """A prompt for `generate`: a chat where the model has a template, else the text itself."""
+    """A prompt for `generate`: chat messages where the model has a template, else the text itself."""
     if not model.bundle.settings.get("chat_template"):
         if system is not None:
             raise InputError("--system needs a model with a chat template", hint="put it before the prompt")
         return text
-    said = [{"role": "system", "content": system}] if system is not None else []
-    return [*said, {"role": "user", "content": text}]
+    before = [{"role": "system", "content": system}] if system is not None else []
+    return [*before, {"role": "user", "content": text}]
 
 
-def answer(
-    console: Console, model: Model, texts: Sequence[str], choices: Mapping[str, Any], *, stream: bool
+def answers(
+    console: Console, model: Model, prompts: Sequence[Any], options: Mapping[str, Any], *, silent: bool
 ) -> list[Result]:
-    """The answers to the texts, in order; with `stream` they go to stdout, letter by letter unless told otherwise."""
-    prompts, options = [messages(model, text, choices["system"]) for text in texts], asked(choices)
-    if not stream:
+    """The answers to the prompts, in order, written to stdout as they are computed unless `silent`.
+
+    Letter by letter, or where the option `stream` is off, each answer when it is complete.
+    """
+    stream, options = options.get("stream", True), sampling(options)
+    if silent:
         return list(model.run(prompts, **options))
-    found = []
+    results = []
     for prompt in prompts:
-        if choices["no_stream"]:
-            found.append(model.generate(prompt, **options))
-            console.write(found[-1].text + "\n")
+        if stream:
+            with model.session() as session:
+                results.append(write_turn(console, session.turn(prompt, options)))
         else:
-            with model.session() as chat:
-                found.append(spoken(console, chat.turn(prompt, options)))
-    return found
+            results.append(model.generate(prompt, **options))
+            console.write(results[-1].text + "\n")
+    return results
 
 
-def asked(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that `generate` takes."""
-    own = ("system", "no_stream")
-    return {name: value for name, value in choices.items() if name not in own and value not in UNSAID}
+def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without `stream`, which is about writing."""
+    return {name: value for name, value in options.items() if name != "stream"}
 
 
-def spoken(console: Console, turn: Any) -> Result:
-    """Write a turn's pieces as they come; its result."""
+def write_turn(console: Console, turn: Any) -> Result:
+    """Write a turn's pieces to stdout as they come, and return its result."""
     for item in turn:
         if isinstance(item, Result):
             console.write("\n")
@@ -68,15 +69,16 @@ def spoken(console: Console, turn: Any) -> Result:
 def converse(
     console: Console,
     model: Model,
-    choices: Mapping[str, Any],
+    system: str | None,
+    options: Mapping[str, Any],
     read: Callable[[], str] = lambda: input("> "),
 ) -> None:
-    """A chat on the terminal until its user ends it; what was said stays in the state, and is not computed again."""
+    """A chat on the terminal until its user ends it; earlier turns stay in the state, and are not computed again."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # gives input() a history
 
     console.say(WELCOME)
-    with model.session() as chat:
+    with model.session() as session:
         while True:
             try:
                 text = read()
@@ -84,27 +86,27 @@ def converse(
                 console.write("\n")
                 return
             if text.strip() == "/reset":
-                chat.reset()
+                session.reset()
             elif text.strip():
-                system = None if chat.messages else choices["system"]
-                _turn(console, chat, messages(model, text, system), asked(choices))
+                prompt = messages(model, text, None if session.messages else system)
+                _turn(console, session, prompt, sampling(options))
 
 
-def _turn(console: Console, chat: Any, prompt: Any, options: Mapping[str, Any]) -> None:
-    turn = chat.turn(prompt, options)
+def _turn(console: Console, session: Any, prompt: Any, options: Mapping[str, Any]) -> None:
+    turn = session.turn(prompt, options)
     try:
-        console.detail(summary([spoken(console, turn)]))
+        console.detail(summary([write_turn(console, turn)]))
     except KeyboardInterrupt:
         turn.close()
         console.write("\n")
     except InputError as error:
         console.say(f"error: {error.message}")
-        console.say(f"hint: {error.hint or 'say /reset to begin anew'}")
+        console.say(f"hint: {error.hint or 'type /reset to start again'}")
 
 
-def summary(found: Sequence[Result]) -> str:
+def summary(results: Sequence[Result]) -> str:
     """How fast the answers came, for a person."""
-    new = sum(result.usage["new_tokens"] for result in found)
-    first = found[0]
+    new = sum(result.usage["new_tokens"] for result in results)
+    first = results[0]
     speed = f", {1 / first.timings['tpot']:.1f} tokens/s after" if first.timings.get("tpot") else ""
     return f"{new} tokens, the first after {first.timings['ttft']:.2f} s{speed}; seed {first.seed}"

@@ -22,8 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from edgekit.cli import signals
 from edgekit.core import Progress
 from edgekit.errors import DeviceError, EdgeKitError, ResourceError
-from edgekit.text_table import clean
-from edgekit.text_table import plain as plain
+from edgekit.text_table import clean, plain
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole

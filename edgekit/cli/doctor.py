@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @output_switches
 @click.pass_obj
 def doctor(console: Console) -> None:
-    """Check this installation and name the remedy for each problem.
+    """Check this installation, and say how to repair each problem.
 
     $ edgekit doctor
     $ edgekit doctor --json

@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="BUNDLE", help="The bundle's folder."
 )
-@click.option("--task", metavar="TASK", help="See `edgekit list tasks`.  [the task in the model's config]")
-@click.option("--target", "targets", multiple=True, **one_of("target", TARGETS), help="Repeat for more.  [all here]")
+@click.option("--task", metavar="TASK", help="What to export for; see `edgekit list tasks`.  [as config.json says]")
 @click.option(
-    "--precision", multiple=True, **one_of("precision", (*PRECISIONS, "auto")), help="Repeat for more.  [auto]"
+    "--target", "targets", multiple=True, **one_of("target", TARGETS), help="Engine. Repeat for more.  [all here]"
 )
-@click.option("--method", metavar="METHOD", help="How to quantize: dynamic, rtn.  [what the precision needs]")
+@click.option(
+    "--precision",
+    multiple=True,
+    **one_of("precision", (*PRECISIONS, "auto")),
+    help="Repeat for more.  [auto: int4 or int8]",
+)
+@click.option("--method", metavar="METHOD", help="How to quantize: dynamic, rtn.  [by precision]")
 @click.option("--group-size", type=COUNT, metavar="N", help="Number of weights that share a scale.")
 @click.option(
     "--engine-option",
@@ -39,9 +44,9 @@ if TYPE_CHECKING:
     help="An engine setting, stored in the bundle. Repeat for more.",
 )
 @click.option(
-    "--calibration", metavar="PATH", help="Data for quantization and accuracy: texts, one a line, or series in CSV."
+    "--calibration", metavar="PATH", help="Data for quantization and accuracy: texts, one per line, or series as CSV."
 )
-@click.option("--max-accuracy-loss", type=loss, metavar="X", help="Fail if accuracy falls by more; 0.01 is 1 %.")
+@click.option("--max-accuracy-loss", type=loss, metavar="X", help="Fail if quantization loses more; 0.01 is 1 %.")
 @click.option("--dimensions", type=COUNT, metavar="N", help="Shorten vectors to N numbers (Matryoshka models).")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub model.")
 @click.option("--trust-remote-code", is_flag=True, help="Accept a repository with code. The code is not run.")
@@ -113,7 +118,7 @@ def plan_text(plan: Plan) -> str:
     head = {
         "source": f"{source.id} ({source.arch})",
         "revision": source.revision,
-        "task": f"{plan.task}: {plan.ingest} > {plan.loop} > {plan.head}",
+        "task": plan.task,
         "left out": "; ".join(plan.left_out),
         "memory needed": size_text(plan.memory_needed),
         "disk needed": size_text(plan.disk_needed),

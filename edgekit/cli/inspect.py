@@ -58,7 +58,7 @@ def bundle_text(bundle: Bundle, facts: Mapping[str, Any], *, files: bool = False
         "source": f"{source.id} ({source.arch})",
         "revision": source.revision,
         "weights": "random weights: speed only" if source.random else None,
-        "task": f"{bundle.task}: {bundle.ingest} > {bundle.loop} > {bundle.head}",
+        "task": ", ".join(bundle.tasks),
         "settings": ", ".join(f"{name} {_short(value)}" for name, value in bundle.settings.items()),
         "goldens": f"{len(goldens.inputs)} inputs with expected outputs" if goldens else "none",
         "size": size_text(facts["bytes"]),

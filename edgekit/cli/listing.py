@@ -1,4 +1,4 @@
-"""`edgekit list`: the architectures, tasks, targets and zoo models that EdgeKit knows."""
+"""`edgekit list`: the architectures, tasks, targets and zoo models of EdgeKit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekit.text_table import table
 
 KINDS = ("architectures", "tasks", "targets", "zoo")
 # The last line of the architectures: those without an exporter of their own.
-ANY_DECODER = "and any other decoder-only language model of transformers: traced, and compared before it is published"
+ANY_DECODER = "and other decoder-only language models of transformers: traced, and compared with transformers"
 
 
 @click.command("list", cls=Command)
@@ -29,11 +29,11 @@ def listing(console: Console, /, kind: str | None) -> None:
     $ edgekit list targets
     $ edgekit list architectures --json
     """
-    from edgekit import doctor, tasks, zoo
+    from edgekit import doctor, zoo
 
     sources: dict[str, Callable[[], Sequence[Any]]] = {
         "architectures": lambda: registry.names("exporters"),
-        "tasks": lambda: tasks.TASKS,
+        "tasks": registry.tasks,
         "targets": doctor.targets,
         "zoo": lambda: [f"zoo:{name}" for name in zoo.names()],
     }

@@ -28,7 +28,10 @@ from edgekit.cli.verify import verify
 
 COMMANDS = (export, run, inspect, verify, bench, report, listing, doctor, demo)  # as --help lists them
 COMPLETION = "_EDGEKIT_COMPLETE"
-EPILOG = f'Shell completion: put `eval "$({COMPLETION}=bash_source edgekit)"` into ~/.bashrc; zsh and fish likewise.'
+EPILOG = (
+    f'Shell completion: put `eval "$({COMPLETION}=bash_source edgekit)"` into ~/.bashrc; '
+    "for zsh write zsh_source, for fish fish_source."
+)
 VERSION = print_option(
     "--version", text="Show the version and exit.", output=lambda _: f"edgekit {edgekit.__version__}"
 )

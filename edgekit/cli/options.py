@@ -57,6 +57,32 @@ class Command(click.Command):
         return HELP
 
 
+class GroupedOption(click.Option):
+    """An option that --help lists under the heading `group`."""
+
+    def __init__(self, *names: Any, group: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.group = group
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """What click adds to the help text, without the range of a number."""
+        return {name: text for name, text in super().get_help_extra(ctx).items() if name != "range"}
+
+
+class GroupedCommand(Command):
+    """A command whose --help lists options under headings; the switches of every command stand under "Common"."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {"Common": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record:
+                groups.setdefault(getattr(param, "group", "Common"), []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+
 class CommandGroup(Command, click.Group):
     """A group that lists its commands in the order they were added, and suggests a name for a misspelled one."""
 

@@ -1,49 +1,81 @@
-"""`edgekit run`: loads a bundle, runs it on the inputs, and writes each result."""
+"""`edgekit run`: load a bundle, read its inputs, call the method that the options ask for, show the answers.
+
+Knows no task: `Model.INPUT` says what is read (`inputs`), the methods' own parameters say which options there are
+(`method_options`), and the type of an answer says how it is shown (`render`).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from edgekit.cli.console import Console
-from edgekit.cli.options import BUNDLE, COUNT, TARGETS, VERIFY, Command, one_of, output_switches, size
+from edgekit.cli.options import COUNT, TARGETS, VERIFY, GroupedCommand, GroupedOption, one_of, output_switches, size
 from edgekit.core import PRECISIONS
 
 if TYPE_CHECKING:
     from edgekit.bundle.manifest import Verify
+    from edgekit.cli.inputs import Kind, Words
+    from edgekit.cli.method_options import Call
+
+INPUT_OPTIONS = ("prompts", "images", "system")  # they say what is read; all others are parameters of a method
+PATH = click.Path(path_type=Path)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.command(cls=Command)
-@BUNDLE
+def group(name: str) -> Callable[..., Callable[[F], F]]:
+    """`click.option` for options under one heading of --help."""
+    return partial(click.option, cls=GroupedOption, group=name)
+
+
+def only_if_set(ctx: click.Context, param: click.Parameter, value: bool) -> bool | None:
+    """The value of a switch: None unless it was used."""
+    return True if value else None
+
+
+def off_if_set(ctx: click.Context, param: click.Parameter, value: bool) -> bool | None:
+    """The value of a switch that turns something off: None unless it was used."""
+    return False if value else None
+
+
+common, text, generation = group("Common"), group("Text"), group("Text generation")
+images, series = group("Images"), group("Series")
+
+
+# The name of a method's option is that of the method's parameter: `edgekit.cli.method_options` compares them.
+@click.command(cls=GroupedCommand)
+@click.argument("bundle", type=PATH)
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
-@click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="An input, even if it begins with -.")
-@click.option("--query", metavar="TEXT", help="Rank the inputs by how well they fit TEXT.")
-@click.option("--target", **one_of("target", ("auto", *TARGETS)), default="auto", help="Where to run.  [auto]")
-@click.option("--precision", **one_of("precision", PRECISIONS), help="Which variant.  [the fastest]")
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="[the cores that are ours to use]")
-@click.option("--memory-limit", type=size, metavar="SIZE", help="Refuse what would take more, by forecast: 2G, 512MiB.")
-@click.option("--dimensions", type=COUNT, metavar="N", help="Shorten vectors to N numbers (Matryoshka models).")
-@click.option("--prompt-name", metavar="NAME", help="Which of the model's own prompts to put before each text.")
-@click.option("--top-k", type=COUNT, metavar="N", help="How many labels, words or documents; tokens to choose from.")
-@click.option("--system", metavar="TEXT", help="What a chat model is told before the first prompt.")
-@click.option("--max-new-tokens", type=COUNT, metavar="N", help="The longest answer.  [512]")
-@click.option("--temperature", type=float, metavar="X", help="0 takes the likeliest token, more is bolder.  [0]")
-@click.option("--top-p", type=float, metavar="X", help="Choose among the likeliest tokens that carry X.")
-@click.option("--min-p", type=float, metavar="X", help="Choose among tokens of X times the likeliest's probability.")
-@click.option("--repetition-penalty", type=float, metavar="X", help="Above 1 avoids what was said before.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before TEXT. Repeat for more.")
-@click.option("--seed", type=int, metavar="N", help="The same N, the same choices.  [a new one]")
-@click.option("--no-stream", is_flag=True, help="Write answers when they are whole.")
-@click.option("--rate", type=float, metavar="HZ", help="Samples a second: resampled from it; files come as if live.")
-@click.option("--truncate", is_flag=True, help="Cut texts that are too long instead of refusing them.")
+@common("--target", **one_of("target", ("auto", *TARGETS)), default="auto", help="Where to run.  [auto]")
+@common("--precision", **one_of("precision", PRECISIONS), help="Which variant.  [the fastest]")
+@common("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="[all cores of this process]")
+@common("--memory-limit", type=size, metavar="SIZE", help="Refuse to use more memory, by forecast: 2G, 512MiB.")
+@common("--top-k", type=COUNT, metavar="N", help="How many labels, words or documents; tokens to sample from.")
 @VERIFY
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="FILE.json, or FILE.npy of vectors."
+@common("-o", "--output", type=PATH, metavar="FILE", help="Write the results to FILE.json, or arrays to FILE.npy.")
+@text("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="An input, even if it begins with -.")
+@text("--query", metavar="TEXT", help="Rank the inputs by how well they fit TEXT.")
+@text("--prompt-name", "prompt", metavar="NAME", help="Which of the model's own prompts to put before each text.")
+@text("--dimensions", type=COUNT, metavar="N", help="Shorten vectors to N numbers (Matryoshka models).")
+@text("--truncate", is_flag=True, callback=only_if_set, help="Cut texts that are too long instead of refusing them.")
+@generation("--system", metavar="TEXT", help="The system message of a chat.")
+@generation("--max-new-tokens", type=COUNT, metavar="N", help="The longest answer.  [512]")
+@generation("--temperature", type=float, metavar="X", help="0 takes the likeliest token, more is bolder.  [0]")
+@generation("--top-p", type=float, metavar="X", help="Sample from the likeliest tokens that add up to X.")
+@generation("--min-p", type=float, metavar="X", help="Sample from tokens of X times the highest probability.")
+@generation("--repetition-penalty", type=float, metavar="X", help="Above 1, avoid tokens that occurred before.")
+@generation("--stop", multiple=True, metavar="TEXT", help="End the answer before TEXT. Repeat for more.")
+@generation("--seed", type=int, metavar="N", help="The same N gives the same answer.  [random]")
+@generation("--no-stream", "stream", is_flag=True, callback=off_if_set, help="Write each answer when it is complete.")
+@images(
+    "-i", "--image", "images", multiple=True, metavar="PATH", help="An image, or a folder of them. Repeat for more."
 )
+@series("--rate", type=float, metavar="HZ", help="Samples per second: resample from it; replay files at it.")
 @output_switches
 @click.pass_obj
 def run(
@@ -51,7 +83,6 @@ def run(
     /,
     bundle: Path,
     inputs: tuple[str, ...],
-    prompts: tuple[str, ...],
     output: Path | None,
     target: str,
     precision: str | None,
@@ -60,61 +91,78 @@ def run(
     memory_limit: int | None,
     **choices: Any,
 ) -> None:
-    """Run a bundle on texts, one answer per INPUT, or on series, one line per sample.
+    """Run a bundle on texts, images or series.
 
     $ edgekit run minilm.ek "a sentence" "another one"
-    $ edgekit run qwen3.ek -p "Why is the sky blue?" --max-new-tokens 100
-    $ edgekit run qwen3.ek
+    $ edgekit run minilm.ek --query "how to cook rice" - < documents.txt
     $ edgekit run minilm.ek -o vectors.npy < sentences.txt
     $ edgekit run reviews.ek --json -p "what a film"
-    $ edgekit run minilm.ek --query "how to cook rice" - < documents.txt
-    $ edgekit run faults.ek - < telemetry.csv
+    $ edgekit run qwen3.ek -p "Why is the sky blue?" --max-new-tokens 100
+    $ edgekit run qwen3.ek
+    $ edgekit run resnet.ek -i photo.jpg -i holiday/
+    $ edgekit run motor.ek - < telemetry.csv
 
-    Without INPUT, or for the INPUT -, each line of stdin is one; to a language model all of stdin is. Without INPUT on
-    a terminal a language model chats.
+    INPUT is a text, an image file or folder, or a CSV file, as the model reads; - is stdin. Without INPUT stdin is
+    read: one text per line, for a language model one prompt. On a terminal, a language model then starts a chat.
 
-    Of a recurrent model INPUT is a CSV file, or - for stdin: a header that names the model's columns, or numbers only.
-    Each result is written as it comes, as CSV or with --json as a JSON object a line.
+    A CSV file has a header with the names of the model's columns, or numbers only. Each sample's result is written at
+    once, as a CSV line, or with --json as a JSON object per line.
     """
-    from edgekit.cli import chat, series_run, text_run
+    from edgekit.cli import chat, method_options, render
+    from edgekit.cli import inputs as readers
     from edgekit.model import load
 
     if output:
-        text_run.check_output(output)
-    text_run.check_given(inputs, prompts, asks=not console.json)
-    begun = time.perf_counter()
+        render.check_path(output)
+    options = {name: value for name, value in choices.items() if value is not None and value != ()}
+    words = readers.Words(inputs, **{name: choices[name] for name in INPUT_OPTIONS})
+    readers.check(words, terminal=not (console.json or output))
+    start = time.perf_counter()
     with load(
         bundle, target=target, precision=precision, threads=threads, verify=verify, memory_limit=memory_limit
     ) as model:
-        loaded = time.perf_counter()
-        method = text_run.method_for(model.bundle.task, choices)
+        load_seconds = time.perf_counter() - start
+        kind = readers.kind(model)
+        call = method_options.choose(model, options, kind.options, _flags(choices))
         if model.bundle.source.random:
             console.say("warning: random weights: the answers mean nothing")
-        if model.bundle.ingest == "series":
-            texts: Sequence[Any] = series_run.tell(
-                console, model, (*inputs, *prompts), choices["rate"], keep=bool(output)
-            )
-            if not output:
-                return
-            answers: Any = texts
-        elif method == "generate" and text_run.on_terminal(inputs, prompts) and not console.json:
-            chat.converse(console, model, choices)
+        if model.INPUT == "chat" and words.on_terminal:
+            chat.converse(console, model, words.system, call.options)
             return
-        else:
-            texts = text_run.texts_for(method, text_run.gather(inputs, prompts))
-            loaded, begun = time.perf_counter(), begun + time.perf_counter() - loaded  # waiting for stdin is neither
-            if method == "generate":
-                answers = chat.answer(console, model, texts, choices, stream=not (console.json or output))
-            else:
-                answers = text_run.ask(model, method, texts, choices)
-        done = time.perf_counter()
-        facts = text_run.facts(model, loaded - begun, done - loaded)
-    console.detail(text_run.summary(facts, len(texts)))
-    if method == "generate":
+        _answer(console, model, kind, call, words, output, load_seconds)
+
+
+def _answer(
+    console: Console, model: Any, kind: Kind, call: Call, words: Words, output: Path | None, load_seconds: float
+) -> None:
+    from edgekit.cli import chat, render, series_stream
+
+    items = kind.read(model, words)
+    start = time.perf_counter()  # reading stdin is not part of it
+    if model.INPUT == "series":
+        answers = series_stream.answers(console, model, call, items, keep=bool(output))
+        if not output:
+            return
+    elif model.INPUT == "chat":
+        answers = chat.answers(console, model, items, call.options, silent=bool(console.json or output))
+    else:
+        answers = call(model, items)
+    facts = render.facts(model, load_seconds, time.perf_counter() - start)
+    names = kind.names(items)
+    facts |= {"inputs": names} if names else {}
+    console.detail(render.summary(facts, len(answers) if model.INPUT == "series" else len(items), kind.noun))
+    if model.INPUT == "chat":
         console.detail(chat.summary(answers))
     if output:
-        text_run.save(output, facts, answers)
+        render.save(output, facts, answers)
         console.say(f"wrote {output}")
         console.answer(facts | {"output": output}, None)
-    elif console.json or method != "generate":
-        console.answer(facts | {"results": answers}, None if console.json else text_run.lines(method, answers, texts))
+    elif console.json:
+        console.answer(facts | {"results": render.record(answers)}, None)
+    elif model.INPUT != "chat":
+        console.answer(facts, render.lines(answers, items, names))
+
+
+def _flags(choices: Mapping[str, Any]) -> dict[str, str]:
+    """Name of an option -> how a user writes it: prompt -> --prompt-name."""
+    return {str(param.name): max(param.opts, key=len) for param in run.params if param.name in choices}

@@ -16,7 +16,9 @@ from edgekit.text_table import table
 
 @click.command(cls=Command)
 @BUNDLE
-@click.option("--target", "targets", multiple=True, **one_of("target", TARGETS), help="Repeat for more.  [all here]")
+@click.option(
+    "--target", "targets", multiple=True, **one_of("target", TARGETS), help="Engine. Repeat for more.  [all here]"
+)
 @output_switches
 @click.pass_obj
 def verify(console: Console, /, bundle: Path, targets: tuple[str, ...]) -> None:

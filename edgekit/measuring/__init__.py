@@ -1,1 +1,1 @@
-"""How a bundle is measured, and what is known before and around it; `edgekit.bench` is the front."""
+"""The parts of `edgekit.bench`: tests, processes, timing, energy, memory, environment."""

@@ -1,4 +1,4 @@
-"""How fast this machine's memory is read, in numpy: what bounds a decoder, of which every token reads every weight."""
+"""Measure this machine's memory bandwidth in numpy: the limit of decoders, which read all weights for each token."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def buffer_bytes(root: Path = device.ROOT) -> int:
     needed = max(LEAST, 2 * cache_bytes(root))
     if size < needed:
         raise ResourceError(
-            f"reading memory is measured on at least {size_text(needed)}, and a quarter of what is left is "
+            f"measuring the memory bandwidth needs {size_text(needed)}, and a quarter of the free memory is "
             f"{size_text(size)}",
             hint="close other programs",
         )

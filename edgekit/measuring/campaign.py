@@ -1,4 +1,4 @@
-"""A whole benchmark: the settings, checked; all rows, bundle after bundle; and the Record of them.
+"""Run a whole benchmark: check the settings, measure every row of every bundle, return the Record.
 
 Knows the order of things; what one row takes is `weighing`'s.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import device, tasks
+from edgekit import device, registry
 from edgekit.bundle import manifest
 from edgekit.bundle.safe_files import size_text
 from edgekit.core import Bundle, Progress, Variant
@@ -79,7 +79,7 @@ class Settings:
                 if value is not None and (type(value) is not int or value < least):
                     raise UsageError(f"{name} is {value!r}", hint=f"give a whole number from {least}")
         if self.sustain is not None and not 1 <= self.sustain <= DAY:
-            raise UsageError(f"sustain is {self.sustain}", hint=f"give seconds, from 1 to a day's {DAY}")
+            raise UsageError(f"sustain is {self.sustain}", hint=f"give seconds, from 1 to {DAY} (a day)")
 
     def tests(self, bundle: Bundle) -> tuple[list[Test], list[str]]:
         """Of a bundle, and what should be said of them. Raises as `configuration.plan`."""
@@ -120,7 +120,7 @@ def run(settings: Settings, say: Progress) -> Record:
         subjects = _subjects(settings, Path(place), say)
         plans = [settings.tests(each.bundle) for each in subjects]
         chosen = [_variants(each.bundle, settings) for each in subjects]
-        say("bench", "reading memory, to know its bandwidth")
+        say("bench", "measuring the memory bandwidth")
         bandwidth = read_bandwidth(threads, QUICK if settings.quick else SECONDS)
         way = Way(
             threads=threads,
@@ -162,7 +162,7 @@ def _subjects(settings: Settings, place: Path, say: Progress) -> list[Subject]:
     if len(set(names)) < len(names):  # the folder above tells them apart
         names = [f"{bundle.folder.parent.name}/{bundle.name}" for bundle in found]
     if len(set(names)) < len(names):
-        raise UsageError("the same bundle is to be measured twice", hint="--replicate N measures all again")
+        raise UsageError("the same bundle is named twice", hint="to repeat the measurement, use --replicate N")
     return [Subject(bundle, name, manifest.fingerprint(bundle)) for bundle, name in zip(found, names)]
 
 
@@ -223,10 +223,10 @@ def _weighing(made: Weighing, settings: Settings) -> Weighing:
     limit = settings.memory_limit
     if forecast is None:
         if limit is not None:
-            made.failed = f"nobody has measured what {made.variant.target} takes: no limit can be kept"
+            made.failed = f"there is no memory forecast for {made.variant.target}, so --memory-limit cannot apply"
         return made
     allowed = f", and {size_text(limit)} are allowed" if limit is not None else ""
-    made.way.say(made.label, f"expected to take {size_text(forecast.total)}{allowed}")
+    made.way.say(made.label, f"memory forecast {size_text(forecast.total)}{allowed}")
     if limit is not None and forecast.total > limit:
         made.failed = surroundings.too_large(made.bundle, made.variant, made.test, limit)
     return made
@@ -249,7 +249,8 @@ def _record(
         environment=environment,
         rows=tuple(rows),
         subjects=tuple(
-            records.Subject(bundle=each.name, what=tasks.find(each.bundle.task).description) for each in subjects
+            records.Subject(bundle=each.name, what=registry.described(each.bundle.task).description)
+            for each in subjects
         ),
         method=METHOD,
         warnings=(*said, *_warnings(subjects, rows)),

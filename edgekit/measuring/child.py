@@ -1,4 +1,4 @@
-"""The side of a measurement that is measured: in a fresh process it opens one variant, and runs it when it is told.
+"""The measured process: opens one variant and runs it when the parent process requests it.
 
     serve(order, say)      the worker's job, see `edgekit.workbench.worker`
 
@@ -209,15 +209,15 @@ def gate(model: Model) -> tuple[Check | None, Accuracy | None]:
 def _accuracy(model: Model) -> Accuracy | None:
     from edgekit import zoo
     from edgekit.measuring.inputs import ZOO, held_out
-    from edgekit.zoo.answers import ANSWER
+    from edgekit.zoo import metrics
 
     bundle = model.bundle
-    if bundle.source.random or bundle.task not in ANSWER or not held_out(bundle):
+    if bundle.source.random or not held_out(bundle):
         return None
     test = zoo.heldout(bundle.source.id.removeprefix(ZOO), bundle.task)
     if len(test.expected) == len(test.inputs):  # otherwise an answer is right or wrong only among all the others
         test = replace(test, inputs=_some(test.inputs), expected=_some(test.expected))
-    value = zoo.score(test, ANSWER[bundle.task](model, test.inputs))
+    value = zoo.score(test, metrics.answers(model.run(list(test.inputs))))
     return Accuracy(metric=test.metric, value=value, trained=test.trained, items=len(test.expected))
 
 

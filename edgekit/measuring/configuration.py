@@ -1,4 +1,4 @@
-"""What is to be measured: a test of a variant, and which tests a bundle can take.
+"""The tests of a benchmark, and which of them a bundle can take.
 
     Test("llm", prompt=512, generate=128).name     "pp512+tg128"
     plan(bundle, ...)                              the tests for one bundle
@@ -12,16 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from edgekit import registry
 from edgekit.core import Bundle
-from edgekit.errors import UnsupportedError, UsageError
+from edgekit.errors import UsageError
 
-# By loop: the scenarios that it can be measured in, those of "auto" first to last.
-BY_LOOP = {
-    "decode": ("llm",),
-    "stream": ("stream", "single-stream"),
-    "once": ("single-stream", "offline"),
-}
-MORE = {"stream": ("offline",)}  # that are measured only if they are asked for
 PROMPT, GENERATE, BATCH = 512, 128, 32
 SHARE = 4  # of a context that is too short for these: one part in so many is generated
 
@@ -71,18 +65,17 @@ def plan(
     """The bundle's tests, and what should be said of them. What is not given is 512 and 128 tokens, or what the context
     holds; 1 row, or 32 of many at a time.
 
-    Raises UsageError for a scenario that the bundle is not made for, UnsupportedError for a loop that has none.
+    Raises UsageError for a scenario that the bundle is not made for.
     """
-    if bundle.loop not in BY_LOOP:
-        raise UnsupportedError(f"{bundle.name}: there is no benchmark of the loop {bundle.loop!r} yet")
-    able = BY_LOOP[bundle.loop] + MORE.get(bundle.loop, ())
+    kind = registry.task(bundle.task)
+    streams = all(graph.kind == "stream" for variant in bundle.variants for graph in variant.graphs)
+    usual = tuple(name for name in kind.SCENARIOS if name != "stream" or streams)
+    able = usual + kind.MORE_SCENARIOS
     if scenario != "auto" and scenario not in able:
-        raise UsageError(
-            f"{bundle.name} is made for {bundle.task} and has no {scenario!r} test", hint=f"it has {', '.join(able)}"
-        )
+        raise UsageError(f"{bundle.name} ({bundle.task}) has no {scenario!r} test", hint=f"it has {', '.join(able)}")
     warnings: list[str] = []
     tests: list[Test] = []
-    for chosen in BY_LOOP[bundle.loop] if scenario == "auto" else (scenario,):
+    for chosen in usual if scenario == "auto" else (scenario,):
         if chosen == "llm":
             tests += _llm(bundle, prompt, generate, depth, batch or (1,), warnings)
         elif chosen == "offline":

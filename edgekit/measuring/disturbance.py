@@ -1,4 +1,4 @@
-"""Was the machine ours while something was timed? Counters before and after, and a thread that notices a standstill.
+"""Detect disturbances of a measurement: system counters before and after, and a thread that notices standstills.
 
     with Watch() as watch:
         ...                          # what is timed

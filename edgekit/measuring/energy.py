@@ -1,4 +1,4 @@
-"""What a stretch of work took in joules: the processor's own counter (RAPL), a GPU's (NVML), or a meter's log.
+"""Measure energy in joules: the processor's counter (RAPL), a GPU's (NVML), or the log of a power meter.
 
     with meter() as counted:
         ...

@@ -1,4 +1,4 @@
-"""All that a figure depends on and that is not the bundle: the machine, the engines, the software.
+"""Record the environment of a measurement: machine, engines and software.
 
 Never the machine's name or its user's. Measures nothing: how fast memory is read is given to it.
 """

@@ -1,68 +1,39 @@
-"""What a benchmark feeds a model: the same inputs in every run of it anywhere, or the user's own.
+"""Inputs of a benchmark: the same in every run on every machine, or the user's own.
 
-    texts      a zoo model's held-out ones, else `edgekit.samples`, in the form that the task takes
-    series     a zoo model's held-out ones, else `edgekit.series`' waves, of a seed
+    items      a zoo model's held-out inputs, else the task's own samples, or the user's file
     prompts    texts of an exact number of tokens, another one for every run, so that nothing that a cache keeps of
                earlier ones can help
 
-The process that is measured is handed its inputs: what it takes to make them would count as its own. Knows how each
-ingest is fed, and no loop.
+The process that is measured is handed its inputs: what it takes to make them would count as its own.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import samples, series, zoo
-from edgekit.errors import UnsupportedError, UsageError
+from edgekit import registry, zoo
+from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.core import Bundle
     from edgekit.model import Model
 
 ZOO = "zoo:"
-MOST, SERIES = 256, 64  # texts, and series, that take turns
+MOST = 256  # inputs that take turns
 NEAR = 64  # characters around the place where a prompt is cut, that are tried to meet its number of tokens
 OPTION = "--input"
 
 
 def items(bundle: Bundle, file: Path | None = None) -> list[Any]:
-    """Texts, pairs of texts or series for a model that is done in one run, or reads a stream, as JSON has them.
-
-    Raises UsageError for a file that holds none, UnsupportedError for an ingest that nothing is known to feed.
-    """
-    if bundle.ingest == "text":
-        return samples.for_task(bundle.task, _texts(bundle, file), bundle.settings)
-    if bundle.ingest == "series":
-        return _series(bundle, file)
-    raise UnsupportedError(
-        f"{bundle.name}: there are no inputs for {bundle.ingest!r} to measure with yet",
-        hint="it can be run and verified: edgekit verify",
-    )
-
-
-def _texts(bundle: Bundle, file: Path | None) -> list[str]:
-    if file is not None:
-        return samples.read(file, OPTION)[:MOST]
-    return list(held_out(bundle)[:MOST]) or list(samples.TEXTS)
-
-
-def _series(bundle: Bundle, file: Path | None) -> list[Any]:
-    if file is not None:
-        return list(series.read(file, bundle.settings["features"], OPTION)[len(series.SHORT) :])
-    return list(held_out(bundle)[:SERIES]) or series.waves(bundle.settings)[len(series.SHORT) :]
-
-
-def restored(bundle: Bundle, found: Sequence[Any]) -> list[Any]:
-    """`items` once they were JSON, as a model takes them."""
-    import numpy as np
-
-    if bundle.ingest == "series":
-        return [np.array(one, np.float64) for one in found]  # None becomes NaN: missing
-    return [tuple(one) if isinstance(one, list) else one for one in found]
+    """Samples of the bundle's task, as JSON has them. Raises UsageError for a file that holds none."""
+    if file is None and (inputs := held_out(bundle)):
+        return list(inputs[:MOST])
+    kind: type[Model] = registry.task(bundle.task)
+    return kind.workload(kind.samples(bundle, file, OPTION))[:MOST]
 
 
 def held_out(bundle: Bundle) -> tuple[Any, ...]:
@@ -77,11 +48,12 @@ class Prompts:
     """Prompts for a language model, of exactly so many tokens: through its template where it has one and that leaves
     room, else a text as it is, else (a tokenizer that knows too few words) token ids."""
 
-    def __init__(self, model: Model, tokens: int, file: Path | None = None, *, begin: bool = True) -> None:
+    def __init__(self, model: Any, tokens: int, file: Path | None = None, *, begin: bool = True) -> None:
         """`begin`: a text has what the tokenizer puts before one (`<s>`), as nothing was read before it."""
         self._ingest: Any = model._ingest
         self._tokens, self._begin = tokens, begin
-        self._words = samples.read(file, OPTION) if file is not None else list(samples.TEXTS)
+        texts = import_module("edgekit.runtimes.samples.texts")
+        self._words = texts.read(file, OPTION) if file is not None else list(texts.TEXTS)
         self.form = next(form for form in FORMS if self._made(form, 0) is not None)
 
     def __getitem__(self, number: int) -> Any:
@@ -143,5 +115,5 @@ def check(bundle: Bundle, tokens: int) -> None:
     context = bundle.settings["context_length"]
     if tokens > context:
         raise UsageError(
-            f"{bundle.name} has a context of {context} tokens, and {tokens} were asked for", hint="shorten -p, -n or -d"
+            f"{bundle.name} has a context of {context} tokens, and the test needs {tokens}", hint="shorten -p, -n or -d"
         )

@@ -1,4 +1,4 @@
-"""The little of NVIDIA's management library that a benchmark asks: what a GPU has used, and what a process has there.
+"""The few calls of NVIDIA's management library that a benchmark needs: energy and memory of a GPU.
 
 https://docs.nvidia.com/deploy/nvml-api/, by ctypes: no package is needed for it.
 """

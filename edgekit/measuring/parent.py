@@ -1,4 +1,4 @@
-"""A measurement's other side, seen from the process that asks: start it, ask it, and keep it still meanwhile.
+"""The controlling side of a measurement: starts the measured process, requests runs, and pauses it between them.
 
 A subject that is not asked is stopped (SIGSTOP): an engine's threads spin while they wait, and would take the cores
 from the one that is measured. It dies with whoever started it, and when it is closed.
@@ -116,7 +116,7 @@ class Subject:
             while b"\n" not in self._heard:
                 if not ready.select(SILENCE):
                     raise ResourceError(
-                        f"{self._stage} said nothing for {SILENCE:.0f} s", hint="measure a smaller model"
+                        f"{self._stage} did not respond for {SILENCE:.0f} s", hint="measure a smaller model"
                     )
                 if not (more := os.read(self._process.stdout.fileno(), 1 << 16)):
                     return b""

@@ -1,4 +1,4 @@
-"""The log of a power meter outside the device: a CSV with a header, and in it the columns `time` and `watts`.
+"""Read the log of an external power meter: a CSV file with the columns `time` and `watts`.
 
 Times are seconds since 1970, or ISO 8601, which without an offset is this machine's local time. Other columns are
 passed over. Knows nothing of what was run.
@@ -82,7 +82,7 @@ def _samples(name: str, rows: Any) -> Iterator[Sample]:
             raise _wrong(name, rows.line_num, f"{len(row)} columns, and the header has {len(header)}")
         found = Sample(_seconds(row[time]), _number(row[watts]))
         if not math.isfinite(found.time) or not 0 <= found.watts < math.inf:
-            raise _wrong(name, rows.line_num, f"{row[time]!r:.40} and {row[watts]!r:.40} are no time and no power")
+            raise _wrong(name, rows.line_num, f"{row[time]!r:.40} and {row[watts]!r:.40} are not a time and a power")
         if found.time < before:
             raise _wrong(name, rows.line_num, "its time is before that of the line before it")
         before = found.time
@@ -114,4 +114,4 @@ def _at(samples: Sequence[Sample], time: float) -> float:
 
 
 def _wrong(name: str, line: int, why: str) -> InputError:
-    return InputError(f"line {line} of {name}: {why}", hint="the log of a meter has a time and a power in every line")
+    return InputError(f"line {line} of {name}: {why}", hint="every line of the log needs a time and a power")

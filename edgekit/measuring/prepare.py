@@ -1,4 +1,4 @@
-"""What is to be measured and is no bundle yet is made one: `edgekit bench random:CONFIG` needs no export before it.
+"""Export models that `edgekit bench` is given in place of bundles: `edgekit bench random:CONFIG`.
 
 Knows what a bundle's folder looks like, and how a model's name becomes one; the work is `edgekit.export`'s.
 """
@@ -28,7 +28,7 @@ def prepared(
         return Path(model)
     made = folder / name_of(model)
     if made.exists():
-        raise UsageError(f"two of the models are called {made.name}", hint="measure one after the other")
+        raise UsageError(f"two of the models have the name {made.name}", hint="measure one after the other")
     from edgekit.export import export
 
     export(model, made, targets=targets, precision=precisions, progress=progress)

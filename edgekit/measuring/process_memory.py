@@ -1,4 +1,4 @@
-"""What this process holds in memory, as the kernel counts it, in bytes.
+"""The memory of this process as the kernel counts it, in bytes.
 
     phase("loaded")           RSS, PSS, USS and what is no file's, now (/proc/self/smaps_rollup)
     peak()                    the high-water mark of RSS (VmHWM)

@@ -1,4 +1,4 @@
-"""One variant in one test on the scales: opened, warmed up, run in blocks, held against what is right; then a Row.
+"""Measure one variant in one test: open it, warm it up, time runs, check its outputs, return a Row.
 
 Whatever one of them fails in is told in its row, and is not the end of the others. Knows nothing of turns.
 """
@@ -137,7 +137,7 @@ class Weighing:
         if self._subject is None or self.failed:
             return
         with self._telling():
-            self.way.say(self.label, f"on and on for {seconds:g} s")
+            self.way.say(self.label, f"running without pause for {seconds:g} s")
             self._sustained = self._subject.ask(do="sustain", seconds=seconds)
             self._blocks.append(self._sustained["seen"])
 
@@ -146,7 +146,7 @@ class Weighing:
         if self._subject is None or self.failed:
             return
         with self._telling():
-            self.way.say(self.label, "known answers")
+            self.way.say(self.label, "comparing with the goldens")
             self._finished = self._subject.finish()
 
     def close(self) -> None:

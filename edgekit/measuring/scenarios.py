@@ -1,4 +1,4 @@
-"""Ways to use a model, each a function that gives a Scenario: what a run is about, the run, and what its times say.
+"""The scenarios of a benchmark, each a function that returns a Scenario: its items, its run, and its metrics.
 
 A run is a generator, as every loop is: it yields when something has come, and the clock of `timing` looks at nothing
 else. So a loop that gives an image's steps or a text's segments is measured by a function here that yields as it does.
@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from edgekit import tasks
 from edgekit.measuring import inputs
 from edgekit.measuring.configuration import Test
 
@@ -52,15 +51,14 @@ def open(model: Model, test: Test, given: Sequence[Any], file: Path | None = Non
     if test.scenario == "llm":
         return llm(model, test, file)
     ways = {"single-stream": single_stream, "offline": offline, "stream": stream}
-    return ways[test.scenario](model, test, inputs.restored(model.bundle, given))
+    return ways[test.scenario](model, test, [model.item(sample) for sample in given])
 
 
-def single_stream(model: Model, test: Test, given: Sequence[Any]) -> Scenario:
+def single_stream(model: Any, test: Test, given: Sequence[Any]) -> Scenario:
     """One input, and the next when the answer has come."""
-    answer = _asks(model)
 
     def run(item: Any) -> Iterator[Any]:
-        yield answer([item])
+        yield model.answer([item])
 
     rate, steps = model.bundle.settings.get("rate"), _steps(model, given)
 
@@ -71,20 +69,19 @@ def single_stream(model: Model, test: Test, given: Sequence[Any]) -> Scenario:
     return Scenario(lambda number: given[number % len(given)], run, tell, facts={"steps": steps} if steps else {})
 
 
-def offline(model: Model, test: Test, given: Sequence[Any]) -> Scenario:
+def offline(model: Any, test: Test, given: Sequence[Any]) -> Scenario:
     """Many inputs at once: how many are done in a second."""
-    answer = _asks(model)
 
     def item(number: int) -> list[Any]:
         return [given[(number * test.batch + at) % len(given)] for at in range(test.batch)]
 
     def run(items: list[Any]) -> Iterator[Any]:
-        yield answer(items)
+        yield model.answer(items)
 
     return Scenario(item, run, lambda came: {"throughput": [test.batch / came[0]]}, per="item", each=test.batch)
 
 
-def llm(model: Model, test: Test, file: Path | None) -> Scenario:
+def llm(model: Any, test: Test, file: Path | None) -> Scenario:
     """Prompts in, tokens out: `batch` rows, each after `depth` tokens that were read before.
 
     A row goes on past an end token until it has as many as were asked for. What was read before is kept, and every run
@@ -93,9 +90,9 @@ def llm(model: Model, test: Test, file: Path | None) -> Scenario:
     decode = import_module("edgekit.runtimes.loops.decode").decode
     tokens = import_module("edgekit.runtimes.heads.tokens")
     inputs.check(model.bundle, test.tokens)
-    writer, engine = model._writer(), cast("DecoderSession", model.engine)
+    generator, engine = model.generator(), cast("DecoderSession", model.session_of())
     prompts = inputs.Prompts(model, test.prompt, file, begin=not test.depth)
-    wish = tokens.wish(writer.settings, {"max_new_tokens": test.generate, "min_new_tokens": test.generate})
+    wish = tokens.wish(generator.settings, {"max_new_tokens": test.generate, "min_new_tokens": test.generate})
     before = _read_before(engine, prompts.ids(-1, test.depth), test.tokens) if test.depth else None
 
     def item(number: int) -> Any:
@@ -104,9 +101,9 @@ def llm(model: Model, test: Test, file: Path | None) -> Scenario:
 
     def run(given: Any) -> Iterator[Any]:
         texts, state = given
-        encoded = writer.ingest.encode(texts, begin=state is None)
-        rows = [tokens.Answer(one.ids, one.ids, writer.ingest, wish, row) for row, one in enumerate(encoded)]
-        with closing(decode(writer.session, rows, state)) as steps:
+        encoded = generator.ingest.encode(texts, begin=state is None)
+        rows = [tokens.Answer(one.ids, one.ids, generator.ingest, wish, row) for row, one in enumerate(encoded)]
+        with closing(decode(generator.session, rows, state)) as steps:
             yield from steps
 
     def tell(came: Sequence[float]) -> Values:
@@ -123,7 +120,7 @@ def llm(model: Model, test: Test, file: Path | None) -> Scenario:
     return Scenario(item, run, tell, test.generate, "token", test.batch, states, {"prompt_form": prompts.form})
 
 
-def stream(model: Model, test: Test, given: Sequence[Any]) -> Scenario:
+def stream(model: Any, test: Test, given: Sequence[Any]) -> Scenario:
     """A sample in, its result out, and the next: one stream, or `batch` of them side by side."""
     rows = [row for one in given for row in one]
     rate = model.bundle.settings.get("rate")
@@ -145,25 +142,15 @@ def stream(model: Model, test: Test, given: Sequence[Any]) -> Scenario:
         return {"step": [came[0]], **({"rtf": [came[0] * rate]} if rate else {})}
 
     def states(last: Any) -> int:
-        session = cast("StreamSession", model.engine)
+        session = cast("StreamSession", model.session_of())
         return session.nbytes(session.start(test.batch))
 
     return Scenario(item, run, tell, per="sample", each=test.batch, states=states)
 
 
-def _asks(model: Model) -> Callable[[Sequence[Any]], Any]:
-    """The model's own method for one or more items: one alone is asked as a caller asks for one."""
-    method = tasks.find(model.bundle.task).method
-    if method == "rerank":  # a query with its documents
-        return lambda pairs: model.rerank(pairs[0][0], [document for _, document in pairs], truncate=True)
-    own = getattr(model, method)
-    options = {"truncate": True} if model.bundle.ingest == "text" else {}
-    return lambda items: own(items[0] if len(items) == 1 else list(items), **options)
-
-
-def _steps(model: Model, given: Sequence[Any]) -> int:
+def _steps(model: Any, given: Sequence[Any]) -> int:
     """Samples of each series, where all have as many; 0 where they have not, or are none."""
-    lengths = {len(one) for one in given} if model.bundle.ingest == "series" else set()
+    lengths = {len(one) for one in given} if model.settings.get("chunk_steps") else set()
     return lengths.pop() if len(lengths) == 1 else 0
 
 

@@ -1,4 +1,4 @@
-"""What a variant weighs, from the bundle's files alone: bytes on disk, and those read for one token.
+"""Sizes of a variant from the bundle's files: bytes on disk, and bytes read per token.
 
 Reads .onnx files without the onnx package and opens no engine.
 """
@@ -31,7 +31,7 @@ def weights(bundle: Bundle, variant: Variant) -> int:
 def token(bundle: Bundle, variant: Variant, tokens: int) -> int:
     """Bytes that a language model reads for one token when it holds `tokens`: all weights that are multiplied by, and
     the state. A table of which only a row is looked up does not count, unless it is the output head as well."""
-    (graph,) = variant.graphs
+    graph = next(graph for graph in variant.graphs if graph.kind == "decoder")
     used = set(_used(bundle, graph))
     tensors = onnx_file.read(bundle.folder, graph.path).external
     weights = {_place(one): one.size for one in tensors if one.tensor in used}

@@ -1,4 +1,4 @@
-"""Many values to one Figure: a median with its confidence, percentiles where the sample carries them, outliers.
+"""Summarize many values as one Figure: median with confidence interval, supported percentiles, outliers.
 
 Knows nothing of what was measured. Which percentile may be told is `edgekit.reporting.record.NEEDED`'s rule.
 """

@@ -1,4 +1,4 @@
-"""What is known before and around a measurement: what a run is expected to take, and the energy that it took.
+"""The memory forecast of a run before it, and the energy that it took.
 
 Knows no subject; measures nothing of a model.
 """
@@ -32,7 +32,8 @@ def forecast(bundle: Bundle, variant: Variant, test: Test, threads: int) -> Fore
         return None
     if not test.depth:
         return found
-    before = states(variant.graphs[0], 1, test.tokens)  # what was read before is kept, and each run goes on from a copy
+    # What was read before is kept, and each run goes on from a copy.
+    before = sum(states(graph, 1, test.tokens) for graph in variant.graphs)
     return replace(found, arena=found.arena + before, total=found.total + before)
 
 

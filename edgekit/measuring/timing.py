@@ -1,4 +1,4 @@
-"""The clock: when each result of a run came, and how long to warm up before it counts.
+"""Timestamps of the results of a run, and the rule for when warm-up is complete.
 
 Between the results of a run there is nothing but the clock; between two runs, what makes the next one ready. Knows
 nothing of models: a run is a generator, and what it yields is not looked at.

@@ -1,4 +1,4 @@
-"""Variants that take turns: of one bundle in one test, as many at a time as memory holds.
+"""Run the variants of a bundle in turns, as many at a time as fit into memory.
 
 What a machine does besides changes from second to second. Who takes turns in blocks of runs, in every round in the
 other order, is disturbed alike. Only one computes at a time.

@@ -1,1 +1,1 @@
-"""Recipes of quantization and the transformations that carry them out."""
+"""Quantization: recipes, and the transformations that apply them to graphs."""

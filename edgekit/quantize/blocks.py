@@ -1,4 +1,4 @@
-"""int4 and int8 weights, symmetric, rounded to nearest, one scale for each block of inputs or for each output.
+"""Quantize weights to int4 or int8: symmetric, round to nearest, one scale per block of inputs or per output.
 
 For weights that are quantized while they stream by: plain arrays in, plain arrays out, no graph. What comes out goes
 behind a DequantizeLinear: w is about q * s. In int4 the weight with the largest magnitude in a block becomes -8, so

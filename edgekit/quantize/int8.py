@@ -1,4 +1,4 @@
-"""int8 weights, symmetric: one scale per output channel of a MatMul, one per row of an embedding table.
+"""Quantize weights to int8: symmetric, one scale per output channel of MatMul, Gemm and Conv, or per row of a table.
 
 Activations stay float in this form; a target that computes in int8 quantizes them as it runs (`method="dynamic"`).
 q = round(w / s), s = max|w| / 127 over the channel, as in arXiv:1712.05877 with a zero point of 0.
@@ -20,51 +20,61 @@ SMALLEST = 1024  # elements: below this a weight costs more to quantize than it 
 
 
 def quantize(model: ir.Model, recipe: Recipe) -> ir.Model:
-    """Every weight of a MatMul and every embedding table, but those named in `recipe.skip`; in place."""
+    """Every weight of a MatMul, Gemm or Conv and every embedding table, but those named in `recipe.skip`; in place."""
     for node in list(model.graph):
-        weight = graph.weight(node.inputs[{"MatMul": 1, "Gather": 0}[node.op_type]]) if _takes_weight(node) else None
-        if weight is None or not _worth(weight) or weight.name in recipe.skip:
+        place = _place(node)
+        weight = graph.weight(node.inputs[place[0]]) if place else None
+        if place is None or weight is None or not _worth(node, weight) or weight.name in recipe.skip:
             continue
-        if node.op_type == "MatMul":
-            _matmul(model, node, weight)
-        else:
+        if node.op_type == "Gather":
             _gather(model, node, weight)
+        else:
+            _dequantize(model, node, weight, *place)
     graph.drop_unused(model)
     return model
 
 
-def _takes_weight(node: ir.Node) -> bool:
+def _place(node: ir.Node) -> tuple[int, int] | None:
+    """The position of the node's weight among its inputs, and the weight's axis of output channels, or of rows."""
     if node.op_type == "Gather":
-        axis = node.attributes.get("axis")
-        return axis is None or int(axis.as_int()) == 0
-    return bool(node.op_type == "MatMul")
+        return (0, 0) if _attribute(node, "axis") == 0 else None
+    if node.op_type == "Gemm":
+        return 1, 0 if _attribute(node, "transB") else 1
+    return {"MatMul": (1, 1), "Conv": (1, 0)}.get(node.op_type)
 
 
-def _worth(weight: ir.Value) -> bool:
+def _attribute(node: ir.Node, name: str) -> int:
+    attribute = node.attributes.get(name)
+    return 0 if attribute is None else int(attribute.as_int())
+
+
+def _worth(node: ir.Node, weight: ir.Value) -> bool:
     tensor = weight.const_value
     assert tensor is not None
-    return len(tensor.shape) == 2 and int(tensor.size) >= SMALLEST and bool(tensor.dtype.is_floating_point())
+    matrix = len(tensor.shape) == 2 or node.op_type == "Conv"
+    return matrix and int(tensor.size) >= SMALLEST and bool(tensor.dtype.is_floating_point())
 
 
 def rounded(array: Array, axis: int) -> tuple[Array, Array]:
-    """int8 values and float32 scales, one for each index of `axis` (rank 2). A channel of zeros gets scale 1."""
+    """int8 values and float32 scales, one for each index of `axis`. A channel of zeros gets scale 1."""
     import numpy as np
 
-    scale = (np.abs(array).max(axis=1 - axis) / 127).astype(np.float32)
+    others = tuple(other for other in range(array.ndim) if other != axis)
+    scale = (np.abs(array).max(axis=others) / 127).astype(np.float32)
     scale[scale == 0] = 1
-    values = np.rint(array / np.expand_dims(scale, 1 - axis))
+    values = np.rint(array / np.expand_dims(scale, others))
     return values.astype(np.int8), scale
 
 
-def _matmul(model: ir.Model, node: ir.Node, weight: ir.Value) -> None:
-    """(…, K) x (K, N): the weight behind a DequantizeLinear with N scales."""
+def _dequantize(model: ir.Model, node: ir.Node, weight: ir.Value, position: int, axis: int) -> None:
+    """The weight at this position behind a DequantizeLinear, with one scale for each index of `axis`."""
     import onnx_ir as ir
 
-    values, scale = _initializers(model, weight, axis=1)
-    dequantize = ir.node("DequantizeLinear", [values, scale], {"axis": 1})
+    values, scale = _initializers(model, weight, axis)
+    dequantize = ir.node("DequantizeLinear", [values, scale], {"axis": axis})
     _name(dequantize, node, "dequantized", weight)
     model.graph.insert_before(node, dequantize)
-    node.replace_input_with(1, dequantize.outputs[0])
+    node.replace_input_with(position, dequantize.outputs[0])
 
 
 def _gather(model: ir.Model, node: ir.Node, weight: ir.Value) -> None:

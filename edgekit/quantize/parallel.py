@@ -1,4 +1,4 @@
-"""Work on plain arrays by all cores that this process may use: numpy lets go of the interpreter meanwhile."""
+"""Apply a function to numpy arrays on all cores of this process, in threads."""
 
 from __future__ import annotations
 

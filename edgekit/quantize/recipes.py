@@ -1,4 +1,4 @@
-"""Recipe -> quantized graph. The result is the portable form: standard ONNX, weights behind DequantizeLinear."""
+"""Apply a Recipe to a graph. The result is portable: standard ONNX, weights behind DequantizeLinear."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ def recipe(
     *,
     method: str | None = None,
     group_size: int | None = None,
-    road: str = "tracing",
+    blocks: bool = False,
     usual: Mapping[str, int | None] | None = None,
 ) -> Recipe:
-    """The recipe that a precision stands for on a road to the graph; `usual`: a built model's group sizes by precision,
-    where they are not GROUP (None: one scale for each output). Raises UnsupportedError for what is not there."""
+    """The recipe that a precision stands for.
+
+    `blocks`: the exporter writes weights in blocks of `group_size`, and may have `usual` sizes by precision (None: one
+    scale for each output). Raises UnsupportedError for what is not there.
+    """
     if precision not in PRECISIONS:
         raise UnsupportedError(f"no precision {precision!r}", hint=f"known: {', '.join(PRECISIONS)}")
     if precision not in QUANTIZED:
         if method or group_size:
             raise UnsupportedError(f"{precision} quantizes nothing, so --method and --group-size have no meaning")
         return Recipe(weights=precision, activations=precision)
-    if road == "building" and precision in QUANTIZED:
+    if blocks:
         return _blocks(precision, method, group_size or (usual or {}).get(precision, GROUP))
     if precision != "int8":
         raise UnsupportedError(f"{precision} is not supported for this model", hint="use fp32, bf16 or int8")

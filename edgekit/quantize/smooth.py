@@ -1,4 +1,4 @@
-"""Moves the outlier channels of normalized activations into the weights, before these are quantized.
+"""Move outlier channels of normalized activations into the weights before these are quantized.
 
 One int8 scale for a whole tensor leaves little for most channels where a few are large, as they are behind a
 LayerNormalization. Dividing channel j by s_j = max|x_j|^a / max|w_j|^(1-a), and multiplying the weights' row j by it,
@@ -8,7 +8,7 @@ do harm, so only normalized inputs are smoothed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgekit.workbench import graph
@@ -35,16 +35,13 @@ def sources(model: ir.Model) -> dict[str, list[ir.Node]]:
     return found
 
 
-def maxima(outputs: Iterable[Arrays]) -> dict[str, Array]:
-    """The largest magnitude in each channel (last axis) of each value, over some runs."""
+def widen(largest: dict[str, Array], outputs: Arrays) -> None:
+    """Take the outputs of a run into the `largest` magnitude of each channel (last axis) of each value."""
     import numpy as np
 
-    found: dict[str, Array] = {}
-    for arrays in outputs:
-        for name, array in arrays.items():
-            largest = np.abs(array).reshape(-1, array.shape[-1]).max(axis=0)
-            found[name] = np.maximum(found[name], largest) if name in found else largest
-    return found
+    for name, array in outputs.items():
+        peaks = np.abs(array).reshape(-1, array.shape[-1]).max(axis=0)
+        largest[name] = np.maximum(largest[name], peaks) if name in largest else peaks
 
 
 def smooth(model: ir.Model, largest: Mapping[str, Array]) -> None:

@@ -6,6 +6,7 @@ A column that no row has is left out.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
@@ -16,6 +17,8 @@ from edgekit.reporting.record import Example, Figure
 from edgekit.reporting.row_groups import Entry, Group
 
 EXAMPLES, NOTES = 12, 12  # of a bundle, at most
+EDGE = 64  # of an example picture, in CSS pixels
+PICTURE = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/=]{1,20000}")
 Column = tuple[Head, Callable[[Entry], Cell]]
 TITLES = {
     "single-stream": "Single input",
@@ -273,8 +276,8 @@ def _examples(group: Group) -> Iterator[str]:
         return
     counted = subject.wrong is not None and subject.asked is not None
     wrong = f"; {number_text.whole(subject.wrong)} of {number_text.whole(subject.asked)} wrong" if counted else ""
-    line = f"Outputs of {subject.answered_by} on held-out texts{wrong}."
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Text", "Expected", "Output"))
+    line = f"Outputs of {subject.answered_by} on held-out inputs{wrong}."
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Input", "Expected", "Output"))
     yield f'<h3>Example outputs</h3><p class="soft">{text(line)}</p>'
     yield f'<div class="scroll" tabindex="0" role="region" aria-label="Outputs of {text(group.bundle)}">'
     yield f'<table class="examples"><thead><tr>{heads}</tr></thead><tbody>'
@@ -286,7 +289,9 @@ def _examples(group: Group) -> Iterator[str]:
 
 
 def _marked(example: Example) -> str:
-    """The text with the model's spans marked; without marks where the text is cut or has invisible characters."""
+    """The picture, or the text with the model's spans marked; without marks where it is cut or has odd characters."""
+    if PICTURE.fullmatch(example.text):
+        return f'<img src="{example.text}" alt="held-out picture" width="{EDGE}" height="{EDGE}">'
     parts, at = [], 0
     if number_text.cut(example.text) != example.text:
         return text(example.text)

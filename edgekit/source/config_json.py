@@ -1,4 +1,4 @@
-"""config.json, read with suspicion: what it may say, what is struck out, and which exporter it asks for.
+"""Read an untrusted config.json: check it, remove what would run code, and name the model's exporter.
 
 Repository code is never run, with or without `trust_remote_code`. Many good repositories still carry an `auto_map`
 to their own modeling files although transformers has had the architecture for years (nomic_bert, phi3): then
@@ -79,7 +79,7 @@ def _stays_here(value: Any, where: str) -> None:
             _stays_here(item, f"{where}.{index}")
     elif isinstance(value, str) and ("/" in value or "\\" in value or value.endswith(".py")):
         raise UnsupportedError(
-            f"config.json points out of its own folder: {where} is {value!r}",
+            f"config.json refers to a file outside its folder: {where} is {value!r}",
             hint="export the unquantized model and let EdgeKit quantize it (--precision int8 or int4)",
             key=where,
         )
@@ -102,7 +102,7 @@ def architecture(config: dict[str, Any]) -> str:
 
 
 def file_name(config: dict[str, Any]) -> str:
-    """`model_type` with underscores. Raises UnsupportedError if it is missing, BundleError if it is no name."""
+    """`model_type` with underscores. Raises UnsupportedError if it is missing, BundleError if it is not a name."""
     kind = config.get("model_type", "")
     if kind == "":
         raise UnsupportedError(
@@ -110,7 +110,7 @@ def file_name(config: dict[str, Any]) -> str:
             hint="export from a folder that transformers' save_pretrained wrote, or add the architecture's name",
         )
     if not isinstance(kind, str) or not kind.replace("-", "_").isidentifier():
-        raise BundleError(f"config.json's model_type is no name: {kind!r}", hint="download or save the model again")
+        raise BundleError(f"config.json's model_type is not a name: {kind!r}", hint="download or save the model again")
     return kind.replace("-", "_")
 
 
@@ -126,7 +126,7 @@ def refuse_remote_code(config: dict[str, Any], removed: Iterable[str], files: It
         return
     raise UnsupportedError(
         f"remote code needed: {config['model_type']!r} is known only to the repository's own Python files",
-        hint="EdgeKit runs no code from a repository; look for the model in a form that transformers knows itself",
+        hint="EdgeKit runs no code from a repository; look for a version of the model that needs no remote code",
         files=sorted(code),
         keys=sorted(maps),
     )

@@ -1,4 +1,4 @@
-"""Files of one commit of a hub repository, brought into the local cache and held against the hub's own digests.
+"""Download the files of one commit of a hub repository to the local cache, and check the hub's digests.
 
 `huggingface_hub` does the transfer and owns the cache. What it lacks is added here: the first question is retried
 too (it retries transfers), a file is compared with its digest (it never hashes), an unreachable hub is an error
@@ -53,12 +53,12 @@ def find(repo: str, revision: str | None = None, *, offline: bool = False) -> Sn
     from huggingface_hub import HfApi, constants, hf_hub_download, is_offline_mode
 
     if revision is not None and not re.fullmatch(r"(?!.*\.\.)\w[\w./+-]*", revision):
-        raise UsageError(f"{revision!r} is no revision", hint="give a branch, a tag or a commit of 40 hex digits")
+        raise UsageError(f"{revision!r} is not a revision", hint="give a branch, a tag or a commit of 40 hex digits")
     if offline or is_offline_mode():
         return _cached(repo, revision)
     if not ADDRESS.fullmatch(constants.ENDPOINT):
         raise UsageError(
-            f"HF_ENDPOINT is no address: {constants.ENDPOINT!r}", hint="unset it, or start it with https://"
+            f"HF_ENDPOINT is not an address: {constants.ENDPOINT!r}", hint="unset it, or start it with https://"
         )
     what = f"{repo} at {revision}" if revision else repo
     info = _asked(lambda: HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT), what, repo)
@@ -109,7 +109,7 @@ def _cached(repo: str, revision: str | None) -> Snapshot:
         what = f"{repo} at {revision}" if revision else repo
         raise SourceError(
             f"{what} is not in the local cache, and EdgeKit is offline",
-            hint="run the command once with a network, without --offline and HF_HUB_OFFLINE, or name a local folder",
+            hint="run the command once online, without --offline and HF_HUB_OFFLINE, or name a local folder",
         )
     folder = Path(config).parent
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
@@ -139,8 +139,8 @@ def _verify(path: Path, promised: str) -> None:
         link.unlink()
     path.unlink()
     raise BundleError(
-        f"{name} does not have the digest that the hub promised",
-        hint="it was removed from the cache; run again to download it anew",
+        f"{name} does not have the digest that the hub states",
+        hint="it was removed from the cache; run the command again to download it",
         expected=promised,
         actual=found,
     )

@@ -1,4 +1,4 @@
-"""What went wrong with a hub, in words: `huggingface_hub`'s exceptions as EdgeKit's errors.
+"""Turn exceptions of `huggingface_hub` into EdgeKit's errors, with the next step.
 
 Exceptions are told apart by the names of their classes, because the transport library under `huggingface_hub`
 changes its own name between versions (httpx, httpx2). No text that is made here holds the user's token.
@@ -75,7 +75,7 @@ def explain(error: Exception, what: str, repo: str) -> EdgeKitError:
     if "ConnectError" in kinds(root):
         return SourceError(f"cannot reach {_host()}: {_reason(root)}", hint=UNREACHABLE, cause=cause)
     if "LocalEntryNotFoundError" in kinds(root):
-        return SourceError(f"{what} is not in the local cache", hint="run once with a network", cause=cause)
+        return SourceError(f"{what} is not in the local cache", hint="run the command once online", cause=cause)
     for kind, code, message, hint in EXPLANATIONS:
         if kind in kinds(root) or (code and code == status(root)):
             message, hint = message.format(what=what), hint.format(url=url)
@@ -83,7 +83,9 @@ def explain(error: Exception, what: str, repo: str) -> EdgeKitError:
     if isinstance(root, OSError) and not {"HTTPError", "FileMetadataError"} & kinds(root):
         return _disk(root, what, cause)
     return SourceError(
-        f"{_host()} does not answer like a hub ({what})", hint="check HF_ENDPOINT and any proxy in between", cause=cause
+        f"{_host()} does not answer like a Hugging Face hub ({what})",
+        hint="check HF_ENDPOINT and any proxy in between",
+        cause=cause,
     )
 
 
@@ -91,7 +93,7 @@ def _disk(error: OSError, what: str, cause: str) -> EdgeKitError:
     if "Consistency check failed" in cause:
         return BundleError(f"{what} came with the wrong length", hint="try again; nothing was kept", cause=cause)
     if error.errno in FULL:
-        return ResourceError(f"no room on the disk for {what}", hint="free some, or set HF_HUB_CACHE", cause=cause)
+        return ResourceError(f"no space on the disk for {what}", hint="free space, or set HF_HUB_CACHE", cause=cause)
     hint = "set HF_HUB_CACHE to a folder that you may write to"
     return ResourceError(f"the hub's local cache cannot hold {what}", hint=hint, cause=cause)
 

@@ -1,4 +1,4 @@
-"""ONNX files with states that the user names, and torch modules, which become such files: from them to a `Source`.
+"""Make a `Source` of an ONNX file with named states, or of a torch module.
 
     hn=h0: what the output `hn` of one step gives, the input `h0` of the next one takes
 
@@ -10,21 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit import registry
-from edgekit.core import Progress, Recipe, Source
-from edgekit.errors import UnsupportedError, UsageError, VerificationError
+from edgekit.core import Progress, Source
+from edgekit.errors import UnsupportedError, UsageError
 
-if TYPE_CHECKING:
-    from edgekit.core import Array, Graph
-
-FILE, PROOF = "model.onnx", "proof.npz"
-STEPS = 6  # that are fed one by one, and at once
-NEAR = 1e-4  # of the largest number
+FILE = "model.onnx"
 
 
-def source(model: str, path: Path, states: Mapping[str, str]) -> Source:
+def resolve(model: str, path: Path, states: Mapping[str, str]) -> Source:
     """An ONNX file with `states` (input -> output), its names checked and its bytes sound.
 
     Raises UsageError for a name that it has not, UnsupportedError where no state is named, BundleError.
@@ -37,19 +32,20 @@ def source(model: str, path: Path, states: Mapping[str, str]) -> Source:
     has = f"its inputs are {', '.join(facts.inputs)}; its outputs {', '.join(facts.outputs)}"
     if not states:
         raise UnsupportedError(
-            f"{path.name}: EdgeKit takes over an ONNX file only with states yet", hint=f"--state OUT=IN for each; {has}"
+            f"{path.name}: EdgeKit can export an ONNX file only if it has states",
+            hint=f"name each state with --state OUT=IN; {has}",
         )
     _check_names(states, list(facts.inputs), list(facts.outputs), has)
-    return Source(model, registry.GIVEN, folder, "", {"file": path.name, "states": dict(states)})
+    return Source(model, registry.ONNX_FILE, folder, "", {"file": path.name, "states": dict(states)})
 
 
-def sizes(found: Source) -> dict[str, int]:
+def sizes(source: Source) -> dict[str, int]:
     """Bytes of the tensors that lie beside the file, by name, and of the file."""
     from edgekit.bundle import onnx_file
 
-    name = found.config["file"]
-    beside = {tensor.tensor: tensor.size for tensor in onnx_file.read(found.folder, name).external}
-    return beside | {name: (found.folder / name).stat().st_size}
+    name = source.config["file"]
+    beside = {tensor.tensor: tensor.size for tensor in onnx_file.read(source.folder, name).external}
+    return beside | {name: (source.folder / name).stat().st_size}
 
 
 def traced(module: Any, example: Any, states: Mapping[str, str] | None, folder: Path, say: Progress) -> Source:
@@ -61,44 +57,12 @@ def traced(module: Any, example: Any, states: Mapping[str, str] | None, folder: 
 
     if not states or example is None:
         raise UsageError(
-            "a module is exported with example_inputs and states",
+            "exporting a torch module needs example_inputs and states",
             hint='export(module, "out.ek", example_inputs=(x, h), states={"h": "h_next"}), named as in its forward()',
         )
     trace = import_module("edgekit.exporters._recurrent.module").trace
     trace(module, example, states, folder / FILE, lambda what: say("trace", what))
-    return Source(type(module).__name__, registry.GIVEN, folder, "", {"file": FILE, "states": dict(states)})
-
-
-def check_steps(file: Path, graph: Graph, threads: int) -> None:
-    """Fed step by step, the graph must give what it gives for the whole: else states are named wrongly.
-
-    Nothing is checked of a graph that takes one number of steps only. Raises VerificationError.
-    """
-    import numpy as np
-
-    rows, steps, wide = graph.inputs[0].shape
-    if isinstance(steps, int):
-        return
-    size = [axis if isinstance(axis, int) else 2 for axis in (rows, STEPS, wide)]
-    x = np.random.default_rng(0).normal(size=size).astype(np.float32)
-    session = registry.find("targets", "cpu").open(file.parent, graph, Recipe(), threads=threads)
-    try:
-        whole = session.run({"x": x})[0]["y"].copy()
-        state: Any = None
-        found: list[Array] = []
-        for step in range(STEPS):
-            outputs, state = session.run({"x": np.ascontiguousarray(x[:, step : step + 1])}, state)
-            found.append(outputs["y"].copy())
-    finally:
-        session.close()
-    answered = np.concatenate(found, axis=1) if whole.ndim == 3 else found[-1]
-    difference = float(np.abs(answered - whole).max()) / max(float(np.abs(whole).max()), 1e-6)
-    if not difference <= NEAR:
-        raise VerificationError(
-            f"fed step by step, the graph differs from itself fed at once by {difference:.2g} of its largest number",
-            hint="is each state named with its own input? states of one shape are easily exchanged; "
-            f"they are {', '.join(f'{state.out}={state.into}' for state in graph.states)}",
-        )
+    return Source(type(module).__name__, registry.ONNX_FILE, folder, "", {"file": FILE, "states": dict(states)})
 
 
 def _check_names(states: Mapping[str, str], inputs: list[str], outputs: list[str], has: str) -> None:
@@ -107,9 +71,9 @@ def _check_names(states: Mapping[str, str], inputs: list[str], outputs: list[str
             if name not in known:
                 raise UsageError(f"the state {out}={into}: there is no {what} {name!r}", hint=has)
     if len(set(states.values())) < len(states):
-        raise UsageError("two states come out of one output", hint=has)
+        raise UsageError("two states name the same output", hint=has)
     rest = [name for name in inputs if name not in states], [name for name in outputs if name not in states.values()]
     for names, what in zip(rest, ("input", "output")):
         if len(names) != 1:
-            said = f"{len(names)} {what}s that are no states ({', '.join(names)})" if names else f"no {what} but states"
-            raise UnsupportedError(f"the graph has {said}, and a stream has one", hint=f"name every state; {has}")
+            said = f"{len(names)} {what}s that are not states ({', '.join(names)})" if names else f"no other {what}"
+            raise UnsupportedError(f"the graph has {said}, and must have one", hint=f"name every state; {has}")

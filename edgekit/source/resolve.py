@@ -1,4 +1,4 @@
-"""From what a user typed as MODEL to a `Source`: a folder whose files have been checked, with nothing loaded.
+"""Resolve MODEL, as the user typed it, to a `Source`: a folder of checked files. Nothing is loaded.
 
 Knows the forms of a model's name and the order in which they are tried. `hub`, `config_json` and `weights` beside this
 file read what their names say. A model that EdgeKit cannot export is refused here by its config.json, before its
@@ -86,13 +86,13 @@ def resolve(
     path = Path(typed)
     is_onnx = path.suffix == ".onnx" and os.path.isfile(typed)
     if states and not is_onnx:
-        raise UsageError(f"{model} is no ONNX file, whose states could be named", hint="leave --state out")
+        raise UsageError(f"--state is only for .onnx files, and {model} is not one", hint="leave --state out")
     if model.startswith("zoo:"):
         found = _in_folder(model, zoo_folder(model.removeprefix("zoo:")), trust_remote_code)
     elif model.startswith("random:"):
         found = _random(model, trust_remote_code)
     elif is_onnx:
-        found = onnx_file.source(model, path, states or {})
+        found = onnx_file.resolve(model, path, states or {})
     elif os.path.exists(typed):  # unlike Path.exists, False for a name that no file system can hold
         found = _in_folder(model, _folder(path), trust_remote_code)
     elif _looks_like_a_path(model):
@@ -102,6 +102,11 @@ def resolve(
     if revision is not None:
         raise UsageError(f"{model} has no revisions", hint="--revision is for hub ids; leave it out")
     return found
+
+
+def sizes(source: Source) -> dict[str, int]:
+    """Bytes of the model's weights as they are stored, by name. Raises BundleError."""
+    return onnx_file.sizes(source) if source.arch == registry.ONNX_FILE else weights.sizes(source.folder)
 
 
 def _random(model: str, trust: bool) -> Source:
@@ -130,11 +135,11 @@ def _on_the_hub(model: str, revision: str | None, offline: bool, trust: bool) ->
     _refuse_closed(model)
     if not HUB_ID.fullmatch(model) or len(model) > 96:
         link = HUB_URL.match(model)
-        raise SourceError(f"{model!r} is no model's name", hint=f"did you mean {link[1]!r}?" if link else FORMS)
+        raise SourceError(f"{model!r} is not a model id", hint=f"did you mean {link[1]!r}?" if link else FORMS)
     if trust and not hub.COMMIT.fullmatch(revision or ""):
         raise UsageError(
-            "--trust-remote-code needs a pinned revision: what was read and trusted must be what is used",
-            hint="add --revision with the commit's 40 hex digits",
+            "--trust-remote-code needs --revision, so that the code that you reviewed is the code of this export",
+            hint="add --revision with the 40 hex digits of a commit",
         )
     snapshot = hub.find(model, revision, offline=offline)
     names = list(snapshot.digests)
@@ -142,7 +147,7 @@ def _on_the_hub(model: str, revision: str | None, offline: bool, trust: bool) ->
     folder = hub.download(snapshot, [hub.CONFIG])
     source = _checked(model, folder / hub.CONFIG, snapshot.commit, trust, names)
     if snapshot.offline and not any(name.endswith((weights.SUFFIX, *weights.PICKLES)) for name in names):
-        raise SourceError(f"the local cache holds {model} without its weights", hint="run the command with a network")
+        raise SourceError(f"the local cache holds {model} without its weights", hint="run the command once online")
     weights.refuse_pickles(names)
     hub.download(snapshot, sorted(name for name in names if name.endswith(SMALL) and not weights.is_aside(name)))
     # Weights last: a cache that holds them holds the rest too. Which ones, the index among the small files says.
@@ -170,7 +175,7 @@ def _require_config(names: list[str], model: str) -> None:
         raise UsageError(f"{model} is a bundle already", hint=f"edgekit run {model}")
     if "model_index.json" in names:
         raise UnsupportedError(f"{model} is a diffusion pipeline, which EdgeKit cannot export yet", hint=FORMS)
-    raise SourceError(f"{model} holds no config.json", hint="name a folder that transformers' save_pretrained wrote")
+    raise SourceError(f"{model} has no config.json", hint="name a folder that transformers' save_pretrained wrote")
 
 
 def _refuse_closed(model: str) -> None:
@@ -191,6 +196,6 @@ def _no_such_path(model: str, path: Path) -> SourceError:
     beside = sorted(os.listdir(path.parent)) if os.path.isdir(path.parent) else []
     near = registry.suggest(path.name, beside)
     if not beside:
-        hint = f"{path.parent} holds nothing" if os.path.isdir(path.parent) else f"{path.parent} does not exist either"
+        hint = f"{path.parent} is empty" if os.path.isdir(path.parent) else f"{path.parent} does not exist either"
         return SourceError(f"{model} does not exist", hint=hint)
-    return SourceError(f"{model} does not exist", hint=near or f"there are: {', '.join(beside[:5])}")
+    return SourceError(f"{model} does not exist", hint=near or f"the folder holds: {', '.join(beside[:5])}")

@@ -1,4 +1,4 @@
-"""One safetensors file, checked byte by byte before anybody loads it, and read without loading it.
+"""Check one untrusted safetensors file byte by byte, and list its tensors without loading them.
 
 Nothing here allocates what a file claims: lengths are held against the file's own size first. The rules are those of
 the format's reference reader (safetensors' `tensor.rs`), and stricter where readers are known to disagree: a key that
@@ -86,7 +86,7 @@ def _no_safetensors(path: Path, start: bytes, size: int, length: int) -> BundleE
         )
     for magic, kind in DISGUISES.items():
         if start.startswith(magic):
-            return _bad(path, f"is {kind} under a false name")
+            return _bad(path, f"is {kind}, not safetensors")
     if size < 8:
         return _bad(path, f"is {size} bytes long, too short for a header")
     return _bad(path, f"claims a header of {length} bytes; it has {size} itself, and {MAX_HEADER} are allowed")
@@ -94,7 +94,7 @@ def _no_safetensors(path: Path, start: bytes, size: int, length: int) -> BundleE
 
 def _check_metadata(path: Path, metadata: Any) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _bad(path, "has metadata that is not text by name")
+        raise _bad(path, "has metadata that does not map names to text")
 
 
 def _tensor(path: Path, name: str, entry: Any, data: int, size: int) -> Tensor:
@@ -102,13 +102,13 @@ def _tensor(path: Path, name: str, entry: Any, data: int, size: int) -> Tensor:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end], **rest} if not rest:
             pass
         case _:
-            raise _bad(path, f"describes {name!r} in a way that the format does not have")
+            raise _bad(path, f"describes {name!r} in a way that the format does not allow")
     if dtype not in BITS:
-        raise _bad(path, f"holds {name!r} as {dtype!r}, which is no dtype of the format")
+        raise _bad(path, f"holds {name!r} as {dtype!r}, which is not a dtype of the format")
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)) or begin > end:
         raise _bad(path, f"gives {name!r} an impossible shape or place: {shape[:8]}, {begin} to {end}")
     if end > size - data:
-        raise _bad(path, f"places {name!r} behind its own end")
+        raise _bad(path, f"places {name!r} beyond the end of the file")
     bits = _product(shape, BITS[dtype], limit=8 * (end - begin))
     if bits != 8 * (end - begin):
         raise _bad(path, f"gives {name!r} {end - begin} bytes, which is not what {dtype} {shape[:8]} needs")

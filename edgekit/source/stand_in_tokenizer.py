@@ -1,4 +1,4 @@
-"""A tokenizer for a model that has none: `random:` bundles need one to be measured with text.
+"""A tokenizer for models without one: `random:` bundles need it to be measured with text.
 
 Every byte is a token, so any text goes in and comes out again. It says nothing about a real tokenizer's quality, and
 counts more tokens for a text than a real one would.
@@ -32,7 +32,7 @@ def stand_in_tokenizer(
     """
     if vocab_size < 16:
         raise UnsupportedError(
-            f"a vocabulary of {vocab_size} tokens has no room for text", hint="use 16 tokens or more"
+            f"a vocabulary of {vocab_size} tokens is too small for text", hint="use 16 tokens or more"
         )
     wanted = (pad_token_id, unk_token_id, cls_token_id, sep_token_id, mask_token_id)
     special = _placed(wanted, vocab_size)

@@ -1,4 +1,4 @@
-"""A model's weight files: which ones belong to it, and that they are what they say, before anybody loads one.
+"""Find a model's weight files, and check them before anything loads them.
 
 Only safetensors are read. Pickle runs code when it is loaded: a folder that has nothing else is refused. Knows no
 architecture; one file's bytes are `edgekit.source.safetensors`'s.
@@ -58,7 +58,7 @@ def refuse_pickles(names: Iterable[str]) -> None:
         return
     pickles = sorted(name for name in known if name.endswith(PICKLES))
     if not pickles:
-        raise BundleError("no weights: there is no .safetensors file", hint="random:PATH exports a config without any")
+        raise BundleError("no weights: there is no .safetensors file", hint="random:PATH exports with random weights")
     raise BundleError(
         f"only pickled weights ({', '.join(pickles[:3])}): loading them can run any code, so EdgeKit does not",
         hint="on the hub, look for a revision with safetensors (often --revision refs/pr/1); or convert the file in a "
@@ -78,7 +78,7 @@ def choose(names: Iterable[str], folder: Path) -> list[str]:
 
 
 def is_aside(name: str) -> bool:
-    """Whether a file of that relative name lies in a folder that is no part of the model itself."""
+    """Whether a file of that relative name lies in a folder that is not part of the model itself."""
     return any(part in ASIDE or part.startswith("checkpoint-") for part in name.split("/")[:-1])
 
 
@@ -119,9 +119,9 @@ def _weight_map(index: Path, names: list[str]) -> dict[str, str]:
         raise _bad(index, "has no weight_map")
     for shard in set(map(str, found.values())):
         if not shard.endswith(SUFFIX):
-            raise _bad(index, f"names {shard!r}, which is no safetensors file")
+            raise _bad(index, f"names {shard!r}, which is not a safetensors file")
         if shard not in names:  # so neither can it lead out of the folder
-            raise _bad(index, f"names {shard!r}, which is not beside it")
+            raise _bad(index, f"names {shard!r}, which is not in the same folder")
     return {name: str(shard) for name, shard in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""ONNX files on the workbench: their ports, and many graphs that share one file of weights.
+"""Read ports of ONNX files, and store the weights of many graphs in one shared file.
 
 Works on `onnx_ir` models, which map their weights instead of reading them. Knows no architecture and no engine;
 what a target wants rewritten is in `targets/`. Only the workbench imports onnx: a device never needs this file.

@@ -1,17 +1,16 @@
-"""What an export would do, decided before anything heavy is loaded: source, task, and every variant with its reason."""
+"""Plan an export before anything heavy is loaded: source, task, and every variant with its reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from edgekit import registry, tasks
+from edgekit import registry
 from edgekit.bundle.safe_files import size_text
-from edgekit.core import QUANTIZED, Availability, Recipe, Source, check_options
+from edgekit.core import QUANTIZED, Availability, Exporter, Recipe, Source, check_options
 from edgekit.errors import DeviceError, ResourceError, UnsupportedError, UsageError
 from edgekit.quantize.recipes import recipe as recipe_for
-from edgekit.source import onnx_file, resolve, weights
+from edgekit.source import resolve
 
 EngineOptions = Mapping[str, Mapping[str, str]]  # target -> option -> value
 
@@ -35,12 +34,7 @@ class Plan:
     """`left_out`: combinations that were asked for together and cannot be, with the reason. Sizes in bytes."""
 
     source: Source
-    road: str  # to the graph: "tracing" or "building", modules of that name
-    traced: bool  # by torch, on either road
     task: str
-    ingest: str
-    loop: str
-    head: str
     choices: tuple[Choice, ...]
     left_out: tuple[str, ...]
     weight_bytes: int
@@ -75,62 +69,49 @@ def plan(
         found = resolve.resolve(
             model, revision=revision, offline=offline, trust_remote_code=trust_remote_code, states=states
         )
-    exporter = registry.exporter(found.arch)
-    wanted = tasks.find(task or exporter.task(found))
-    if wanted.name not in exporter.tasks:
+    exporter: Exporter = registry.exporter(found.arch)
+    wanted = registry.task_name(task or exporter.task(found))
+    if wanted not in exporter.tasks:
         raise UnsupportedError(
-            f"{found.arch} cannot be exported for {wanted.name}", hint=f"it can for: {', '.join(exporter.tasks)}"
+            f"{found.arch} cannot be exported for the task {wanted}", hint=f"its tasks are: {', '.join(exporter.tasks)}"
         )
-    road = "building" if hasattr(exporter, "build") else "tracing"
-    traced = road == "tracing" or getattr(exporter, "traced", False)
-    usual = getattr(exporter, "group_sizes", None)
     recipes = [
-        recipe_for(name, method=method, group_size=group_size, road=road, usual=usual)
-        for name in _precisions(precision, wanted.loop)
+        recipe_for(name, method=method, group_size=group_size, blocks=exporter.quantizes, usual=exporter.group_sizes)
+        for name in _precisions(precision, exporter.precision)
     ]
-    loop = exporter.loop(found) if hasattr(exporter, "loop") else wanted.loop
-    choices, left_out = _choices(_targets(targets), recipes, engine_options or {}, loop, given=bool(precision))
-    sizes = (
-        {} if found.random else onnx_file.sizes(found) if found.arch == registry.GIVEN else weights.sizes(found.folder)
-    )
+    choices, left_out = _choices(_targets(targets), recipes, engine_options or {}, exporter.kind, bool(precision))
+    sizes = {} if found.random else resolve.sizes(found)
     size = sum(sizes.values())
     return Plan(
         found,
-        road,
-        traced,
-        wanted.name,
-        wanted.ingest,
-        loop,
-        wanted.head,
+        wanted,
         choices,
         left_out,
         weight_bytes=size,
-        memory_needed=_memory(traced, size, max(sizes.values(), default=0)),
-        disk_needed=_written(exporter, road, recipes) * size + 50_000_000,
+        memory_needed=_memory(exporter.needs_torch, size, max(sizes.values(), default=0)),
+        disk_needed=_written(exporter, recipes) * size + 50_000_000,
     )
 
 
-def as_stored(exporter: Any, recipes: Iterable[Recipe]) -> bool:
-    """Whether nothing is written as float32: variants are quantized, and held against weights as their files have
-    them."""
-    return hasattr(exporter, "reference") and all(recipe.weights in QUANTIZED for recipe in recipes)
+def keeps_floats(exporter: Exporter, recipes: Iterable[Recipe]) -> bool:
+    """Whether an export writes the weights as float32: for a float variant, or to quantize or compare them."""
+    return not exporter.as_stored or any(recipe.weights not in QUANTIZED for recipe in recipes)
 
 
-def _written(exporter: Any, road: str, recipes: Sequence[Recipe]) -> int:
+def _written(exporter: Exporter, recipes: Sequence[Recipe]) -> int:
     """How many times as much as the weights, which may be stored in 16 bits, an export writes at most."""
-    return 3 if road == "tracing" or as_stored(exporter, recipes) else 6
+    return 6 if exporter.quantizes and keeps_floats(exporter, recipes) else 3
 
 
-def _memory(traced: bool, size: int, largest: int) -> int:
+def _memory(needs_torch: bool, size: int, largest: int) -> int:
     """Bytes that an export takes: a built model goes by one tensor at a time."""
-    if not traced:
+    if not needs_torch:
         return 4 * largest + 1_000_000_000
     # torch's float32 copy of weights that may be stored as float16, the tracer's constants, and torch itself.
     return 4 * size + 1_200_000_000
 
 
-def _precisions(asked: Sequence[str], loop: str) -> list[str]:
-    usual = "int4" if loop == "decode" else "int8"
+def _precisions(asked: Sequence[str], usual: str) -> list[str]:
     wanted = [usual if name == "auto" else name for name in asked] or [usual]
     return list(dict.fromkeys(wanted))
 
@@ -152,24 +133,27 @@ def _targets(asked: Sequence[str]) -> list[str]:
 def _missing(availability: Availability) -> DeviceError:
     return DeviceError(
         f"target {availability.target} cannot run on this machine: {availability.why}",
-        hint=availability.hint or "a bundle is only published after it ran; export on a machine that has it",
+        hint=availability.hint or "export on a machine that has this target: each bundle is run before it is published",
     )
 
 
 def _choices(
-    targets: Sequence[str], recipes: Sequence[Recipe], engine_options: EngineOptions, loop: str, *, given: bool
+    targets: Sequence[str], recipes: Sequence[Recipe], engine_options: EngineOptions, kind: str, asked_for: bool
 ) -> tuple[tuple[Choice, ...], tuple[str, ...]]:
     """Every target in every precision that it computes. A precision that none of them has is an error."""
     for name, options in engine_options.items():
         if name not in targets:
-            raise UsageError(f"options for {name}, and the bundle is for {', '.join(targets)}", hint="add --target")
+            raise UsageError(
+                f"--engine-option is for {name}, and the bundle is for {', '.join(targets)}",
+                hint=f"add --target {name}, or leave the option out",
+            )
         check_options(options, registry.find("targets", name).OPTIONS, name, UsageError)
-    reason = "asked for" if given else "the default for this kind of model"
+    reason = "asked for" if asked_for else "the default for this kind of model"
     choices, left_out = [], []
     for recipe in recipes:
-        able = [name for name in targets if recipe.weights in _computes(name, loop)]
+        able = [name for name in targets if recipe.weights in _computes(name, kind)]
         if not able:
-            have = _computes(targets[0], loop)
+            have = _computes(targets[0], kind)
             raise UnsupportedError(
                 f"{' and '.join(targets)} cannot compute in {recipe.weights}",
                 hint=f"{targets[0]} has {', '.join(have)}; `edgekit list targets` shows the others",
@@ -179,11 +163,11 @@ def _choices(
     return tuple(choices), tuple(left_out)
 
 
-def _computes(target: str, loop: str) -> Sequence[str]:
+def _computes(target: str, kind: str) -> Sequence[str]:
     """A target's precisions, which may be others for decoders."""
     module = registry.find("targets", target)
     found: Sequence[str] = module.PRECISIONS
-    return getattr(module, "DECODER_PRECISIONS", found) if loop == "decode" else found
+    return getattr(module, "DECODER_PRECISIONS", found) if kind == "decoder" else found
 
 
 def check_memory(made: Plan, limit: int | None, available: int | None) -> None:
@@ -191,7 +175,7 @@ def check_memory(made: Plan, limit: int | None, available: int | None) -> None:
     allowed = limit if limit is not None else available and int(available * 0.9)
     if allowed is not None and made.memory_needed > allowed:
         raise ResourceError(
-            f"this export needs about {size_text(made.memory_needed)} of memory, and {size_text(allowed)} may be used",
+            f"this export needs about {size_text(made.memory_needed)} of memory, and {size_text(allowed)} is allowed",
             hint="raise --memory-limit" if limit is not None else "export on a machine with more memory",
             needed=made.memory_needed,
             allowed=allowed,

@@ -1,194 +1,140 @@
-"""The road by building: a graph written from config and weights, without torch, for `edgekit.export`.
+"""The first stage of an export: settings, samples, float graphs, and the reference model's outputs.
 
-Knows no architecture; the exporter writes the graph. The reference is the same graph in float32, run as it is, before
-any target's form of it, with weights as their files have them where the exporter can; that it computes what
-transformers does is proved by its tests, for every architecture, as the workbench of a user may have no torch. Where
-the exporter traces, the proof is made here.
+Runs in a worker process. The reference outputs come from the task's own code (`Model.outputs`) on reference sessions:
+torch's modules, or a float graph as it is, before any target's form of it. Knows no architecture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace as replaced
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-import numpy as np
+from msgspec.structs import replace
 
-from edgekit import device, memory_pages, registry
+from edgekit import device, goldens, memory_pages, registry
 from edgekit.core import Bundle, Graph, Recipe, Source, Variant
-from edgekit.errors import UnsupportedError, VerificationError
-from edgekit.source import onnx_file
-from edgekit.workbench import graph, plan
-from edgekit.workbench.gate import as_item, prove
+from edgekit.errors import UsageError
+from edgekit.workbench import prove
 
 if TYPE_CHECKING:
-    from edgekit.core import Array
-    from edgekit.export import Reference, Workbench
+    from edgekit.core import Exporter, Say
+    from edgekit.model import Model
+    from edgekit.session import Session
 
-TOGETHER = 1024  # tokens of the reference's prompts in one run
+FLOATS, STORED, OUTPUTS = "fp32", "stored", "reference.npz"  # in the scratch folder
+PROOFS = "proof-"  # how the names of files begin that are not the model's
 
 
-def prepare(bench: Workbench, bundle: Bundle, items: list[Any]) -> Reference:
-    """The samples' tokens and the unquantized graph's answers to them, none where weights are made up.
+class Order(msgspec.Struct):
+    """What the worker is told. `folder` is the bundle's; `floats`: a variant is a float graph as it is."""
 
-    Raises BundleError for weights that do not fit the config, UnsupportedError for what the exporter does not know.
+    source: dict[str, Any]
+    task: str
+    folder: str
+    scratch: str
+    targets: list[str]
+    floats: bool
+    calibration: str | None = None
+    dimensions: int | None = None
+
+
+class Reference(msgspec.Struct):
+    """What variants are made of and compared with.
+
+    `graphs`: float graphs in the folder FLOATS of the scratch; none where the exporter quantizes and nobody asked for
+    them. `size`: bytes of the unquantized graphs. `outputs`: whether the reference's outputs for the samples lie in
+    OUTPUTS; not where weights are made up and graphs are built.
     """
-    from edgekit.export import SCRATCH, Reference
-    from edgekit.verify import read_arrays
 
-    scratch = bench.work / SCRATCH
-    ingest = registry.find("ingest", bundle.ingest).open(bench.work, bundle.settings)
-    tokens = [np.asarray(one.ids, np.int64) for one in ingest.encode(items, truncate=True)]
-    build = {"source": bench.source(), "scratch": str(scratch)}
-    traced = bench.plan.traced
-    if bundle.source.random and not traced:
-        return Reference([], tokens, 0, build, {})
-    order = build | {
-        "bundle": msgspec.to_builtins(bundle, enc_hook=str),
-        "samples": items,
-        "tokens": [ids.tolist() for ids in tokens],
-        "answers": str(scratch / "reference.npz"),
-        "prove": sorted({choice.target for choice in bench.plan.choices}),
-        "as_stored": plan.as_stored(
-            registry.exporter(bundle.source.arch), (choice.recipe for choice in bench.plan.choices)
-        ),
-    }
-    made = bench.run("edgekit.workbench.reference:work", "reference", order)
-    answers = read_arrays(scratch / "reference.npz", ["reference"], len(items))["reference"]
-    return Reference(answers, tokens, made["bytes"], build | {"built": made["built"]}, {})
+    settings: dict[str, Any]
+    samples: list[Any]
+    graphs: tuple[Graph, ...] = ()
+    size: int = 0
+    outputs: bool = False
 
 
 def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """The worker's job: build the reference, run it on the samples' tokens, keep what the head makes of them.
+    """The worker's job. Raises UnsupportedError, BundleError, UsageError, VerificationError."""
+    order = msgspec.convert(payload, Order)
+    source = source_of(order.source)
+    exporter: Exporter = registry.exporter(source.arch)
+    settings = _settings(exporter, source, order)
+    bundle = Bundle(Path(order.folder), source, (order.task,), settings, ())
+    kind: type[Model] = registry.task(order.task)
+    samples = kind.samples(bundle, Path(order.calibration) if order.calibration else None)
+    if source.random:  # nothing is judged by them
+        samples = samples[: goldens.COUNT]
+    made = Reference(settings, samples)
+    if exporter.needs_torch or not source.random:
+        made = _computed(exporter, bundle, order, made, say)
+    return cast("dict[str, Any]", msgspec.to_builtins(made))
 
-    Unless weights are to be `as_stored`, a variant may be made of it: `built` of the result then has its states and its
-    kind.
-    """
-    from edgekit.verify import write_arrays
 
-    source = Source(**payload["source"] | {"folder": Path(payload["source"]["folder"])})
-    bundle = msgspec.convert(payload["bundle"], Bundle, dec_hook=lambda kind, value: kind(value))
-    exporter, scratch, finished = registry.exporter(source.arch), Path(payload["scratch"]), {}
-    if payload["as_stored"]:
-        file = scratch / "reference.onnx"
-        built = exporter.reference(source, file, say)
-    else:
-        file = scratch / "fp32.onnx"
-        built = exporter.build(source, Recipe(), file, say)
-        finished = {"fp32": msgspec.to_builtins((built.states, built.kind))}
-    if file.with_name("proof.npz").is_file():  # the exporter traced it
-        hold_against_torch(file, built, payload["prove"], say)
-    if source.arch == registry.GIVEN:
-        say("holding steps against the whole")
-        onnx_file.check_steps(file, built, device.threads())
+def source_of(told: dict[str, Any]) -> Source:
+    """A source, once it was JSON."""
+    return Source(**told | {"folder": Path(told["folder"])})
+
+
+def _settings(exporter: Exporter, source: Source, order: Order) -> dict[str, Any]:
+    settings = exporter.settings(source, order.task, Path(order.folder))
+    if order.dimensions is not None:
+        if "dimensions" not in settings:
+            raise UsageError("--dimensions is for embeddings", hint=f"the task here is {order.task}")
+        settings["dimensions"] = order.dimensions
+    return settings
+
+
+def _computed(exporter: Exporter, bundle: Bundle, order: Order, made: Reference, say: Say) -> Reference:
+    """The reference with its outputs, which are written into the scratch folder."""
+    scratch = Path(order.scratch)
+    floats: tuple[Graph, ...] = ()
+    if order.floats or not exporter.as_stored:
+        floats = exporter.graphs(bundle.source, order.task, Recipe(), _folder(scratch / FLOATS), say)
+        _prove(exporter, floats, scratch / FLOATS, order.targets, say)
+    home = scratch / FLOATS if floats else _folder(scratch / STORED)
+    found = floats if floats and exporter.quantizes else exporter.reference(bundle.source, order.task, home, say)
+    graphs, sessions = (floats, found) if isinstance(found, Mapping) else opened(home, found)
     say("computing the reference")
-    if bundle.loop == "decode":
-        found = _prompts(bundle, built, file, payload["tokens"])
-    else:
-        found = _items(bundle, built, file, payload["samples"])
-    write_arrays(Path(payload["answers"]), {"reference": found})
-    size = sum(path.stat().st_size for path in file.parent.glob(f"{file.stem}.*"))
-    return {"bytes": size, "built": finished}
+    kind: type[Model] = registry.task(order.task)
+    variant = Variant("cpu", Recipe(), graphs)
+    with memory_pages.giving_back(home), kind(bundle, variant, device.threads(), sessions=sessions) as model:
+        outputs = model.outputs(made.samples)
+    goldens.write_arrays(scratch / OUTPUTS, {goldens.REFERENCE: outputs})
+    files = (file for file in home.iterdir() if not file.name.startswith(PROOFS))
+    size = sum(file.stat().st_size for file in files)
+    return replace(made, graphs=floats, size=size, outputs=True)
 
 
-def _prompts(bundle: Bundle, built: Graph, file: Path, prompts: Sequence[Sequence[int]]) -> list[Array]:
-    """What the head makes of each prompt, read at once by the graph as it is; several together, as each run reads all
-    weights from the file."""
-    head = registry.find("heads", bundle.head)
-    # Mapped, not packed, and given back: the float32 weights of a large model need not fit into memory.
-    options = {"session.disable_prepacking": "1"}
-    session = registry.find("targets", "cpu").open(
-        file.parent, replace(built, states=(), kind="plain"), Recipe(), threads=device.threads(), options=options
-    )
-    try:
-        found: list[Array] = []
-        with memory_pages.giving_back(file.parent):
-            for rows in together(prompts):
-                positions = [head.positions(len(ids)) for ids in rows]
-                logits = session.run(feeds(built, rows, positions))[0]["logits"]
-                numbers = (each[: len(asked)] for each, asked in zip(logits, positions, strict=True))
-                found += [head.numbers(each, bundle.settings) for each in numbers]
-        return found
-    finally:
-        session.close()
+def _prove(exporter: Exporter, floats: Sequence[Graph], folder: Path, targets: Sequence[str], say: Say) -> None:
+    """What can be said of the float graphs before anything is made of them."""
+    if exporter.quantizes:  # else every float variant is held against the proof at the gate
+        prove.hold_against_torch(floats, folder, targets, say)
+    for graph in floats:
+        if graph.kind == "stream":
+            say("comparing single steps with whole series")
+            prove.check_steps(folder, graph)
 
 
-def _items(bundle: Bundle, built: Graph, file: Path, items: Sequence[Any]) -> list[Array]:
-    """What a device would answer, did it run the graph as it is."""
-    from edgekit.model import Model
+def opened(folder: Path, graphs: Sequence[Graph]) -> tuple[tuple[Graph, ...], dict[str, Session]]:
+    """Float graphs open on the CPU, to compute a reference: a decoder reads whole prompts, without a state.
 
-    plain = replace(built, path=file.relative_to(bundle.folder).as_posix())
-    with Model(bundle, Variant("cpu", Recipe(), (plain,)), device.threads()) as model:
-        return model.numbers([as_item(item) for item in items], truncate=True)
-
-
-def hold_against_torch(file: Path, built: Graph, targets: Sequence[str], say: Callable[[str], None]) -> None:
-    """Run the traced graph as it is, and each target's form of it, on the proof that lies beside it.
-
-    Raises UnsupportedError where one does not give what torch gave.
+    Its weights stay mapped and unpacked, so that those of a large model need not fit into memory.
     """
-    say("holding the traced graph against torch")
-    _prove("cpu", file, built, "the traced graph")
-    for target in targets:
-        say(f"holding its form for {target} against torch")
-        compiled = registry.find("targets", target).compile(graph.load(file), Recipe(), kind=built.kind)
-        form = file.with_name(f"{target}-proof.onnx")
-        form.write_bytes(graph.to_bytes(compiled))
-        described = graph.describe(compiled, "proof", form.name, {}, built.states, built.kind)
-        _prove(target, form, described, f"its form for {target}")
-
-
-def _prove(target: str, file: Path, form: Graph, name: str) -> None:
-    session = registry.find("targets", target).open(file.parent, form, Recipe(), threads=device.threads())
-    try:
-        prove(session, file.with_name("proof.npz"), Recipe(), name)
-    except VerificationError as error:
-        refusal = UnsupportedError(
-            f"this model cannot be traced: {error.message}",
-            hint="nothing was published; choose a model of another architecture",
+    plain = tuple(replaced(each, states=(), kind="plain") if each.kind == "decoder" else each for each in graphs)
+    options = {"session.disable_prepacking": "1"}
+    cpu = registry.find("targets", "cpu")
+    sessions = {
+        graph.name: cpu.open(
+            folder, graph, Recipe(), threads=device.threads(), options=options if whole.kind == "decoder" else {}
         )
-        refusal.details.update(error.details)
-        raise refusal from error
-    finally:
-        session.close()
-
-
-def together(prompts: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
-    """The prompts in order, as many at a time as make no more than TOGETHER tokens with what pads them."""
-    rows: list[Sequence[int]] = []
-    for ids in prompts:
-        if rows and (len(rows) + 1) * max(map(len, [*rows, ids])) > TOGETHER:
-            yield rows
-            rows = []
-        rows.append(ids)
-    if rows:
-        yield rows
-
-
-def feeds(graph: Graph, prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]) -> dict[str, Array]:
-    """Prompts from an empty past: what the portable graph of a decoder takes. Rows are padded on the right, ids and
-    positions with zeros."""
-    counts = np.array([len(ids) for ids in prompts], np.int64)
-    places = np.arange(counts.max())
-    known = {
-        "input_ids": _rows(prompts),
-        "counts": counts,
-        "position_ids": np.minimum(places, counts[:, None] - 1),
-        "attention_mask": (places < counts[:, None]).astype(np.int64),
-        "logit_positions": _rows(positions),
+        for graph, whole in zip(plain, graphs)
     }
-    given, sizes = {}, {"batch": len(prompts), "past": 0}
-    for port in graph.inputs:
-        shape = [axis if isinstance(axis, int) else sizes.get(axis, 0) for axis in port.shape]
-        given[port.name] = known[port.name] if port.name in known else np.zeros(shape, port.dtype)
-    return given
+    return plain, sessions
 
 
-def _rows(lists: Sequence[Sequence[int]]) -> Array:
-    """int64 (lists, the longest)."""
-    found = np.zeros((len(lists), max(map(len, lists))), np.int64)
-    for row, numbers in zip(found, lists, strict=True):
-        row[: len(numbers)] = numbers
-    return found
+def _folder(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    return path

@@ -1,4 +1,4 @@
-"""Runs a heavy or dangerous piece of work in a process of its own, and brings home its result or its error.
+"""Run a function in a process of its own with a memory limit, and return its result or raise its error.
 
 Tracing, graph surgery and quantizing may eat all memory, crash in native code or print at will. None of that
 may harm the caller: a worker has its own memory limit, session, environment without secrets and no network;
@@ -28,6 +28,7 @@ from edgekit.errors import CrashError, EdgeKitError, ResourceError, from_dict
 SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")
 LOG = "worker.log"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_MEMORY = ("std::bad_alloc", "Memory allocation still failed")  # what C++ and OpenBLAS print as they end
 
 
 def run(
@@ -115,7 +116,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def post_mortem(status: int, stage: str, log: Path) -> EdgeKitError:
     tail = log.read_text(errors="replace")[-2000:].strip() if log.exists() else ""
-    if status == -signal.SIGKILL or "std::bad_alloc" in tail:
+    if status == -signal.SIGKILL or any(phrase in tail for phrase in NO_MEMORY):
         killed = "was killed (signal 9), likely because memory ran out"
         return ResourceError(
             f"the worker of stage {stage!r} {killed if status == -signal.SIGKILL else 'ran out of memory'}",
@@ -125,7 +126,7 @@ def post_mortem(status: int, stage: str, log: Path) -> EdgeKitError:
     how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
     return CrashError(
         f"the worker of stage {stage!r} died {how}",
-        hint="this is a bug of ours or of a native library; please report it with the text under `cause`",
+        hint="this is a bug in EdgeKit or a native library; please report it with the text of `cause` from --json",
         cause=tail,
     )
 
@@ -177,8 +178,8 @@ def main(function: str) -> None:
             if not _is_full(error):
                 raise
             say(error=_disk_full(told, error).as_dict())
-        except RuntimeError as error:  # torch and the engines say it so
-            if "alloc" not in str(error):
+        except (RuntimeError, ImportError) as error:  # torch and the engines, and the loader of libraries, say it so
+            if "alloc" not in str(error) and "failed to map segment" not in str(error):
                 raise
             say(error=_out_of_memory(told, str(error)).as_dict())
         else:

@@ -11,12 +11,14 @@ and `card.json`. Reads files and counts right answers; runs no model and knows n
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.bundle import safe_files
 from edgekit.errors import InputError, SourceError
 from edgekit.registry import suggest
 from edgekit.zoo.metrics import METRICS
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from edgekit.core import Floats
 
 _HOME = Path(__file__).parent
+PICTURE = "data:image/"  # how an input begins that is a picture
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,18 @@ def score(on: HeldOut, answers: Sequence[Any] | Floats) -> float:
             hint="give one answer per input, in the inputs' order",
         )
     return METRICS[on.metric](on.expected, answers)
+
+
+def write_calibration(test: HeldOut, path: Path) -> None:
+    """Write the calibration inputs where `--calibration` reads them: a text a line, or a folder of pictures."""
+    if not test.calibration[0].startswith(PICTURE):
+        safe_files.replace_file(path, "\n".join(test.calibration).encode())
+        return
+    path.mkdir(exist_ok=True)
+    for number, picture in enumerate(test.calibration):
+        head, _, data = picture.partition(";base64,")
+        name = f"{number:03}.{head.removeprefix(PICTURE)}"
+        safe_files.replace_file(path / name, base64.b64decode(data, validate=True))
 
 
 def _read(name: str, file: str) -> dict[str, Any]:

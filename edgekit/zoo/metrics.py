@@ -6,7 +6,10 @@ Knows no model. numpy only for vectors, inside the function.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import singledispatch
 from typing import Any
+
+from edgekit.results import Forecast, Label, Result
 
 Span = tuple[int, int, str]  # start and end in characters, label
 
@@ -64,6 +67,38 @@ def r2(expected: Sequence[Sequence[float]], answers: Sequence[Sequence[float]]) 
     mean = sum(want for want, _ in pairs) / len(pairs)
     error, spread = sum((want - got) ** 2 for want, got in pairs), sum((want - mean) ** 2 for want, _ in pairs)
     return 1 - error / spread if error < spread else 0.0
+
+
+def answers(results: Iterable[Any]) -> list[Any]:
+    """What a task's method returned for each input, as the metrics take it: labels, spans, texts, numbers."""
+    return [_answer(result) for result in results]
+
+
+@singledispatch
+def _answer(result: Any) -> Any:
+    return result
+
+
+@_answer.register
+def _(result: Result) -> str:
+    return result.text
+
+
+@_answer.register
+def _(result: Forecast) -> list[float]:
+    numbers: list[float] = result.values[:, 0].tolist()
+    return numbers
+
+
+@_answer.register
+def _(result: list) -> Any:  # type: ignore[type-arg]
+    """Labels, best first; spans; or a list of labels for each step."""
+    first = result[0] if result else None
+    if isinstance(first, Label):
+        return first.label
+    if isinstance(first, list):
+        return [labels[0].label for labels in result]
+    return [(span.start, span.end, span.label) for span in result]
 
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {

@@ -1,4 +1,4 @@
-"""Any other decoder-only language model that transformers knows: traced with torch, into the graph of a built one.
+"""Exporter for decoder-only language models without a file of their own: traced with torch.
 
 What the rest of EdgeKit sees of it. Whether a model is such a one is read from transformers' own list, without
 importing it; whether the traced graph is right is proved by transformers' own answers, in `proof.npz` beside the
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -25,12 +25,13 @@ from .._decoder.chat import chat_settings
 from .._decoder.exporter import GENERATION, TASK, token_ids
 from .._json_files import read_object
 from .._trace import transformers_model
+from .._trace.tokenizer import write_tokenizer
 from .._trace.trace import quiet
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Graph
+    from edgekit.core import Array, Graph, Say
 
-TRACED, PROOF = "fp32.onnx", "proof.npz"
+FILE, TRACED, PROOF = "model.onnx", "fp32", "proof-model.npz"  # TRACED: the folder of the float graph
 CAUSAL = re.compile(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\(\s*\[(.*?)^\s*\]\s*\)", re.M | re.S)
 # A config's words for how many positions there are, and for how far attention reaches.
 CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "n_ctx")
@@ -46,9 +47,13 @@ PIECE = 512  # tokens of a long text at once
 class AnyDecoder:
     """The exporter of all architectures without a file of their own."""
 
-    traced = True  # with torch, which those that are built do not need
-    tasks: tuple[str, ...] = (TASK,)
-    look: str = "edgekit.exporters._any_decoder.exporter:look"  # settings are transformers' to tell, in a worker
+    tasks: ClassVar[tuple[str, ...]] = (TASK,)
+    needs_torch: ClassVar[bool] = True
+    quantizes: ClassVar[bool] = True
+    as_stored: ClassVar[bool] = False
+    kind: ClassVar[str] = "decoder"
+    precision: ClassVar[str] = "int4"
+    group_sizes: ClassVar[Mapping[str, int | None]] = {}
 
     def knows(self, arch: str) -> bool:
         """Whether transformers has a causal language model of that `model_type`."""
@@ -72,8 +77,32 @@ class AnyDecoder:
     def task(self, source: Source) -> str:
         return TASK
 
-    def build(self, source: Source, recipe: Recipe, path: Path, say: Callable[[str], None]) -> Graph:
-        """The portable graph in the file `path`, weights beside it; traced once for all recipes of a folder.
+    def settings(self, source: Source, task: str, folder: Path) -> dict[str, Any]:
+        """What the device must know of the model, as `Decoder.settings` says it of a built one.
+
+        Raises UnsupportedError for what cannot be traced, as far as a config tells.
+        """
+        with quiet():
+            config = transformers_model.config_of(source)
+            _refuse(source, config)
+        write_tokenizer(source, folder)
+        generation = read_object(source.folder / "generation_config.json")
+        names = ("eos_token_id", "bos_token_id", "pad_token_id")
+        stated = {name: getattr(config, name, None) for name in names}
+        stated |= {name: generation[name] for name in names if generation.get(name) is not None}
+        return {
+            "tokenizer": "tokenizer.json",
+            **chat_settings(source.folder),
+            "context_length": _context(config),
+            "vocab_size": int(config.vocab_size),
+            "eos_ids": token_ids(stated, "eos_token_id"),
+            "bos_id": next(iter(token_ids(stated, "bos_token_id")), None),
+            "pad_id": next(iter(token_ids(stated, "pad_token_id")), None),
+            "generation": {key: generation[key] for key in GENERATION if generation.get(key) is not None},
+        }
+
+    def graphs(self, source: Source, task: str, recipe: Recipe, folder: Path, say: Say) -> tuple[Graph, ...]:
+        """The portable graph, in model.onnx; traced once for all recipes whose folders lie side by side.
 
         Raises UnsupportedError, VerificationError.
         """
@@ -82,16 +111,22 @@ class AnyDecoder:
         from .graph import describe
         from .quantize import quantize
 
-        traced = path.with_name(TRACED)
-        if not traced.is_file():
+        home = folder.parent / TRACED
+        if not (home / FILE).is_file():
+            home.mkdir(exist_ok=True)
             with quiet():
-                _trace(source, traced, say)
-        model = ir.load(traced)
+                _trace(source, home / FILE, say)
+        model = ir.load(home / FILE)
         if recipe.weights in QUANTIZED:
             say("quantizing")
             quantize(model, recipe)
-            ir.save(model, path, external_data=path.with_suffix(".bin").name)
-        return describe(model, path.name if recipe.weights in QUANTIZED else TRACED)
+        if folder != home:
+            ir.save(model, folder / FILE, external_data=f"{FILE}.data")
+        return (describe(model, FILE),)
+
+    def reference(self, source: Source, task: str, folder: Path, say: Say) -> tuple[Graph, ...]:
+        """The float graph as it was traced."""
+        return self.graphs(source, task, Recipe(), folder, say)
 
 
 EXPORTER = AnyDecoder()
@@ -110,31 +145,6 @@ def known() -> frozenset[str]:
     table = CAUSAL.search(text)
     names = re.findall(r'\(\s*"([\w-]+)"', table[1]) if table else []
     return frozenset(name.replace("-", "_") for name in names)
-
-
-def look(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """The worker's job: what the device must know of the model, as `Decoder.settings` says it of a built one.
-
-    Raises UnsupportedError for what cannot be traced, as far as a config tells.
-    """
-    source = Source(**payload["source"] | {"folder": Path(payload["source"]["folder"])})
-    with quiet():
-        config = transformers_model.config_of(source)
-        _refuse(source, config)
-    generation = read_object(source.folder / "generation_config.json")
-    names = ("eos_token_id", "bos_token_id", "pad_token_id")
-    told = {name: getattr(config, name, None) for name in names}
-    told |= {name: generation[name] for name in names if generation.get(name) is not None}
-    return {
-        "tokenizer": "tokenizer.json",
-        **chat_settings(source.folder),
-        "context_length": _context(config),
-        "vocab_size": int(config.vocab_size),
-        "eos_ids": token_ids(told, "eos_token_id"),
-        "bos_id": next(iter(token_ids(told, "bos_token_id")), None),
-        "pad_id": next(iter(token_ids(told, "pad_token_id")), None),
-        "generation": {key: generation[key] for key in GENERATION if generation.get(key) is not None},
-    }
 
 
 def _refuse(source: Source, config: Any) -> None:

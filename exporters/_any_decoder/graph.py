@@ -1,4 +1,4 @@
-"""A traced decoder's graph in the form that a built one has: what the tracer left open is settled, in place.
+"""Rewrite a traced decoder's graph to the form of a built one, in place.
 
 Shapes that the tracer computes become constants, what depends on positions alone becomes rows of a table (which is
 exact in every precision, where an angle is not), and ports get the names of their axes. Knows no architecture.
@@ -6,15 +6,17 @@ exact in every precision, where an angle is not), and ports get the names of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.core import Graph, Port, State
+from edgekit.core import Graph, State
 from edgekit.errors import UnsupportedError
 
 from .._onnx_writer import INLINE
+from .._trace.traced import described
 from .quantize import initializer
 
 if TYPE_CHECKING:
@@ -48,17 +50,10 @@ def settle(model: ir.Model, held: Sequence[Cache], context: int) -> None:
 
 def describe(model: ir.Model, path: str) -> Graph:
     """The Graph noun of the model in the file `path`."""
-
-    def ports(values: Iterable[Any]) -> tuple[Port, ...]:
-        return tuple(
-            Port(value.name, value.dtype.numpy().name, tuple(a if isinstance(a, int) else a.value for a in value.shape))
-            for value in values
-        )
-
-    outputs = ports(model.graph.outputs)
-    kept = [port.name.removeprefix("present.") for port in outputs if port.name.startswith("present.")]
+    graph = described(model, "model", path)
+    kept = [port.name.removeprefix("present.") for port in graph.outputs if port.name.startswith("present.")]
     states = tuple(State(into=f"past_key_values.{name}", out=f"present.{name}", axis=2) for name in kept)
-    return Graph("model", path, ports(model.graph.inputs), outputs, states, kind="decoder")
+    return replace(graph, states=states, kind="decoder")
 
 
 def _name_axes(model: ir.Model, held: Sequence[Cache]) -> None:
@@ -86,7 +81,7 @@ def _name_axes(model: ir.Model, held: Sequence[Cache]) -> None:
                 if isinstance(found, int) != isinstance(length, int) or (isinstance(length, int) and found != length):
                     raise UnsupportedError(
                         f"the traced graph has {value.name} of {value.shape}, not {list(shapes[value.name])}",
-                        hint="the tracer froze an axis, and the graph would be right for that length only",
+                        hint="the tracer fixed an axis, so the graph would be right for that length only",
                     )
             value.shape = ir.Shape(shapes[value.name])
 

@@ -1,4 +1,4 @@
-"""A traced decoder's float32 graph -> the same with weights of int4 or int8 in blocks, as a built graph has them.
+"""Quantize the weights of a traced decoder's graph to int4 or int8 blocks, as in a built graph.
 
 Knows no architecture: weights are what a MatMul multiplies by, and the tables whose rows are looked up by token.
 """

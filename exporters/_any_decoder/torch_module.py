@@ -1,4 +1,4 @@
-"""transformers' own decoder as an ONNX program with explicit caches, and what transformers itself answers.
+"""Trace transformers' own decoder with explicit caches, and record transformers' logits as its proof.
 
 Knows no architecture. Two places are changed while the graph is traced: how a mask is made (from the positions of
 tokens, so that a cache may have holes) and how attention is computed (one Attention node). The answers that prove the

@@ -1,4 +1,4 @@
-"""Functions of single numbers, in ONNX."""
+"""Activation functions as ONNX nodes."""
 
 from __future__ import annotations
 

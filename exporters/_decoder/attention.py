@@ -1,4 +1,4 @@
-"""A decoder's attention in the graph: heads, rotation, cache, mask. What several layers share is made once.
+"""A decoder's attention as ONNX nodes: heads, rotary embedding, cache, mask. Layers share what is equal.
 
 A query at position p sees the slots whose token is at a position from p - window + 1 to p; a slot's position is how
 many tokens of its row come before it.

@@ -1,4 +1,4 @@
-"""What a decoder is made of, with every size filled in: the list of parts from which `_build` makes the graph.
+"""The blueprint of a decoder: the list of its parts with every size, from which `build` makes the graph.
 
 Plain values. The names of tensors are those in the weight files, without `.weight` and `.bias`.
 """

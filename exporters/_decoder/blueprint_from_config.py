@@ -1,4 +1,4 @@
-"""A decoder's declaration and a config.json -> its blueprint: every part with its name and sizes.
+"""Make a blueprint from a `Decoder` declaration and a config.json: every part with its name and sizes.
 
 Raises BundleError for a config that makes no sense and UnsupportedError for one that asks for what EdgeKit does not
 know. Opens no file.

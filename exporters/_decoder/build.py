@@ -1,4 +1,4 @@
-"""A decoder's blueprint and its weights -> the portable graph: standard ONNX, no torch, one tensor at a time.
+"""Build the portable graph from a blueprint and weights: standard ONNX, no torch, one tensor at a time.
 
 Inputs: `input_ids` (batch, sequence); if any layer is recurrent, `counts` (batch: how many of a row's ids are real,
 padding on the right); if any has attention, `position_ids` (batch, sequence) and `attention_mask` (batch, total: past

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says about chats: the template, and the special tokens that it writes."""
+"""Read the chat template and its special tokens from a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _template(folder: Path, told: Any) -> str | None:
     if isinstance(told, list):
         told = next((each.get("template") for each in told if each.get("name") == "default"), None)
     if told is not None and not isinstance(told, str):
-        raise BundleError("tokenizer_config.json: chat_template is no text", hint="download or save the model again")
+        raise BundleError("tokenizer_config.json: chat_template is not text", hint="download or save the model again")
     return told
 
 

@@ -1,4 +1,4 @@
-"""config.json of a language model, asked key by key: a value of the wrong kind is a bad file, never a TypeError.
+"""Typed access to a language model's config.json: a value of the wrong type is a BundleError.
 
 Knows transformers' way with defaults and with an architecture's own words for common keys; knows no architecture.
 """

@@ -1,4 +1,4 @@
-"""What the recurrent parts of all layers share in the graph: which tokens are real, and the causal convolution.
+"""Graph parts that recurrent layers share: the mask of real tokens, and the causal convolution.
 
 Padding is on the right and leaves no trace: a convolution's window for the next run is taken from where a row's real
 tokens end, and a state space takes no step for what is not real. Knows no state space.

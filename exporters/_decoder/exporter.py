@@ -9,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekit.core import Recipe, Source
 from edgekit.errors import BundleError, UnsupportedError
 
 from .._json_files import read_object
+from .._trace.tokenizer import write_tokenizer
 from .chat import chat_settings
 from .config import AGAIN, Config
 
 if TYPE_CHECKING:
-    from edgekit.core import Graph
+    from edgekit.core import Graph, Say
 
     from .parts import Recurrent
 
-TASK = "text-generation"
+TASK, FILE = "text-generation", "model.onnx"
 # What generation_config.json may say that a sampler knows.
 GENERATION = (
     "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "max_new_tokens",
@@ -137,9 +138,13 @@ class Decoder:
     # By the name of a part (q, k, v, o, gate, up, down): what its inputs and its outputs are multiplied by.
     factors: Callable[[Config], Mapping[str, tuple[float, float]]] = lambda config: {}
 
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return (TASK,)
+    tasks: ClassVar[tuple[str, ...]] = (TASK,)
+    needs_torch: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = True
+    as_stored: ClassVar[bool] = True
+    kind: ClassVar[str] = "decoder"
+    precision: ClassVar[str] = "int4"
+    group_sizes: ClassVar[Mapping[str, int | None]] = {}
 
     def task(self, source: Source) -> str:
         """Raises UnsupportedError where config.json names a class that generates no text."""
@@ -149,7 +154,7 @@ class Decoder:
         return TASK
 
     def settings(self, source: Source, task: str, folder: Path) -> dict[str, Any]:
-        """What the device must know of the model, as JSON.
+        """What the device must know of the model, as JSON; tokenizer.json is written into `folder`.
 
         `windows`: each layer's, or null. A text's state takes `state_bytes`, and for each token `kv_heads` keys and as
         many values, of `head_dim` numbers each, in the layers `attention_layers`. `generation`: defaults from
@@ -158,6 +163,7 @@ class Decoder:
         """
         from .blueprint_from_config import read
 
+        write_tokenizer(source, folder)
         made = read(self, source)
         generation = read_object(source.folder / "generation_config.json")
         told = {**self.defaults, **source.config, **{key: said for key, said in generation.items() if said is not None}}
@@ -184,11 +190,15 @@ class Decoder:
 
         return build(source, self, recipe, path, say)
 
-    def reference(self, source: Source, path: Path, say: Callable[[str], None]) -> Graph:
-        """What variants are held against, in the file `path`, weights beside it; see `_build.reference`."""
+    def graphs(self, source: Source, task: str, recipe: Recipe, folder: Path, say: Say) -> tuple[Graph, ...]:
+        """The portable graph, in model.onnx. Raises BundleError, UnsupportedError, VerificationError (a NaN)."""
+        return (self.build(source, recipe, folder / FILE, say),)
+
+    def reference(self, source: Source, task: str, folder: Path, say: Say) -> tuple[Graph, ...]:
+        """The float graph with the weights as they are stored, in model.onnx; see `build.reference`."""
         from .build import reference
 
-        return reference(source, self, path, say)
+        return (reference(source, self, folder / FILE, say),)
 
 
 def token_ids(told: Mapping[str, Any], key: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Mamba's selective state space in the graph (https://arxiv.org/abs/2312.00752, section 3).
+"""Mamba's selective state space as ONNX nodes (https://arxiv.org/abs/2312.00752, section 3).
 
 Each channel c has its numbers h, each of which decays by itself: h = exp(dt A) h + dt B x, y = C h + D x. The tokens
 are gone through one by one, in a Scan whose body holds one token's numbers only, so that they stay in the processor's

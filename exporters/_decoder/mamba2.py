@@ -1,4 +1,4 @@
-"""Mamba 2's state space in the graph, in its dual form (https://arxiv.org/abs/2405.21060, section 6).
+"""Mamba 2's state space as ONNX nodes, in its dual form (https://arxiv.org/abs/2405.21060, section 6).
 
 A head has one decay, so that what its state gives for a run of tokens is what attention would, with C for queries, B
 for keys, and instead of a softmax the decay from one token to the other; what came before the run is added from the

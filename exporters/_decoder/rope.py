@@ -1,4 +1,4 @@
-"""Rotary position embeddings: from a config to the tables of cosines and sines that a graph gathers from.
+"""Rotary position embeddings: compute the tables of cosines and sines from a config.
 
 The formulas are those of transformers' `modeling_rope_utils.py`, in float32 where it computes in float32. Knows no
 architecture and no graph.
@@ -53,7 +53,7 @@ class Rope:
 def parameters(config: Config, theta: float) -> dict[str, Any]:
     """What the config says of rotation, in one dict: `rope_parameters` (transformers 5) or the older keys.
 
-    `theta` is the architecture's default base. Raises BundleError where it is no object.
+    `theta` is the architecture's default base. Raises BundleError where it is not an object.
     """
     found = config.object("rope_scaling") or config.object("rope_parameters")
     if any(isinstance(value, dict) for value in found.values()):
@@ -182,7 +182,7 @@ def _longrope(told: Config, base: float, dim: int, context: int) -> Rope:
 def _factors(told: Config, key: str, dim: int) -> Floats:
     found = told.get(key)
     if not isinstance(found, list) or len(found) != dim // 2 or not all(_positive(factor) for factor in found):
-        raise BundleError(f"config.json: {key} is no list of {dim // 2} numbers above 0", hint=AGAIN)
+        raise BundleError(f"config.json: {key} is not a list of {dim // 2} numbers above 0", hint=AGAIN)
     return np.asarray(found, np.float32)
 
 

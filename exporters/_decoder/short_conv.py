@@ -1,4 +1,4 @@
-"""LFM2's short convolution in the graph: gated on either side (https://arxiv.org/abs/2511.23404)."""
+"""LFM2's gated short convolution as ONNX nodes (https://arxiv.org/abs/2511.23404)."""
 
 from __future__ import annotations
 

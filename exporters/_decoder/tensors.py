@@ -1,4 +1,4 @@
-"""A decoder's weights by name: read from safetensors through a memory map, or made up from a seed. No torch.
+"""A decoder's weights by name: read from safetensors through a memory map, or random from a seed. No torch.
 
 Both kinds give rows as float32, a few at a time, so that nobody holds a whole model. Knows names, shapes and dtypes,
 not what a weight is for.
@@ -72,7 +72,7 @@ class Stored:
         if not _is_finite(found, tensor.dtype):
             raise VerificationError(
                 f"weight {name!r} holds a NaN or an infinity",
-                hint="the file is damaged or the training diverged; no graph made of it can be right",
+                hint="the file is damaged, or the training diverged; download or train the model again",
                 tensors=[name],
             )
         return found
@@ -145,7 +145,7 @@ def stored(
     extra = [name for name in places if name not in shapes and not name.endswith(tuple(unused))]
     if extra:
         raise UnsupportedError(
-            f"the weights hold {extra[0]!r}, for which config.json has no use",
+            f"the weights have {extra[0]!r}, which config.json does not use",
             hint="config.json names another architecture, or this is a variant of it that EdgeKit does not know",
             tensors=sorted(extra)[:20],
         )
@@ -176,7 +176,7 @@ def _check(path: Path, tensor: safetensors.Tensor, shape: tuple[int, ...]) -> No
         )
     if tensor.shape != shape:
         raise BundleError(
-            f"{tensor.name!r} has shape {list(tensor.shape)}; config.json asks for {list(shape)}",
+            f"{tensor.name!r} has shape {list(tensor.shape)}; config.json needs {list(shape)}",
             hint="config.json and the weights belong to different models: download both again",
             file=str(path),
             tensor=tensor.name,

@@ -1,4 +1,4 @@
-"""A decoder's weights as they are in their files, for the graph that variants are held against: never for a device.
+"""A decoder's weights in the precision of their files, for the reference graph; never for a device.
 
     tensor (outputs, inputs), bfloat16 ─ Cast ─ Transpose ─ MatMul
 

@@ -1,4 +1,4 @@
-"""A decoder's weights in the graph, and the nodes that use them: float32, or int4 and int8 behind their scales.
+"""Write a decoder's weights into the graph: float32, or int4 and int8 with their scales.
 
 A layer's matrix lies as (inputs, outputs), straight into its MatMul; blocks run along the inputs. The embedding table
 lies as it is stored, (vocabulary, hidden): its rows are gathered. Where the head is the same table, it is there once,

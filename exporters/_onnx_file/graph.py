@@ -1,4 +1,4 @@
-"""A user's graph -> the ports of a stream: `x` (batch, time, features) and states in, `y` and states out.
+"""Rename the ports of a user's graph to a stream's: `x` (batch, time, features) and states in, `y` and states out.
 
 Time may come first, which is seen where a state's free axis bears the name of x's second; one step may lack the axis
 of time. Both are put right by a node before and behind. Axes are named batch and time. Knows no operator but these.
@@ -55,7 +55,7 @@ def settle(model: ir.Model, states: Mapping[str, str]) -> Settled:
     if axes[1:-1] not in ([], ["time"], [1]):
         raise UnsupportedError(
             f"the graph takes {axes[1]} steps at once, no more and no fewer",
-            hint="make it for one step, or for any number",
+            hint="export it for one step, or for any number of steps",
         )
     alone, each = len(axes) == 2, len(_shape(y)) == len(axes)
     shape: list[Axis] = [axes[0], 1 if alone else axes[1], axes[-1]]
@@ -75,7 +75,7 @@ def _check_weights(model: ir.Model) -> None:
         if tensor is not None and tensor.dtype.is_floating_point() and not np.isfinite(tensor.numpy()).all():
             raise VerificationError(
                 f"weight {name!r} holds a NaN or an infinity",
-                hint="the file is damaged or the training diverged; no graph made of it can be right",
+                hint="the file is damaged, or the training diverged; download or train the model again",
                 tensors=[name],
             )
 

@@ -1,4 +1,4 @@
-"""Recurrent models, built without torch: steps of a series and a state in, one result a step and the new state out.
+"""Exporter for recurrent models (RNN, GRU, LSTM), built without torch: a step and a state in, a result and a state out.
 
 A folder with two files, as torch's own modules name things (`nn.RNN`, `nn.GRU`, `nn.LSTM` under the name `rnn`, and an
 `nn.Linear` named `head`). config.json:
@@ -29,10 +29,10 @@ This file is what the rest of EdgeKit sees; `_recurrent_plan` reads the config, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekit.core import Recipe, Source
 from edgekit.errors import UnsupportedError
@@ -40,7 +40,7 @@ from edgekit.errors import UnsupportedError
 from .plan import HEADS, Plan, read
 
 if TYPE_CHECKING:
-    from edgekit.core import Graph
+    from edgekit.core import Graph, Say
 
 CHUNK = 64  # steps that are best fed at once
 
@@ -55,16 +55,16 @@ class Recurrent:
     def tasks(self) -> tuple[str, ...]:
         return tuple(HEADS.values())
 
-    @property
-    def group_sizes(self) -> Mapping[str, int | None]:
-        """Weights that share a scale, unless the user says: int8 has one for each row, as integer kernels take it."""
-        return {"int8": None, "int4": 32}
+    needs_torch: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = True
+    as_stored: ClassVar[bool] = False
+    kind: ClassVar[str] = "stream"
+    precision: ClassVar[str] = "int8"
+    # int8 has one scale for each row, as integer kernels take it.
+    group_sizes: ClassVar[Mapping[str, int | None]] = {"int8": None, "int4": 32}
 
     def task(self, source: Source) -> str:
         return read(self.cell, source).task
-
-    def loop(self, source: Source) -> str:
-        return "stream" if read(self.cell, source).streamable else "once"
 
     def settings(self, source: Source, task: str, folder: Path) -> dict[str, Any]:
         """What the device must know of the model, as JSON. Raises UnsupportedError for a task that is not its head's.
@@ -90,11 +90,19 @@ class Recurrent:
             **_of_head(plan),
         }
 
-    def build(self, source: Source, recipe: Recipe, path: Path, say: Callable[[str], None]) -> Graph:
-        """The portable graph in the file `path`, weights beside it; see `_recurrent_graph.build`."""
+    def build(self, source: Source, recipe: Recipe, path: Path, say: Say) -> Graph:
+        """The portable graph in the file `path`, weights beside it; see `graph.build`."""
         from .graph import build
 
         return build(source, read(self.cell, source), recipe, path, say)
+
+    def graphs(self, source: Source, task: str, recipe: Recipe, folder: Path, say: Say) -> tuple[Graph, ...]:
+        """The portable graph, in model.onnx. Raises BundleError, UnsupportedError, VerificationError (a NaN)."""
+        return (self.build(source, recipe, folder / "model.onnx", say),)
+
+    def reference(self, source: Source, task: str, folder: Path, say: Say) -> tuple[Graph, ...]:
+        """The float graph."""
+        return self.graphs(source, task, Recipe(), folder, say)
 
 
 WHY_NOT = "the model reads each series in both directions, so it must have all of it before it answers"

@@ -1,4 +1,4 @@
-"""A recurrent model's plan and its weights -> the portable graph: standard ONNX, the operators RNN, GRU and LSTM.
+"""Build a recurrent model's portable graph from its plan and weights, with ONNX's RNN, GRU and LSTM operators.
 
 Inputs: `x` (batch, time, features), `counts` int64 (batch,): how many of each row's steps are real, with padding on
 the right, and each layer's `h.N` (1, batch, hidden), of an LSTM `c.N` too. Outputs: `y` (batch, time, results), or

@@ -1,4 +1,4 @@
-"""What comes of a recurrent model's top layer: results of each step or of the whole, or how far a step was foreseen.
+"""The head of a recurrent model: a result for each step, for the whole series, or the prediction error of each step.
 
 Knows heads and padding, and nothing of cells.
 """

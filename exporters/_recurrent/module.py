@@ -1,4 +1,4 @@
-"""A torch module with states that its caller keeps -> an ONNX file, and the proof of what the module computes.
+"""Export a torch module with explicit states to ONNX, and record its outputs as proof.
 
 `forward(x, h, …)` gives the results and the new states. Which axes are free is found by trying: the module is run with
 another batch and another number of steps, and what it takes is what the graph will take. Where torch writes out each
@@ -74,7 +74,7 @@ def trace(module: Any, example: Any, states: Mapping[str, str], path: Path, say:
     with tracer.quiet():
         axes = _export(as_nodes(copy.deepcopy(module)), ways, states, path, say)
     with torch.inference_mode():
-        np.savez(path.with_name("proof.npz"), **dict[str, Any](_proof(module, axes, states)))
+        np.savez(path.with_name("proof-model.npz"), **dict[str, Any](_proof(module, axes, states)))
 
 
 def _named(module: torch.nn.Module, example: Any, states: Mapping[str, str]) -> dict[str, torch.Tensor]:
@@ -91,7 +91,7 @@ def _named(module: torch.nn.Module, example: Any, states: Mapping[str, str]) -> 
     rest = [name for name in given if name not in states]
     if len(rest) != 1:
         raise UsageError(
-            f"{len(rest)} inputs are no states ({', '.join(rest)})",
+            f"{len(rest)} inputs are not states ({', '.join(rest)})",
             hint="a stream has one; name every state in `states`",
         )
     for name, value in given.items():

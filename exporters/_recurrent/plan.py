@@ -1,4 +1,4 @@
-"""config.json of a recurrent model -> its plan: every tensor with its shape, and what the device must know.
+"""Read the plan of a recurrent model from its config.json: every tensor's shape, and the device's settings.
 
 Raises BundleError for a config that makes no sense, UnsupportedError for one that asks for what EdgeKit does not know.
 Opens no file; what the keys mean is told in `_recurrent`.

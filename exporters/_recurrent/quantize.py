@@ -1,4 +1,4 @@
-"""A float32 graph of any making -> the same with weights of recurrent nodes and products in int8 or int4.
+"""Quantize the weights of recurrent nodes and matrix products in a float32 graph to int8 or int4.
 
 Scales for each row of a gate and each output, or for blocks along the inputs. Knows no architecture: weights are what
 an RNN, a GRU, an LSTM or a MatMul multiplies by.
@@ -35,7 +35,7 @@ def quantize(model: ir.Model, recipe: Recipe, say: Callable[[str], None]) -> Non
     opset = model.graph.opset_imports.get("", 0)
     if opset < OPSET:
         raise UnsupportedError(
-            f"the file is of ONNX opset {opset}, which knows no weights in blocks",
+            f"the file is of ONNX opset {opset}, which has no weights in blocks",
             hint=f"export it for opset {OPSET} or newer, or use --precision fp32",
         )
     for node in list(model.graph):

@@ -1,4 +1,4 @@
-"""torch's recurrent modules -> modules of the same weights that a tracer writes as one node of ONNX a layer.
+"""Replace torch's recurrent modules by equal ones that are traced to one ONNX node per layer.
 
 torch.export goes through such a module step by step, as soon as it has several layers or was traced before in the
 process: then the number of steps is fixed, or every step written out. What these modules compute is nothing; only the

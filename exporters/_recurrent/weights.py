@@ -1,4 +1,4 @@
-"""torch's tensors of a recurrent model as ONNX's operators want them: gates in their order, biases side by side.
+"""Convert torch's recurrent weights to ONNX's layout: order of the gates, biases concatenated.
 
 A matrix may be held in int8 or int4, behind a DequantizeLinear with a scale for each row of a gate or for each block of
 a row. Knows nothing of the graph's shape.

@@ -1,4 +1,4 @@
-"""Encoders of text: token ids and a mask in, hidden states or logits out, by way of tracing.
+"""Exporter for text encoders, traced: token ids and a mask in, hidden states or logits out.
 
 An architecture's file says what is its own in one `TextEncoder`; this file holds what all of them share: tasks,
 what a Hugging Face folder says about length, padding and labels, and the module that is traced.
@@ -15,8 +15,11 @@ from edgekit.core import Source
 from edgekit.errors import UnsupportedError
 
 from .._json_files import read_object
+from .._labels import labels, problem
 from .._trace import transformers_model
+from .._trace.tokenizer import write_tokenizer
 from .._trace.trace import Tracing
+from .._trace.traced import Traced
 from .sentence import sentence_settings
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ UNUSED = {"feature-extraction": "pooler."}
 
 
 @dataclass(frozen=True)
-class TextEncoder:
+class TextEncoder(Traced):
     """One architecture.
 
     `token_types`: it tells a pair's texts apart, where its config has more than one type. `offset`: positions at the
@@ -57,7 +60,7 @@ class TextEncoder:
             return "feature-extraction"
         name = next(iter(source.config.get("architectures") or ()), "")
         found = next((task for task, (ending, *_) in TASKS.items() if name.endswith(ending)), "")
-        if found == "text-classification" and len(_labels(source.config)) == 1:
+        if found == "text-classification" and len(labels(source.config)) == 1:
             return "text-ranking"
         if not found and not source.random:
             raise UnsupportedError(f"cannot tell the task of {name or source.id!r}", hint="name it with --task")
@@ -71,6 +74,7 @@ class TextEncoder:
 
     def settings(self, source: Source, task: str, folder: Path) -> dict[str, Any]:
         """All that the device must know, as JSON; arrays that the head needs are written into `folder`."""
+        write_tokenizer(source, folder)
         config, tokenizer = source.config, read_object(source.folder / "tokenizer_config.json")
         settings: dict[str, Any] = {
             "tokenizer": "tokenizer.json",
@@ -85,7 +89,7 @@ class TextEncoder:
         elif task == "fill-mask":
             settings |= _mask(source.folder, tokenizer)
         else:
-            settings |= {"labels": _labels(config), "problem": _problem(config), "activation": _activation(config)}
+            settings |= {"labels": labels(config), "problem": problem(config), "activation": _activation(config)}
         return settings
 
     def _max_length(self, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
@@ -144,13 +148,7 @@ def _load(source: Source, task: str) -> torch.nn.Module:
     config = transformers_model.config_of(source)
     attention = {"attn_implementation": "sdpa" if _has_sdpa(model_class, config) else "eager"}
     model, absent = transformers_model.load(model_class, source, config, **attention)
-    missing = [key for key in absent if task not in UNUSED or UNUSED[task] not in key]
-    if missing:
-        raise UnsupportedError(
-            f"the weights have no {missing[0]!r}, so this model was not trained for {task}",
-            hint="choose the task it was trained for with --task",
-            missing=missing[:20],
-        )
+    transformers_model.check_weights([key for key in absent if task not in UNUSED or UNUSED[task] not in key], task)
     found: torch.nn.Module = model
     return found
 
@@ -177,19 +175,6 @@ def _wrap(model: torch.nn.Module, inputs: tuple[str, ...], output: str, *, rotar
             return self.model(**named, return_dict=True)[output]
 
     return Encoder().eval()
-
-
-def _labels(config: Mapping[str, Any]) -> list[str]:
-    """Labels by id; transformers' own default is two of them."""
-    named = {int(key): str(label) for key, label in (config.get("id2label") or {}).items()}
-    count = int(config.get("num_labels") or len(named) or 2)
-    return [named.get(number, f"LABEL_{number}") for number in range(count)]
-
-
-def _problem(config: Mapping[str, Any]) -> str:
-    stated = config.get("problem_type")
-    kinds = {"multi_label_classification": "multi", "regression": "regression", "single_label_classification": "single"}
-    return kinds.get(str(stated), "single")
 
 
 def _activation(config: Mapping[str, Any]) -> str:

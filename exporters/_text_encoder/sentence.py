@@ -1,4 +1,4 @@
-"""What sentence-transformers' modules.json says: how hidden states become one vector.
+"""Read sentence-transformers' modules.json: how hidden states become one vector.
 
 Understands Transformer, Pooling (mean, cls, last token, max), Dense and Normalize, in that order; anything else is
 refused by name, since leaving it out would give other vectors.

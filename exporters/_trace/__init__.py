@@ -1,1 +1,1 @@
-"""Tracing a torch module to ONNX, and what is read with transformers."""
+"""Trace torch modules to ONNX, and read models and tokenizers with transformers."""

@@ -1,38 +1,53 @@
-"""Older folders have a vocabulary but no tokenizer.json: transformers makes one of it, in a worker process."""
+"""Write the bundle's tokenizer.json: the model's own, or one that transformers converts from an older vocabulary."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import shutil
 from pathlib import Path
-from typing import Any
 
+from edgekit.core import Source
 from edgekit.errors import UnsupportedError
+from edgekit.source.stand_in_tokenizer import stand_in_tokenizer
 
 from .trace import quiet
 
+FILE = "tokenizer.json"
 
-def work(payload: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Write `payload["target"]`, a tokenizer.json, from the vocabulary in `payload["folder"]`.
 
-    Raises UnsupportedError when transformers cannot make a fast tokenizer of it.
+def write_tokenizer(source: Source, folder: Path) -> None:
+    """Write tokenizer.json into `folder`: the model's, or one that stands in for that of random weights.
+
+    Raises UnsupportedError when transformers cannot make a fast tokenizer of an older model's vocabulary.
     """
+    if source.random:
+        made = stand_in_tokenizer(source.config["vocab_size"], source.config.get("pad_token_id"))
+        (folder / FILE).write_text(json.dumps(made), encoding="utf-8")
+    elif (source.folder / FILE).is_file():
+        shutil.copyfile(source.folder / FILE, folder / FILE)
+    else:
+        _convert(source.folder, folder / FILE)
+
+
+def _convert(folder: Path, target: Path) -> None:
+    """tokenizer.json from the vocabulary in `folder`."""
     with quiet():
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(payload["folder"], local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except (ValueError, OSError, ImportError) as error:
             raise _no_vocabulary(str(error)[:2000]) from error
     # Without any of its files transformers makes a tokenizer that knows no word, and says nothing.
     files = tokenizer.vocab_files_names.values()
-    if files and not any((Path(payload["folder"]) / name).is_file() for name in files):
+    if files and not any((folder / name).is_file() for name in files):
         raise _no_vocabulary(f"none of {', '.join(files)} is there")
     if not tokenizer.is_fast:
         raise UnsupportedError(
             f"{type(tokenizer).__name__} has no fast form, which is what a device runs",
             hint="look for a copy of the model with a tokenizer.json",
         )
-    tokenizer.backend_tokenizer.save(payload["target"])
+    tokenizer.backend_tokenizer.save(str(target))
 
 
 def _no_vocabulary(cause: str) -> UnsupportedError:

@@ -1,4 +1,4 @@
-"""A torch module of ours -> an ONNX file with named, free axes, and the reference answers that prove it.
+"""Trace a torch module to an ONNX file with named, free axes, and record reference outputs as proof.
 
 The only place that calls `torch.onnx`. Always the dynamo exporter: the TorchScript one was seen to write wrong
 graphs without an error. Runs in a worker process (`edgekit.workbench.worker`). Knows no architecture: an exporter's
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.core import Source
 from edgekit.errors import UnsupportedError, VerificationError
 
 if TYPE_CHECKING:
@@ -39,30 +38,6 @@ class Tracing:
     outputs: dict[str, tuple[str | int, ...]]
     feed: Callable[[Mapping[str, int], int], dict[str, torch.Tensor]]
     shapes: tuple[Mapping[str, int], ...]
-
-
-def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """The worker's job: trace `payload["graph"]`, and answer the proof's and the goldens' feeds in torch.
-
-    Returns the axis lengths that `proof.npz` holds. Raises UnsupportedError, VerificationError.
-    """
-    from edgekit import registry
-
-    source = Source(**payload["source"] | {"folder": Path(payload["source"]["folder"])})
-    exporter = registry.find("exporters", source.arch).EXPORTER
-    say("loading weights")
-    with quiet():
-        tracing = exporter.trace(source, payload["task"])
-        say("tracing with torch.onnx.export")
-        program = export(tracing)
-    target = Path(payload["graph"])
-    check(program.model, tracing)
-    program.save(str(target), external_data=True)
-    say("computing the reference in torch")
-    answer(tracing, target.parent / "proof.npz", proof_feeds(tracing))
-    if payload.get("samples"):
-        answer(tracing, target.parent / "reference.npz", read_feeds(Path(payload["samples"])))
-    return {"proven": {axis: [size[axis] for size in tracing.shapes] for axis in tracing.shapes[0]}}
 
 
 def export(tracing: Tracing) -> Any:
@@ -101,12 +76,12 @@ def check(model: Any, tracing: Tracing) -> None:
         if name not in found or name not in used:
             raise VerificationError(
                 f"the traced graph does not use input {name!r}",
-                hint="the exporter dropped it, so the graph would be wrong for padded rows; nothing was published",
+                hint="the tracer removed it, so the graph would be wrong for padded rows; nothing was published",
             )
         for position, axis in enumerate(axes):
             if isinstance(axis, str) and isinstance(found[name][position], int):
                 raise VerificationError(
-                    f"axis {axis!r} of input {name!r} froze at {found[name][position]}",
+                    f"axis {axis!r} of input {name!r} became fixed at {found[name][position]}",
                     hint="the traced graph would be right for that length only; nothing was published",
                 )
 
@@ -114,18 +89,6 @@ def check(model: Any, tracing: Tracing) -> None:
 def proof_feeds(tracing: Tracing) -> Iterator[dict[str, torch.Tensor]]:
     for seed, sizes in enumerate(tracing.shapes, start=1):
         yield tracing.feed(sizes, seed)
-
-
-def read_feeds(file: Path) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of an .npz whose arrays are named `N/input`."""
-    import numpy as np
-    import torch
-
-    with np.load(file, allow_pickle=False) as arrays:
-        batches = sorted({int(key.split("/")[0]) for key in arrays.files})
-        for batch in batches:
-            names = [key for key in arrays.files if key.startswith(f"{batch}/")]
-            yield {key.split("/")[1]: torch.from_numpy(arrays[key]) for key in names}
 
 
 def answer(tracing: Tracing, file: Path, feeds: Iterator[dict[str, torch.Tensor]]) -> None:

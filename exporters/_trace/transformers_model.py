@@ -1,11 +1,12 @@
-"""A model of transformers' in float32, from a resolved source: no code of a repository's, no pickles, no network."""
+"""Load a transformers model in float32 from a resolved source: no remote code, no pickles, no network."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from edgekit.core import Source
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, UnsupportedError
 
 from .._decoder.config import AGAIN
 
@@ -49,3 +50,13 @@ def load(model_class: Any, source: Source, config: Any, **told: Any) -> tuple[An
         **told,
     )
     return model.eval(), sorted(found["missing_keys"])
+
+
+def check_weights(missing: Sequence[str], task: str) -> None:
+    """Raise UnsupportedError where the files lack weights that the task needs."""
+    if missing:
+        raise UnsupportedError(
+            f"the weights have no {missing[0]!r}, so this model was not trained for {task}",
+            hint="choose the task it was trained for with --task",
+            missing=list(missing[:20]),
+        )

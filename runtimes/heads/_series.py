@@ -1,4 +1,4 @@
-"""What the heads of recurrent models share: results by row, in the user's units, and how near they are to others.
+"""What the heads of recurrent models share: results per row in physical units, and their comparison.
 
 Settings read from the bundle:
     outputs      the names of the results
@@ -48,7 +48,7 @@ def numbers(outputs: Arrays, batch: SeriesBatch, settings: Mapping[str, Any]) ->
     wanted = 3 if settings["per"] == "step" else 2
     if y.ndim != wanted or y.shape[-1] != settings["results"]:
         raise BundleError(
-            f"the graph gives results of shape {list(y.shape)}, and the bundle speaks of {settings['results']} a "
+            f"the graph gives results of shape {list(y.shape)}, and the bundle states {settings['results']} per "
             f"{'step' if wanted == 3 else 'series'}",
             hint="export the model again",
         )

@@ -1,4 +1,4 @@
-"""Scores of a recurrent model, and which of them are too high.
+"""Scores of a recurrent model to anomalies: the scores above a threshold.
 
 Settings read from the bundle, besides those of `_series`:
     threshold  a score above it is flagged; None: the model does not say, and nothing is flagged unless the caller does
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BundleError, InputError
+from edgekit.results import Anomaly
 
 from ._series import check, last_or_all, names, restored
 from ._series import compare as compare
@@ -21,21 +21,13 @@ from ._series import numbers as numbers
 if TYPE_CHECKING:
     from edgekit.core import Floats
 
-METHODS = ("detect_anomalies",)
-
-
-@dataclass(frozen=True, slots=True)
-class Anomaly:
-    """How unusual a sample is, and whether that is too much."""
-
-    score: float
-    flagged: bool
-
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, checked. Raises BundleError."""
     if len(names(settings)) != 1:
-        raise BundleError(f"{len(settings['outputs'])} anomaly scores a sample, not one", hint="export the model again")
+        raise BundleError(
+            f"{len(settings['outputs'])} anomaly scores per sample, not one", hint="export the model again"
+        )
     threshold = settings.get("threshold")
     if threshold is not None and not _is_threshold(threshold):
         raise BundleError(f"threshold is {threshold!r}, not a score", hint="export the model again")

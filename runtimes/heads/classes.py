@@ -1,4 +1,4 @@
-"""Logits to labels with scores, or to one relevance score a pair.
+"""Logits to labels with scores, or to one relevance score per pair.
 
 Equal to transformers' text-classification pipeline and to sentence-transformers' CrossEncoder. Knows nothing of the
 input: a picture's logits are answered the same way.
@@ -8,14 +8,11 @@ Settings read from the bundle:
     labels      the names, by id
     problem     "single" (softmax; sigmoid where there is one label), "multi" (a sigmoid each) or "regression" (raw)
     activation  what `rerank` does to the logit: "sigmoid" (default, as CrossEncoder with one label) or "identity"
-
-`answers` serves the first of METHODS; `rerank` is the function of that name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +20,7 @@ import numpy as np
 
 from edgekit.core import Measure
 from edgekit.errors import BundleError, InputError, UnsupportedError
+from edgekit.results import Label, Ranked
 
 if TYPE_CHECKING:
     from edgekit.core import Arrays, Floats
@@ -30,23 +28,8 @@ if TYPE_CHECKING:
 
     Rows = Floats | Sequence[Floats]  # (n, labels), or n times (labels,)
 
-METHODS = ("classify", "rerank")
 PROBLEMS = ("single", "multi", "regression")
 ACTIVATIONS = ("sigmoid", "identity")
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    label: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A document of a `rerank` call: its position there and how well it fits the query."""
-
-    index: int
-    score: float
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +70,7 @@ def rerank(numbers: Rows, settings: Mapping[str, Any], *, top_k: int | None = No
     """
     if len(settings["labels"]) != 1:
         raise UnsupportedError(
-            f"rerank needs a model with one score a pair, and this one has {len(settings['labels'])}",
+            f"rerank needs a model with one score per pair, and this one has {len(settings['labels'])}",
             hint="use classify on pairs",
         )
     logits = np.asarray(numbers, np.float32).reshape(-1)
@@ -131,7 +114,7 @@ def check_labels(settings: Mapping[str, Any]) -> None:
 def check_top_k(top_k: int | None) -> None:
     """Raises InputError if `top_k` is below one."""
     if top_k is not None and top_k < 1:
-        raise InputError(f"top_k is {top_k}", hint="it counts answers: one or more, or None for all")
+        raise InputError(f"top_k is {top_k}", hint="give a number of answers from 1, or None for all")
 
 
 def sigmoid(logits: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Hidden states to one vector a text: pooling, dense layers, Matryoshka cut, unit length.
+"""Hidden states to one vector per text: pooling, dense layers, Matryoshka cut, unit length.
 
 Equal to sentence-transformers' Pooling, Dense and Normalize modules in that order. Knows nothing of tokens or graphs.
 
@@ -10,8 +10,6 @@ Settings read from the bundle:
     dimensions  how many leading numbers of a vector to keep (Matryoshka); None: all
     normalize   whether a vector has unit length, after the cut
     similarity  "cosine" (default) or "dot"
-
-`answers` serves the first of METHODS; `similarity` is the function of that name.
 """
 
 from __future__ import annotations
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 
     from ..ingest.text import Encoding, TextBatch
 
-METHODS = ("embed", "similarity")
 SIMILARITIES = ("cosine", "dot")
 ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "identity": lambda x: x,
@@ -71,7 +68,8 @@ def numbers(outputs: Arrays, batch: TextBatch, settings: Mapping[str, Any], *, d
     Raises InputError if there are fewer than that.
     """
     hidden = outputs[settings["output"]].astype(np.float32, copy=False)
-    vectors = POOLINGS[settings["pooling"]](hidden, batch.lengths)
+    pooling = settings["pooling"]
+    vectors = hidden if pooling == "none" else POOLINGS[pooling](hidden, batch.lengths)
     for layer in settings.get("dense") or ():
         vectors = vectors @ layer["weight"].T
         if layer["bias"] is not None:
@@ -162,8 +160,8 @@ def _cut(vectors: Floats, dimensions: int | None) -> Floats:
         return vectors
     if not 1 <= dimensions <= vectors.shape[1]:
         raise InputError(
-            f"cannot keep {dimensions} of a vector's {vectors.shape[1]} numbers",
-            hint=f"dimensions goes from 1 to {vectors.shape[1]}",
+            f"cannot shorten vectors of {vectors.shape[1]} numbers to {dimensions}",
+            hint=f"give dimensions from 1 to {vectors.shape[1]}",
         )
     return vectors[:, :dimensions]
 

@@ -1,4 +1,4 @@
-"""Logits at masked places to the words that fit there.
+"""Logits at masked positions to the likeliest words.
 
 Equal to transformers' fill-mask pipeline. Knows nothing of graphs.
 
@@ -11,7 +11,6 @@ Settings read from the bundle:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from edgekit.core import Measure
 from edgekit.errors import BundleError, InputError
+from edgekit.results import Token
 
 from .classes import check_top_k, softmax
 
@@ -26,19 +26,6 @@ if TYPE_CHECKING:
     from edgekit.core import Arrays, Floats
 
     from ..ingest.text import Encoding, TextBatch
-
-METHODS = ("fill",)
-MAX_TOKENS = 512  # for Text.batches: every token has logits over the vocabulary, 64 MB for BERT, 0.5 GB for XLM-R
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One proposal for one mask: `token` as it is written, and `text`, the whole input with it in place."""
-
-    token: str
-    id: int
-    score: float
-    text: str
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Results of a recurrent model as what comes next, in the user's units, with the range that it expects.
+"""Outputs of a recurrent model to forecasts in physical units, with quantiles.
 
 Settings read from the bundle, besides those of `_series`:
     horizon    how many steps ahead a result reaches; default 1
@@ -10,13 +10,13 @@ mean and deviation an output, or one for each of these numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.errors import BundleError
+from edgekit.results import Forecast
 
 from ._series import check, names, restored
 from ._series import compare as compare
@@ -24,22 +24,6 @@ from ._series import numbers as numbers
 
 if TYPE_CHECKING:
     from edgekit.core import Floats
-
-METHODS = ("forecast",)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Forecast:
-    """What comes next: each float32 (horizon, outputs). `values` are the median where there are quantiles.
-
-    `low` and `high` are the lowest and the highest quantile, None where there is no range; `quantiles` are all, by
-    level.
-    """
-
-    values: Floats
-    low: Floats | None = None
-    high: Floats | None = None
-    quantiles: Mapping[float, Floats] = field(default_factory=dict)
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

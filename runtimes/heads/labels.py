@@ -1,4 +1,4 @@
-"""Logits of a recurrent model to labels with scores, a step or a series at a time.
+"""Logits of a recurrent model to labels with scores, per step or per series.
 
 Settings read from the bundle: `per` as in `_series`; `labels` and `problem` as in `classes`.
 """
@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.core import Measure
+from edgekit.results import Label
 
 from . import classes
 from ._series import check, last_or_all, restored
 from ._series import numbers as numbers
-from .classes import Label as Label
 
 if TYPE_CHECKING:
     from edgekit.core import Floats
-
-METHODS = ("classify",)
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

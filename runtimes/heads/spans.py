@@ -1,4 +1,4 @@
-"""Logits a token to labelled spans of the text: names, places, parts of speech.
+"""Logits per token to labelled spans of the text: names, places, parts of speech.
 
 Equal to transformers' token-classification pipeline with aggregation_strategy="first": a word has the label of its
 first piece, words of one entity make a span whose score is their mean. Three things are better than there:
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +21,7 @@ import numpy as np
 
 from edgekit.core import Measure
 from edgekit.errors import BundleError, InputError
+from edgekit.results import Span
 
 from .classes import check_labels, softmax
 
@@ -30,21 +30,8 @@ if TYPE_CHECKING:
 
     from ..ingest.text import Encoding, TextBatch
 
-METHODS = ("tag",)
-OFFSETS = True  # encode(..., offsets=True): without them spans have no place in the text
 
 _PREFIXED = re.compile(r"[BIOESLU]-.+")
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """`text` is what stands in the input from character `start` to `end`; these are None if there are no offsets."""
-
-    label: str
-    score: float
-    start: int | None
-    end: int | None
-    text: str
 
 
 class _Pieces(NamedTuple):
@@ -104,7 +91,7 @@ def _mark(label: str, prefixed: bool) -> tuple[str, str]:
 
 def _spans(logits: Floats, encoding: Encoding, marks: Sequence[tuple[str, str]]) -> list[Span]:
     if encoding.pair is not None:
-        raise InputError("spans are found in one text, and this is a pair", hint="give each text by itself")
+        raise InputError("tag takes texts, and this is a pair", hint="give each text alone")
     if len(logits) == 0:
         return []
     scores = softmax(logits)

@@ -1,4 +1,4 @@
-"""The head of language models: chosen tokens to text, and when an answer ends.
+"""The head of language models: token ids to text, and the end of an answer.
 
 Knows nothing of sessions; `edgekit.runtimes.loops.decode` asks an `Answer` what to choose and whether to go on.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -22,10 +22,7 @@ from ..sampling import Choice, Chooser, Sampling, log_softmax
 if TYPE_CHECKING:
     from edgekit.core import Array, Floats
 
-METHODS = ("generate",)
 POSITIONS = 16  # of a sample's end, whose next tokens are compared
-# Largest mean divergence from the reference in nats, unless the user gives another.
-BUDGET = {"fp32": 1e-3, "bf16": 2e-2, "int8": 2e-2, "int4": 2e-1}
 MAX_NEW_TOKENS = 512  # where neither the caller nor the model says
 
 
@@ -132,13 +129,36 @@ def wish(settings: Mapping[str, Any], options: Mapping[str, Any]) -> Wish:
         raise UsageError("stop and stop_ids are lists", hint="give texts in stop, ids of tokens in stop_ids")
     for id in (stop_ids := tuple(stop_ids)):
         if type(id) is not int or not 0 <= id < limits.VOCABULARY:
-            raise UsageError(f"a stop id is {id!r:.40}", hint="give the ids of tokens")
+            raise UsageError(f"a stop id is {id!r:.40}", hint="give token ids")
     return Wish(
         Sampling(**{**told, **{name: given[name] for name in SAMPLING if name in given}}),
         given.get("max_new_tokens", known.get("max_new_tokens", MAX_NEW_TOKENS)),
         (stop,) if isinstance(stop, str) else tuple(stop),
         frozenset((*settings.get("eos_ids", ()), *stop_ids)),
     )
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Options of a call that generates text. What is absent comes from the model's generation_config.json.
+
+    Sampling options are documented in `edgekit.runtimes.sampling.Sampling`: greedy without a temperature.
+    """
+
+    max_new_tokens: int  # the longest answer; 512 where neither the caller nor the model says
+    stop: str | Sequence[str]  # texts that end the answer, and are not part of it
+    stop_ids: Sequence[int]  # tokens that end it
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    min_new_tokens: int
+    logprobs: int
+    seed: int
 
 
 SAMPLING = tuple(Sampling.__dataclass_fields__)

@@ -1,4 +1,4 @@
-"""Results of a recurrent model as numbers in the user's units. Settings: those of `_series`."""
+"""Outputs of a recurrent model to numbers in physical units. Its settings are those of `_series`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from ._series import numbers as numbers
 
 if TYPE_CHECKING:
     from edgekit.core import Floats
-
-METHODS = ("predict",)
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Prompts as token ids: a text, a chat through the model's template, or ids; and ids as text again, as they come.
+"""Prompts to token ids: text, chat messages through the template, or ids; and ids back to text.
 
 What a user or a model says never becomes a control token (`<|im_end|>`): such words in it are encoded as the letters
 that they are. Everything else is encoded as transformers does it.
@@ -67,7 +67,7 @@ class Chat:
         Raises InputError, also for a model without a template; TemplateError.
         """
         if self.template is None:
-            raise InputError("this model has no chat template", hint="give it a text to go on from")
+            raise InputError("this model has no chat template", hint="give it a text to continue")
         parts = self.template.parts(messages, add_generation_prompt=answer, **names)
         return self._ids(parts, begin=False)
 
@@ -88,12 +88,13 @@ class Chat:
             ids = [int(part) for part in item if isinstance(part, int | np.integer)]
             if any(not 0 <= one < self.vocabulary for one in ids):
                 raise InputError(
-                    f"prompts[{number}] holds an id that the model has not", hint=f"0 to {self.vocabulary - 1}"
+                    f"prompts[{number}] has an id that is not in the vocabulary",
+                    hint=f"give ids from 0 to {self.vocabulary - 1}",
                 )
         else:
-            raise InputError(f"prompts[{number}] is no prompt", hint="give a text, chat messages or token ids")
+            raise InputError(f"prompts[{number}] is not a prompt", hint="give a text, chat messages or token ids")
         if not ids:
-            raise InputError(f"prompts[{number}] has no tokens", hint="say something to go on from")
+            raise InputError(f"prompts[{number}] has no tokens", hint="give a text that is not empty")
         if truncate:
             ids = ids[: self.context]
         self.check_room(len(ids))
@@ -163,7 +164,7 @@ def open(folder: Path, settings: Mapping[str, Any], *, threads: int | None = Non
     tokenizer = text.load(text.inside(folder, settings.get("tokenizer", "tokenizer.json")))
     context, vocabulary = settings.get("context_length"), settings.get("vocab_size")
     if not isinstance(context, int) or not isinstance(vocabulary, int) or context < 1:
-        raise BundleError("the settings do not say how long the context is", hint="export the model again")
+        raise BundleError("the settings do not state the context length", hint="export the model again")
     added = [token for token in tokenizer.get_added_tokens_decoder().values() if token.content]
     controls = tuple(token.content for token in added if token.special)
     words = tuple(token.content for token in added if not token.special and _looks_like_markup(token.content))

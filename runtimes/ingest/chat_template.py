@@ -1,4 +1,4 @@
-"""A model's chat template, through minijinja: with fuel, without files, and with messages that stay text.
+"""Render a model's chat template with minijinja: bounded work, no files, and messages that stay text.
 
 A message may hold the very words that the template marks turns with (`<|im_start|>`). Before rendering, each such word
 in it is broken by a mark; after rendering the broken words are the places that must not be read as control tokens.
@@ -97,7 +97,7 @@ class Template:
         """
         checked = [_checked(number, message) for number, message in enumerate(messages)]
         if not checked:
-            raise InputError("a chat without a message", hint="give one: {'role': 'user', 'content': …}")
+            raise InputError("the chat has no messages", hint="give one: {'role': 'user', 'content': …}")
         text = self.render([self._broken(message) for message in checked], **names)
         self._refuse_made(text, checked, names)
         return self._all.split(text)
@@ -162,7 +162,7 @@ def _any_of(words: Sequence[str]) -> re.Pattern[str]:
 
 def _checked(number: int, message: object) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise InputError(f"messages[{number}] is no message", hint="give {'role': 'user', 'content': 'text'}")
+        raise InputError(f"messages[{number}] is not a message", hint="give {'role': 'user', 'content': 'text'}")
     if message["role"] not in ROLES:
         raise InputError(f"messages[{number}] has the role {message['role']!r}", hint=f"known: {', '.join(ROLES)}")
     content = message.get("content")

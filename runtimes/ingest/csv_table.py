@@ -1,4 +1,4 @@
-"""Lines of CSV to rows of numbers, one line at a time and not one further.
+"""Read CSV lines as rows of numbers, one line at a time without reading ahead.
 
 A header names the columns, in any order; without one all cells of the first line are numbers, and the columns are the
 model's. Knows nothing of the model but the names of its columns.
@@ -70,7 +70,9 @@ class Table:
         for name in self._columns:
             if names.count(name) != 1:
                 what = "twice" if name in names else "not there"
-                raise InputError(f"line {number}: the column {name!r} is {what}", hint=f"found: {', '.join(names)}")
+                raise InputError(
+                    f"line {number}: the column {name!r} is {what}", hint=f"the columns are: {', '.join(names)}"
+                )
         self._places = tuple(map(names.index, self._columns))
         times = [place for place, name in enumerate(names) if name.lower() in TIMES and name not in self._columns]
         self._time = times[0] if timed and times else -1
@@ -84,7 +86,7 @@ def _cells(line: str, number: int) -> list[str]:
     try:
         return next(csv.reader([line], strict=True))
     except csv.Error as error:
-        raise InputError(f"line {number} is no CSV: {error}", hint='close every " on its line') from error
+        raise InputError(f"line {number} is not valid CSV: {error}", hint='close every " on its line') from error
 
 
 def _is_number(cell: str) -> bool:
@@ -105,7 +107,7 @@ def _number(cell: str, number: int, column: str) -> float:
         return float(text)
     except ValueError:
         raise InputError(
-            f"line {number}: {text[:40]!r} in column {column!r} is no number",
+            f"line {number}: {text[:40]!r} in column {column!r} is not a number",
             hint="write a number with a decimal point, or leave the cell empty",
         ) from None
 
@@ -120,6 +122,6 @@ def _time(cell: str, number: int) -> float:
         found = datetime.fromisoformat(cell.strip())
     except ValueError:
         raise InputError(
-            f"line {number}: {cell.strip()[:40]!r} is no time", hint="write seconds, or 2026-01-31T12:00:00.5"
+            f"line {number}: {cell.strip()[:40]!r} is not a time", hint="write seconds, or 2026-01-31T12:00:00.5"
         ) from None
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

@@ -1,4 +1,4 @@
-"""Samples that came at any times to samples at one rate, by linear interpolation.
+"""Resample samples with timestamps to a fixed rate, by linear interpolation.
 
 The grid begins at the first sample's time. Whole series and streams go by the same formula, so they give the same
 numbers. Knows nothing of what the numbers mean.
@@ -32,7 +32,7 @@ def seconds(times: Any, count: int, what: str) -> Doubles:
     if found.dtype.kind not in "fiu" or found.shape != (count,):
         raise InputError(
             f"{what} has {count} samples, and timestamps {found.dtype.name} {list(found.shape)}",
-            hint="give a number of seconds, or a datetime64, a sample",
+            hint="give seconds or a datetime64 for each sample",
         )
     found = found.astype(np.float64)
     wrong = np.flatnonzero(~np.isfinite(found) | (np.diff(found, prepend=-np.inf) <= 0))
@@ -103,7 +103,7 @@ def _check_count(count: int, what: str) -> None:
 
 
 def _unordered(what: str, row: int, time: float, before: float) -> InputError:
-    why = f"not after {before:.9g}" if math.isfinite(time) else "no time"
+    why = f"not after {before:.9g}" if math.isfinite(time) else "not a time"
     return InputError(
-        f"{what}, row {row}: the timestamp {time:.9g} is {why}", hint="sort the rows, and leave out what came twice"
+        f"{what}, row {row}: the timestamp {time:.9g} is {why}", hint="sort the rows by time, and remove duplicates"
     )

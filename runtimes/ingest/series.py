@@ -1,4 +1,4 @@
-"""Series of samples to what a recurrent graph takes: float32 (batch, time, features), normalized, with nothing missing.
+"""Series of samples to the input of a recurrent graph: float32 (batch, time, features), normalized, without gaps.
 
 Knows what a sample is made of, what to do where a number is missing, and the rate at which the model wants samples.
 Does not know what the numbers mean: `runtimes.heads` gives the answers.
@@ -241,7 +241,7 @@ class Series:
             row, column = np.argwhere(~np.isfinite(found))[0]
             raise InputError(
                 f"{where(row)}: {self.features[column]} is {x[row, column]:g}",
-                hint="what is missing is NaN; nothing else that is not finite, or beyond float32, can be taken",
+                hint="give finite float32 numbers, or NaN for a missing value",
             )
         return found
 
@@ -260,14 +260,14 @@ class Series:
         if self.missing == "refuse":
             row, column = np.argwhere(missing)[0]
             raise InputError(
-                f"{where(row)}: {self.features[column]} is missing", hint="this model takes no gaps: fill them"
+                f"{where(row)}: {self.features[column]} is missing", hint="this model does not accept gaps: fill them"
             )
         return held if self.missing == "hold" else self.mean if self.missing == "mean" else 0.0
 
     def wanted_rate(self) -> float:
         """Samples a second. Raises InputError for a model that does not care."""
         if self.rate is None:
-            raise InputError("this model has no rate to resample to", hint="leave times and rates out")
+            raise InputError("this model has no rate to resample to", hint="leave timestamps and rate out")
         return self.rate
 
     def _misfit(self, what: str, x: Doubles, wanted: str) -> InputError:
@@ -285,14 +285,14 @@ def open(folder: Path, settings: Mapping[str, Any]) -> Series:
     inputs = settings.get("inputs") or ["x"]
     if "x" not in inputs or (unknown := sorted(set(inputs) - set(INPUTS))):
         told = f"takes {unknown[0]!r}" if "x" in inputs else "does not take 'x'"
-        raise BundleError(f"the graph {told}", hint=f"a model of series takes {' and '.join(INPUTS)}")
+        raise BundleError(f"the graph {told}", hint=f"a series model takes {' and '.join(INPUTS)}")
     missing, rate, chunk = (
         settings.get(name, usual) for name, usual in (("missing", "hold"), ("rate", None), ("chunk_steps", CHUNK_STEPS))
     )
     if missing not in MISSING:
         raise BundleError(f"missing is {missing!r}, not one of {', '.join(MISSING)}", hint="export the model again")
     if rate is not None and not (type(rate) in (int, float) and 0 < rate < float("inf")):
-        raise BundleError(f"rate is {rate!r}, not samples a second", hint="export the model again")
+        raise BundleError(f"rate is {rate!r}, not samples per second", hint="export the model again")
     if type(chunk) is not int or chunk < 1:
         raise BundleError(f"chunk_steps is {chunk!r}, not a number of samples", hint="export the model again")
     mean, std = scale(settings, "normalize", len(features)) or (np.zeros(len(features)), np.ones(len(features)))

@@ -1,4 +1,4 @@
-"""A stream of samples as they come to a stream at the model's rate.
+"""Turn a stream of samples into a stream at the model's rate.
 
 Knows times, and leaves what a sample is to the ingest.
 """
@@ -22,7 +22,7 @@ class Reader:
     def __init__(self, series: Series, rate: float | None, timed: bool) -> None:
         """`rate`: how many come a second; `timed`: each comes as a pair of its time in seconds and itself."""
         if rate is not None and not 0 < rate < float("inf"):
-            raise InputError(f"a rate of {rate:g}", hint="give samples a second, more than 0")
+            raise InputError(f"rate is {rate:g}", hint="give samples per second, above 0")
         self._series, self._timed = series, timed
         self._step = None if rate is None else 1 / rate
         self._held, self._count = series.mean, 0
@@ -37,7 +37,9 @@ class Reader:
             time, given = item if self._timed else (self._count * (self._step or 0.0), item)
             time = float(time)
         except (TypeError, ValueError):
-            raise InputError(f"sample {self._count} is no pair of a time and a sample", hint="seconds first") from None
+            raise InputError(
+                f"sample {self._count} is not a pair of a time and a sample", hint="give (seconds, sample)"
+            ) from None
         _, (self._held,) = self._series.samples([given], [self._held])
         self._count += 1
         return self._resampler.push(time, self._held)

@@ -1,4 +1,4 @@
-"""Texts to token ids, and token ids to the padded batches that a graph takes.
+"""Texts to token ids, and token ids to padded batches.
 
 Knows tokenizer.json (through the `tokenizers` package), prompts, the length limit and the padding. Does not know what
 the ids are for: `runtimes.heads` gives the answers.
@@ -208,8 +208,8 @@ class Text:
             return Encoding(self, first, second, raw, None, placed, position)
         if not truncate:
             raise InputError(
-                f"texts[{position}] has {len(raw)} tokens, and {limit} fit",
-                hint="shorten it, or give truncate=True to cut it",
+                f"texts[{position}] has {len(raw)} tokens, and {limit} are allowed",
+                hint="shorten it, or cut it with truncate=True (--truncate)",
                 position=position,
                 tokens=len(raw),
                 limit=limit,

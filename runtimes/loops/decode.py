@@ -1,4 +1,4 @@
-"""The loop of decoders: prompts in, then a token a row and step, over states that only the session looks into.
+"""The decoder loop: prompts in, then one token per row and step; states stay in the session.
 
 Knows nothing of text: who judges when a row ends is the caller's, as is how a token is chosen.
 """
@@ -6,10 +6,9 @@ Knows nothing of text: who judges when a row ends is the caller's, as is how a t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,11 +16,10 @@ import numpy as np
 from ..sampling import Choice
 
 if TYPE_CHECKING:
-    from edgekit.core import Array
-    from edgekit.session import DecoderSession
+    from edgekit.core import Array, Graph
+    from edgekit.session import DecoderSession, Session
 
-
-ALONE = True  # what is said of an item does not depend on the others
+TOGETHER = 1024  # tokens of prompts that are read in one run
 
 
 class Row(Protocol):
@@ -90,22 +88,19 @@ def padded(rows: Sequence[Array]) -> dict[str, Array]:
     return {"input_ids": ids, "counts": counts}
 
 
-def gather(
+def last_logits(
     session: DecoderSession,
-    ingest: Any,
-    head: ModuleType,
-    settings: dict[str, Any],
-    encodings: Sequence[Any],
-    **options: Any,
+    prompts: Sequence[Array],
+    positions: Callable[[int], Sequence[int]],
+    keep: Callable[[Array], Array],
 ) -> list[Array]:
-    """The head's numbers for each prompt by itself: what comes next, asked as `decode` asks, of its last positions.
+    """For each prompt alone `keep` of the logits behind its last tokens, fed as `decode` feeds them.
 
-    All before these is read silently, in chunks; they themselves come token by token.
+    `positions`: the last ones of a prompt of so many tokens. All before these is read in chunks, without logits.
     """
-    found = []
-    for encoding in encodings:
-        ids = np.asarray(encoding.ids, np.int64)
-        steps = len(head.positions(len(ids)))
+    kept = []
+    for ids in prompts:
+        steps = len(positions(len(ids)))
         state, logits = session.start(1, len(ids)), []
         if before := len(ids) - steps:
             for chunk in np.array_split(ids[:before], -(-before // session.chunk_tokens)):
@@ -113,5 +108,62 @@ def gather(
         for token in ids[before:]:
             outputs, state = session.run(padded([token[None]]), state)
             logits.append(outputs["logits"][0, 0].copy())
-        found.append(head.numbers(np.stack(logits), settings, **options))
-    return found
+        kept.append(keep(np.stack(logits)))
+    return kept
+
+
+def prompt_logits(
+    session: Session,
+    graph: Graph,
+    prompts: Sequence[Array],
+    positions: Callable[[int], Sequence[int]],
+    keep: Callable[[Array], Array],
+) -> list[Array]:
+    """As `last_logits`, from a decoder's portable graph without its states: whole prompts, several in a run."""
+    kept = []
+    for rows in together(prompts):
+        asked = [positions(len(ids)) for ids in rows]
+        logits = session.run(whole_prompts(graph, rows, asked))[0]["logits"]
+        kept += [keep(row[: len(places)]) for row, places in zip(logits, asked, strict=True)]
+    return kept
+
+
+def together(prompts: Sequence[Array]) -> Iterator[Sequence[Array]]:
+    """The prompts in order, as many at a time as make no more than TOGETHER tokens with what pads them."""
+    rows: list[Array] = []
+    for ids in prompts:
+        if rows and (len(rows) + 1) * max(map(len, [*rows, ids])) > TOGETHER:
+            yield rows
+            rows = []
+        rows.append(ids)
+    if rows:
+        yield rows
+
+
+def whole_prompts(graph: Graph, prompts: Sequence[Any], positions: Sequence[Sequence[int]]) -> dict[str, Array]:
+    """Prompts from an empty past, as the portable graph of a decoder takes them.
+
+    Rows are padded on the right, ids and positions with zeros.
+    """
+    counts = np.array([len(ids) for ids in prompts], np.int64)
+    places = np.arange(counts.max())
+    known = {
+        "input_ids": _rows(prompts),
+        "counts": counts,
+        "position_ids": np.minimum(places, counts[:, None] - 1),
+        "attention_mask": (places < counts[:, None]).astype(np.int64),
+        "logit_positions": _rows(positions),
+    }
+    feeds, sizes = {}, {"batch": len(prompts), "past": 0}
+    for port in graph.inputs:
+        shape = [axis if isinstance(axis, int) else sizes.get(axis, 0) for axis in port.shape]
+        feeds[port.name] = known[port.name] if port.name in known else np.zeros(shape, port.dtype)
+    return feeds
+
+
+def _rows(lists: Sequence[Sequence[int]]) -> Array:
+    """int64 (lists, the longest), padded with zeros."""
+    rows = np.zeros((len(lists), max(map(len, lists))), np.int64)
+    for row, numbers in zip(rows, lists, strict=True):
+        row[: len(numbers)] = numbers
+    return rows

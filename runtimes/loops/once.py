@@ -1,4 +1,4 @@
-"""The loop of every model that is done in one run: encoders, classifiers, CNNs.
+"""The loop of models that need one run: encoders, classifiers, CNNs.
 
 Knows nothing of what goes in or comes out.
 """
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     B = TypeVar("B", bound=Batch)
 
 
-ALONE = False  # activations of a batch may share a scale, so what is said of an item may depend on the others
-
-
 def once(session: Session, batches: Iterable[B]) -> Generator[tuple[B, dict[str, Array]], None, None]:
     """Each batch with its outputs, in order. A batch is made and run when it is asked for; closing cancels the rest.
 
@@ -30,25 +27,27 @@ def once(session: Session, batches: Iterable[B]) -> Generator[tuple[B, dict[str,
         yield batch, outputs
 
 
-def batches(session: Session, ingest: Any, head: ModuleType, encodings: Sequence[Any]) -> Iterator[Batch]:
-    """The encodings in batches: not more than the head allows, in the shapes that the engine likes."""
-    most = min(session.batch_tokens, getattr(head, "MAX_TOKENS", session.batch_tokens))
-    made: Iterator[Batch] = ingest.batches(encodings, multiple=session.length_step, max_tokens=most)
-    return made
+def batches(
+    session: Session, ingest: Any, encodings: Sequence[Any], *, max_tokens: int | None = None
+) -> Iterator[Batch]:
+    """The encodings in batches in the shapes that the engine likes, of at most `max_tokens` tokens."""
+    most = session.batch_tokens if max_tokens is None else min(session.batch_tokens, max_tokens)
+    found: Iterator[Batch] = ingest.batches(encodings, multiple=session.length_step, max_tokens=most)
+    return found
 
 
 def gather(
     session: Session,
-    ingest: Any,
+    batches: Iterable[Batch],
     head: ModuleType,
     settings: dict[str, Any],
-    encodings: Sequence[Any],
+    count: int,
     **options: Any,
 ) -> list[Array]:
-    """The head's numbers for each encoding, in the encodings' order, whatever the order of the batches."""
-    found: list[Any] = [None] * len(encodings)
-    with closing(once(session, batches(session, ingest, head, encodings))) as steps:
+    """The head's numbers for each of `count` items, in the items' order, whatever the order of the batches."""
+    rows: list[Any] = [None] * count
+    with closing(once(session, batches)) as steps:
         for batch, outputs in steps:
             for row, numbers in zip(batch.rows, head.numbers(outputs, batch, settings, **options), strict=True):
-                found[row] = numbers
-    return found
+                rows[row] = numbers
+    return rows

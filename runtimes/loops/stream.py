@@ -1,4 +1,4 @@
-"""The loop of recurrent models: a step's feeds and the state in, results and the state out.
+"""The loop of recurrent models: a step's inputs and the state in, results and the new state out.
 
 Knows nothing of what goes in or comes out; the ingest cuts series into pieces, and says which fit side by side.
 """
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from edgekit.core import Array, Arrays
     from edgekit.session import StreamSession
 
-METHODS = ("step", "stream")
-ALONE = True  # what is said of an item does not depend on the others
 RESULTS = "y"  # the graph's output: (batch, time, n) where each step has a result, (batch, n) where the end has one
 SINGLE = 16  # steps at an item's end that are taken one at a time, to prove that these go as chunks do
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 import mmap
 import os
 import tempfile
@@ -32,7 +33,8 @@ log = logging.getLogger("edgekit")
 
 ANSWER = "answer.npz"
 REFUSED = "do-not-cache"
-LENGTH = 16  # of every free axis in the question
+LENGTH = 16  # of every free axis in the question, unless that makes it larger than
+NUMBERS = 100_000  # in all inputs: opening a model must not take what a batch of images does
 SAME = 1e-4  # of the largest number: the same kernels on the same machine repeat themselves
 
 Ask = Callable[[Any], "dict[str, Array]"]
@@ -66,15 +68,27 @@ def compile_cached(
 
 def ask(compiled: Any, graph: Graph) -> dict[str, Array]:
     """What the model gives for numbers drawn once and for all; bits in integer inputs, which suit ids and masks."""
-    drawn = np.random.default_rng(0)
+    drawn, length = np.random.default_rng(0), asked(graph)
     feeds = {}
     for port in graph.inputs:
-        shape = [LENGTH if isinstance(axis, str) else axis for axis in port.shape]
+        shape = [length if isinstance(axis, str) else axis for axis in port.shape]
         numbers = drawn.standard_normal(shape) if port.dtype.startswith("float") else drawn.integers(0, 2, shape)
         feeds[port.name] = numbers.astype(port.dtype)
     request = compiled.create_infer_request()
     request.infer(feeds)
     return {port.name: request.get_tensor(port.name).data.astype(np.float32) for port in graph.outputs}
+
+
+def asked(graph: Graph) -> int:
+    """The length of every free axis in the question."""
+    length = LENGTH
+    while length > 1 and _numbers(graph, length) > NUMBERS:
+        length //= 2
+    return length
+
+
+def _numbers(graph: Graph, length: int) -> int:
+    return sum(math.prod(length if isinstance(axis, str) else axis for axis in port.shape) for port in graph.inputs)
 
 
 def repeats(found: dict[str, Array], kept: dict[str, Array]) -> bool:

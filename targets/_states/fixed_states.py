@@ -167,7 +167,7 @@ def check_rows(rows: Sequence[int], have: int) -> None:
 
 
 def not_ours(why: str) -> StateError:
-    return StateError(f"this is no saved state of this graph: {why}", hint="load it into the model that saved it")
+    return StateError(f"this is not a saved state of this graph: {why}", hint="load it into the model that saved it")
 
 
 def _rows(port: Port) -> int | None:

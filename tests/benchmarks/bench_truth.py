@@ -35,18 +35,13 @@ from edgekit.measuring.parent import Subject
 OUTSIDE = """
 import json, sys
 import edgekit
-from edgekit import tasks
 folder, target, precision, threads = sys.argv[1:]
 items = json.loads(sys.stdin.readline())
 with edgekit.load(folder, target=target, precision=precision, threads=int(threads)) as model:
-    own = getattr(model, tasks.find(model.bundle.task).method)
-    options = {"truncate": True} if model.bundle.ingest == "text" else {}
-    if model.bundle.ingest == "series":
-        import numpy
-        items = [numpy.array(one) for one in items]
+    items = [model.item(item) for item in items]
     for line in sys.stdin:
         for number in range(int(line)):
-            own(items[number % len(items)], **options)
+            model.answer([items[number % len(items)]])
         print("done", flush=True)
 """
 MILLISECOND = 1_000_000  # nanoseconds

@@ -97,24 +97,27 @@ def run(model: Any, batch: int, tokens: int) -> int:
     import numpy as np
 
     drawn = np.random.default_rng(0)
-    if model.bundle.loop == "decode":
+    if model.graph().kind == "decoder":
         return decode(model, drawn, batch, tokens)
-    if model.bundle.ingest == "series":
-        width = len(model.bundle.settings["features"])
-        series: list[Any] = [drawn.standard_normal((tokens, width), np.float32) for _ in range(batch)]
-    else:
-        series, tokens = texts(model, batch, tokens)
+    if model.INPUT == "series":
+        width = len(model.settings["features"])
+        items: list[Any] = [drawn.standard_normal((tokens, width), np.float32) for _ in range(batch)]
+    elif model.INPUT == "text":
+        items, tokens = texts(model, batch, tokens)
+    else:  # of one size, whatever they are
+        known = [model.item(sample) for sample in model.samples(model.bundle)]
+        items, tokens = (known * batch)[:batch], 1
     for _ in range(3):
-        list(model.run(series))
+        list(model.run(items))
     return tokens
 
 
 def texts(model: Any, batch: int, tokens: int) -> tuple[list[str], int]:
     """Texts of so many tokens, or as many as the model takes."""
     words = [["seven"] * count for count in range(1, tokens + 1)]
-    fitting = [text for each in words if len(model.tokens([text := " ".join(each)], truncate=True)[0]) <= tokens]
-    longest = max(fitting, key=lambda text: len(model.tokens([text], truncate=True)[0]))
-    return [longest] * batch, len(model.tokens([longest], truncate=True)[0])
+    fitting = [text for each in words if len(model.encode([text := " ".join(each)])[0]) <= tokens]
+    longest = max(fitting, key=lambda text: len(model.encode([text])[0]))
+    return [longest] * batch, len(model.encode([longest])[0])
 
 
 class Row:
@@ -140,7 +143,7 @@ def decode(model: Any, drawn: Any, batch: int, tokens: int) -> int:
     new = max(1, tokens // 5)
     vocabulary = model.bundle.settings["vocab_size"]
     rows = [Row(drawn.integers(0, vocabulary, tokens - new).tolist(), new) for _ in range(batch)]
-    for _ in registry.find("loops", "decode").decode(model.engine, rows):
+    for _ in registry.find("loops", "decode").decode(model.session_of(), rows):
         pass
     return tokens
 

@@ -38,7 +38,7 @@ def ours(model: edgekit.Model) -> Answer:
     def answer(ids: list[int]) -> dict[str, Any]:
         with model.session() as session:
             timings = session.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, temperature=0).timings
-            state = model.engine.nbytes(session._state)
+            state = model.session_of().nbytes(session._state)
         return {"prompt": timings["ttft"], "token": timings["tpot"], "state": state}
 
     return answer

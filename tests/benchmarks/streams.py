@@ -110,7 +110,7 @@ def bare(model: Model) -> Step:
 
 
 def session(model: Model) -> Step:
-    engine: Any = model.engine
+    engine: Any = model.session_of()
     state = engine.start(1)
     counts = {"counts": np.ones(1, np.int64)} if "counts" in model.variant.graphs[0].fed else {}
 

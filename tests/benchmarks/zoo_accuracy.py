@@ -18,7 +18,7 @@ from _harness import table
 import edgekit
 from edgekit import registry, zoo
 from edgekit.source import resolve
-from edgekit.zoo.answers import ANSWER
+from edgekit.zoo import metrics
 
 
 def rows(name: str, task: str, folder: Path) -> list[list[str]]:
@@ -26,26 +26,27 @@ def rows(name: str, task: str, folder: Path) -> list[list[str]]:
     test = zoo.heldout(name, task)
     made_from = resolve.resolve(f"zoo:{name}")
     samples = folder / "samples"
-    samples.write_text(calibration(test, made_from.config.get("features")), encoding="utf-8")
-    built = hasattr(registry.find("exporters", made_from.arch).EXPORTER, "build")
-    precisions = ("fp32", "int8", "int4") if built else ("fp32", "int8")
+    if features := made_from.config.get("features"):
+        samples.write_text(series(test, features), encoding="utf-8")
+    else:
+        zoo.write_calibration(test, samples)
+    quantizes = registry.exporter(made_from.arch).quantizes
+    precisions = ("fp32", "int8", "int4") if quantizes else ("fp32", "int8")
     bundle = edgekit.export(
         f"zoo:{name}", folder / f"{name}-{task}.ek", task=task, precision=precisions, calibration=samples
     )
     found = []
     for variant in bundle.variants:
         with edgekit.load(bundle.folder, target=variant.target, precision=variant.recipe.name) as model:
-            score = zoo.score(test, ANSWER[task](model, test.inputs))
+            score = zoo.score(test, metrics.answers(model.run(list(test.inputs))))
         found.append([f"zoo:{name}", task, variant.name, test.metric, str(len(test.inputs)), f"{score:.4f}"])
     return found
 
 
-def calibration(test: zoo.HeldOut, features: Sequence[str] | None) -> str:
-    """A text a line; or, of these features, series in CSV with an empty line between them."""
-    if features is None:
-        return "\n".join(test.calibration)
-    series = ("\n".join(",".join(map(str, step)) for step in one) for one in test.calibration)
-    return ",".join(features) + "\n" + "\n\n".join(series)
+def series(test: zoo.HeldOut, features: Sequence[str]) -> str:
+    """Series of these features in CSV, with an empty line between them."""
+    rows = ("\n".join(",".join(map(str, step)) for step in one) for one in test.calibration)
+    return ",".join(features) + "\n" + "\n\n".join(rows)
 
 
 def main() -> None:

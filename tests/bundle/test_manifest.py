@@ -229,17 +229,23 @@ def test_a_hard_link_needs_its_digest(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda raw: raw.update(format=2), "needs a newer edgekit"),
+        (lambda raw: raw.update(format=3), "needs a newer edgekit"),
+        (lambda raw: raw.update(format=1), "has format 1, which edgekit .* does not read"),
         (lambda raw: raw.update(format=0), r"\$\.format is 0"),
         (lambda raw: raw.update(format="1"), r"\$\.format is '1'"),
         (lambda raw: raw.update(format=True), r"\$\.format is True"),
         (lambda raw: raw.pop("format"), r"\$\.format is None"),
-        (lambda raw: raw.pop("task"), "missing required field `task`"),
+        (lambda raw: raw.pop("tasks"), "missing required field `tasks`"),
         (lambda raw: raw.update(more=1), "unknown field `more`"),
         (lambda raw: raw["source"].update(folder="/x"), r"unknown field `folder` - at `\$\.source`"),
-        (lambda raw: raw["variants"][0].update(more=1), r"\$\.variants\[0\]\.more is no key"),
-        (lambda raw: raw["variants"][0]["graphs"][0]["states"][0].update(more=1), r"states\[0\]\.more is no key"),
-        (lambda raw: raw.update(task=1), r"Expected `str`, got `int` - at `\$\.task`"),
+        (lambda raw: raw["variants"][0].update(more=1), r"\$\.variants\[0\]\.more is a key"),
+        (lambda raw: raw["variants"][0]["graphs"][0]["states"][0].update(more=1), r"states\[0\]\.more is a key"),
+        (lambda raw: raw.update(tasks="x"), r"Expected `array`, got `str` - at `\$\.tasks`"),
+        (lambda raw: raw.update(tasks=[]), r"\$\.tasks must be one or more different tasks"),
+        (lambda raw: raw.update(tasks=["a", "a"]), r"\$\.tasks must be one or more different tasks"),
+        (lambda raw: raw["variants"][0].update(graphs=[]), r"graphs must be one or more of different names"),
+        (lambda raw: raw["variants"][0].update(graphs=raw["variants"][0]["graphs"] * 2), r"\['model', 'model'\]"),
+        (lambda raw: raw["variants"][0]["graphs"][0].update(kind="loop"), "a graph of kind 'loop'"),
         (
             lambda raw: raw["variants"][0]["recipe"].update(group_size="32"),
             r"at `\$\.variants\[0\]\.recipe\.group_size",
@@ -249,14 +255,17 @@ def test_a_hard_link_needs_its_digest(folder: Path, tmp_path: Path) -> None:
         (lambda raw: raw["settings"].update(text="\ud800"), r"\$\.settings\.text is not Unicode"),
         (lambda raw: raw["files"].update({"../x": raw["files"]["tokenizer.json"]}), "unsafe path '../x'"),
         (lambda raw: raw["files"].update({"/etc/passwd": raw["files"]["tokenizer.json"]}), "unsafe path"),
-        (lambda raw: raw["files"].update({"Tokenizer.json": raw["files"]["tokenizer.json"]}), "take for one file"),
+        (
+            lambda raw: raw["files"].update({"Tokenizer.json": raw["files"]["tokenizer.json"]}),
+            "one file on some systems",
+        ),
         (lambda raw: raw["files"].update({"edgekit.json": raw["files"]["tokenizer.json"]}), "lists edgekit.json"),
         (lambda raw: raw["files"].update({"none": raw["files"]["tokenizer.json"]}), "none is missing"),
         (lambda raw: raw["files"]["tokenizer.json"].update(size=-1), r"\$\.files\[\.\.\.\]\.size"),
         (lambda raw: raw["files"]["tokenizer.json"].update(sha256="AB" * 32), r"\$\.files\[\.\.\.\]\.sha256"),
         (lambda raw: raw["files"]["tokenizer.json"].update(sha256="0" * 64 + "\n"), r"\$\.files\[\.\.\.\]\.sha256"),
         (lambda raw: raw["files"].pop("cpu/model.onnx"), r"graphs\[0\]\.path is 'cpu/model\.onnx'"),
-        (lambda raw: raw["files"].pop("cpu/weights.bin"), "is no file of this bundle"),
+        (lambda raw: raw["files"].pop("cpu/weights.bin"), "is not a file of this bundle"),
         (lambda raw: raw["variants"][0]["graphs"][0]["inputs"][0].update(dtype="int64"), "has the ports"),
     ],
 )
@@ -349,8 +358,8 @@ def test_a_graph_that_is_too_new(folder: Path) -> None:
         (lambda path: path.write_bytes(b"x"), "is a file", "edgekit export"),
         (lambda path: path.mkdir(), "is empty", "edgekit export wrote"),
         (lambda path: (path.mkdir(), (path / "config.json").touch()), "a Hugging Face model", "edgekit export"),
-        (lambda path: (path.mkdir(), (path / "m.onnx").touch()), "holds a graph", "edgekit export FILE.onnx"),
-        (lambda path: (path.mkdir(), (path / "x").touch()), r"holds no edgekit\.json", "edgekit export wrote"),
+        (lambda path: (path.mkdir(), (path / "m.onnx").touch()), "has a graph", "edgekit export FILE.onnx"),
+        (lambda path: (path.mkdir(), (path / "x").touch()), r"has no edgekit\.json", "edgekit export wrote"),
         (lambda path: path.symlink_to(path), "does not exist", "edgekit export MODEL"),
     ],
 )
@@ -365,7 +374,7 @@ def test_what_is_no_bundle_says_what_it_is(tmp_path: Path, make: Any, what: str,
 def test_an_export_that_did_not_end(folder: Path, tmp_path: Path) -> None:
     left = folder.rename(tmp_path / ".stub.ek.ek-tmp-0123456789abcdef")
     (left / "edgekit.json").unlink()
-    with pytest.raises(BundleError, match="an export that did not end"):
+    with pytest.raises(BundleError, match="an unfinished export"):
         manifest.read(left)
 
 
@@ -386,5 +395,5 @@ def test_a_bundle_that_is_never_at_rest(folder: Path, monkeypatch: pytest.Monkey
         return walk(root)
 
     monkeypatch.setattr(safe_files, "walk", touch)
-    with pytest.raises(BundleError, match="again and again"):
+    with pytest.raises(BundleError, match="replaced several times"):
         manifest.read(folder)

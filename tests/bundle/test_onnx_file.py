@@ -42,6 +42,26 @@ def check(folder: Path) -> onnx_file.Facts:
 # What it says
 
 
+def test_the_widest_value_and_what_is_dequantized(tmp_path: Path) -> None:
+    """A value counts if only its first axis is free; a shape of absurd rank does not, nor an initializer's."""
+    shapes = {
+        "a": ["batch", 3, 8], "b": ["batch", 4, 4], "c": ["batch", "tokens", 999], "d": [7, 999], "e": [],
+        "f": ["batch", *[2] * limits.TENSOR_RANK],
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w8", "scale"], ["a"]),
+        helper.make_node("DequantizeLinear", ["x", "scale"], ["b"], domain="com.microsoft"),
+        helper.make_node("Relu", ["w"], ["c"]),
+    ]
+    model = build(nodes=tuple(nodes))
+    model.graph.value_info.extend(helper.make_tensor_value_info(name, T.FLOAT, shape) for name, shape in shapes.items())
+    model.graph.value_info.append(helper.make_tensor_value_info("unknown", T.FLOAT, None))
+    save(tmp_path, model)
+    facts = onnx_file.read(tmp_path, "m.onnx")
+    assert facts.widest == 3 * 8 * 4
+    assert facts.dequantized == {"w8", "x"}
+
+
 def rich() -> Any:
     """A model with everything that the reader looks at."""
     branches = _body(outside("w2", offset="32", dims=(8,))), _body(helper.make_tensor("k", T.INT4, [3], [1, 2, 3]))
@@ -130,7 +150,7 @@ REFUSED = {
     "absolute": (build(outside(location="/etc/hostname")), "unsafe path"),
     "uri": (build(outside(location="file:///etc/hostname")), "unsafe path"),
     "no location": (build(outside(location="")), "unsafe path"),
-    "not listed": (build(outside(location="other.bin")), "no file of this bundle"),
+    "not listed": (build(outside(location="other.bin")), "not a file of this bundle"),
     "engine memory": (build(outside(location="*/_ORT_MEM_ADDR_/*")), "engine's memory"),
     "sparse": (build(nodes=(constant(sparse(outside(location="../secret"))),)), "sparse tensor with external"),
     "constant": (build(nodes=(constant(outside(location="../secret")),)), "unsafe path"),
@@ -144,18 +164,18 @@ REFUSED = {
     "huge dims": (build(outside(dims=(2**32, 2**32))), "has the shape"),
     "negative dim": (build(outside(dims=(-1,))), "has the shape"),
     "many dims": (build(outside(dims=(1,) * 65)), "has the shape"),
-    "dims bomb inside": (build(T(name="w", dims=[2**31, 2**31], data_type=T.FLOAT)), "has not the bytes"),
-    "raw of other size": (build(T(name="w", dims=[4], data_type=T.FLOAT, raw_data=b"123")), "has not the bytes"),
+    "dims bomb inside": (build(T(name="w", dims=[2**31, 2**31], data_type=T.FLOAT)), "too few or"),
+    "raw of other size": (build(T(name="w", dims=[4], data_type=T.FLOAT, raw_data=b"123")), "too many bytes"),
     "sparse bomb": (build(nodes=(constant(sparse(helper.make_tensor("v", T.FLOAT, [16], WEIGHTS), (2**31,))),)),
                     "a sparse tensor has more"),
     "text outside": (build(outside(dtype=T.STRING)), "cannot be external"),
     "unknown dtype": (build(T(name="w", data_type=99)), "unknown data type 99"),
     "empty": (b"", "no graph"),
-    "noise": (bytes(range(256)) * 9, "not sound ONNX"),
-    "truncated": (rich().SerializeToString()[:-70_000], "not sound ONNX"),
+    "noise": (bytes(range(256)) * 9, "not valid ONNX"),
+    "truncated": (rich().SerializeToString()[:-70_000], "not valid ONNX"),
     "unknown domain": (build(nodes=(helper.make_node("Evil", ["x"], ["z"], domain="custom"),)), "custom::Evil"),
     "python": (build(nodes=(helper.make_node("PyOp", ["x"], ["z"], domain="com.microsoft"),)), "PyOp"),
-    "lookalike domain": (build(nodes=(helper.make_node("F", ["x"], ["z"], domain="pkg.onnxscriptevil"),)), "F is none"),
+    "lookalike domain": (build(nodes=(helper.make_node("F", ["x"], ["z"], domain="pkg.onnxscriptevil"),)), "not allow"),
     "function domain": (build(functions=(function("F", domain="custom"),)), "custom::F"),
     "function calls itself": (build(functions=(function("a", "b"), function("b", "a"))), "call themselves"),
     "function bomb": (build(functions=tuple(function(f"f{n}", *[f"f{n + 1}"] * 9) for n in range(9))), "expanded"),
@@ -203,7 +223,7 @@ def test_links_in_place_of_weights_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (build(ir_version=99), "IR version 99; the engines of this EdgeKit know up to 13"),
+        (build(ir_version=99), "IR version 99; the engines of this EdgeKit support up to 13"),
         (build(opset_imports=[helper.make_opsetid("", 99)]), "opset of ai.onnx 99"),
         (build(opset_imports=[helper.make_opsetid("com.microsoft", 2)]), "opset of com.microsoft 2"),
     ],

@@ -22,9 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def bundle(folder: Path) -> Bundle:
     folder.mkdir(parents=True, exist_ok=True)
-    return Bundle(
-        folder, Source("m", "bert", folder, "", {}), "feature-extraction", "text", "once", "embedding", {}, ()
-    )
+    return Bundle(folder, Source("m", "bert", folder, "", {}), ("feature-extraction",), {}, ())
 
 
 def kept(of: Bundle, variant: Variant, graph: Graph = MODEL) -> Path:

@@ -100,10 +100,10 @@ def test_run_ranks(call: Call, bundles: Callable[[str], Path], task: str) -> Non
 @pytest.mark.parametrize(
     ("task", "words", "said"),
     [
-        ("text-ranking", [], "nothing to rank by"),
-        ("feature-extraction", ["--top-k", "2"], "--top-k has no meaning for embed"),
-        ("text-classification", ["--dimensions", "2"], "--dimensions has no meaning for classify"),
-        ("text-classification", ["--prompt-name", "x"], "--prompt-name has no meaning for classify"),
+        ("text-ranking", [], "text-ranking.ek (text-ranking) needs --query"),
+        ("feature-extraction", ["--top-k", "2"], "needs --query with --top-k"),
+        ("text-classification", ["--dimensions", "2"], "(text-classification) has no --dimensions"),
+        ("text-classification", ["--prompt-name", "x"], "(text-classification) has no --prompt-name"),
         ("text-classification", ["-o", "x.npy"], "the answers of text-classification are not an array"),
         ("feature-extraction", ["--precision", "int4"], "has no variant 'int4'"),
         ("feature-extraction", ["--prompt-name", "x"], "x"),

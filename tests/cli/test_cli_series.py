@@ -107,7 +107,7 @@ def test_an_error_in_json_comes_behind_what_was_said(call: Call, made: Callable[
     first, last = map(json.loads, ended.out.splitlines())
     assert ended.code == 2
     assert list(first) == ["a", "b", "c"]
-    assert last["error"]["message"] == "line 2: 'x' in column 'load' is no number"
+    assert last["error"]["message"] == "line 2: 'x' in column 'load' is not a number"
 
 
 def test_files_are_streams_of_their_own(call: Call, made: Callable[..., Path], tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_times_and_rates_bring_rows_to_the_models_rate(
     (tmp_path / "a.csv").write_bytes(PLAIN)
     slept: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: 100.0, sleep=slept.append)  # nothing takes any time
-    monkeypatch.setattr("edgekit.cli.series_run.time", clock)
+    monkeypatch.setattr("edgekit.cli.series_stream.time", clock)
     assert call("run", folder, tmp_path / "a.csv", "--rate", "5").out.splitlines() == wanted
     assert slept == pytest.approx([0.0, 0.2, 0.4])
 
@@ -158,6 +158,21 @@ def test_a_model_that_reads_from_both_ends_answers_at_the_end(call: Call, made: 
     assert call("run", forecast, stdin=PLAIN).out.count("\n") == 1
 
 
+def test_an_option_of_whole_series_answers_at_the_end(call: Call, made: Callable[..., Path]) -> None:
+    folder = made("labels")
+    with edgekit.load(folder) as model:
+        best = [labels[:2] for labels in model.classify(ROWS)]
+    lines = [json.loads(line) for line in call("run", folder, "--top-k", "2", "--json", stdin=PLAIN).out.splitlines()]
+    assert [line["labels"] for line in lines] == [
+        [{"label": each.label, "score": each.score} for each in labels] for labels in best
+    ]
+
+
+def test_a_rate_needs_a_model_that_streams(call: Call, made: Callable[..., Path]) -> None:
+    ended = call("run", made(bidirectional=True, rate=10), "--rate", "5", stdin=PLAIN)
+    assert (ended.code, "(time-series-regression) has no --rate" in ended.err) == (2, True)
+
+
 def test_answers_to_a_file(call: Call, made: Callable[..., Path], tmp_path: Path) -> None:
     folder = made()
     ended = call("run", folder, "-o", tmp_path / "out.npy", stdin=b"speed,load\n" + PLAIN)
@@ -175,8 +190,8 @@ def test_answers_to_a_file(call: Call, made: Callable[..., Path], tmp_path: Path
     [
         ((), None, "no input"),
         (("-",), None, "stdin is closed"),
-        ((), b"", "stdin holds no samples"),
-        ((), b"speed,load\n", "stdin holds no samples"),
+        ((), b"", "stdin has no samples"),
+        ((), b"speed,load\n", "stdin has no samples"),
         ((), b"speed,lod\n1,2\n", "the column 'load' is not there"),
         ((), b"1,2\n1,2,3\n", "line 2 has 3 cells, not 2"),
         ((), b"1,2\n\xe9,2\n", "line 2 of stdin is not UTF-8"),
@@ -185,9 +200,9 @@ def test_answers_to_a_file(call: Call, made: Callable[..., Path], tmp_path: Path
         (("absent.csv",), b"", "cannot read 'absent.csv'"),
         (("a\0b",), b"", "cannot read 'a\\x00b'"),
         (("."), b"", "cannot read '.'"),
-        (("--rate", "0"), PLAIN, "a rate of 0"),
-        (("--top-k", "2"), PLAIN, "--top-k has no meaning for predict"),
-        (("--system", "x"), PLAIN, "--system has no meaning for predict"),
+        (("--rate", "0"), PLAIN, "rate is 0"),
+        (("--top-k", "2"), PLAIN, "values.ek (time-series-regression) has no --top-k"),
+        (("--system", "x"), PLAIN, "values.ek (time-series-regression) has no --system"),
     ],
 )
 def test_what_makes_no_sense(
@@ -206,7 +221,7 @@ def test_a_file_that_opens_and_cannot_be_read(call: Call, made: Callable[..., Pa
 
 def test_a_rate_means_nothing_to_a_text_model(call: Call, vectors: Path) -> None:
     ended = call("run", vectors, "a", "--rate", "5")
-    assert (ended.code, "--rate has no meaning for embed" in ended.err) == (2, True)
+    assert (ended.code, "(feature-extraction) has no --rate" in ended.err) == (2, True)
 
 
 # In a process of its own

@@ -14,7 +14,7 @@ import pytest
 import small_bundles
 from cli_calls import Call, bundles, call, vectors
 
-from edgekit import registry, tasks
+from edgekit import registry
 from edgekit.cli.main import cli, main
 from edgekit.core import Availability
 from edgekit.errors import UsageError
@@ -152,7 +152,7 @@ def test_inspect(call: Call, vectors: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(registry.find("targets", "cpu"), "open", never)
     ended = call("inspect", vectors)
     assert ended.code == 0
-    for fact in ("zoo:small (bert)", "feature-extraction: text > once > embedding", "cpu/fp32", "6.0 kB"):
+    for fact in ("zoo:small (bert)", "feature-extraction", "cpu/fp32", "6.0 kB"):
         assert fact in ended.out
     assert "sha256" not in ended.out
     assert json.loads((vectors / "edgekit.json").read_text())["files"]["model.onnx"]["sha256"] in (
@@ -216,14 +216,14 @@ def test_list(call: Call) -> None:
     found = call("list", "--json").json
     assert found["architectures"] == registry.names("exporters")
     assert [row["target"] for row in found["targets"]] == registry.names("targets")
-    assert [row["name"] for row in found["tasks"]] == [task.name for task in tasks.TASKS]
+    assert [row["name"] for row in found["tasks"]] == [task.name for task in registry.tasks()]
     assert all(name.startswith("zoo:") for name in found["zoo"])
 
 
 def test_list_one_kind(call: Call) -> None:
     *names, others = call("list", "architectures").out.splitlines()
     assert names == registry.names("exporters")
-    assert "any other decoder-only language model" in others
+    assert "other decoder-only language models" in others
 
 
 def test_list_targets_says_why_not(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit import text_table
 from edgekit.cli import console as consoles
 from edgekit.cli.console import Console
 from edgekit.core import Measure
@@ -346,8 +347,8 @@ def test_what_is_logged_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_plain(value: object, shown: object) -> None:
-    assert consoles.plain(value) == shown
-    json.dumps(consoles.plain(value), allow_nan=False)
+    assert text_table.plain(value) == shown
+    json.dumps(text_table.plain(value), allow_nan=False)
 
 
 def test_our_own_errors_have_codes() -> None:

@@ -57,7 +57,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mixtral": ({"num_local_experts": 2}, "mixture of experts"),
     "recurrent_gemma": ({}, "recurrent state"),
     "t5": ({}, "no exporter"),
-    "vit": ({}, "no exporter"),
+    "detr": ({}, "no exporter"),
     "gpt_neox_japanese": ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
     "bart": ({}, "has an encoder"),
     "electra": ({}, "neither causal nor a window"),
@@ -128,14 +128,14 @@ def test_what_is_traced_is_what_transformers_computes(tmp_path: Path, arch: str)
             feeds, state = padded([PROMPTS[0][:9], PROMPTS[0][:4]]), None
             rows = [PROMPTS[0][:9], PROMPTS[0][:4]]
             for new in ([20, 30], [21, 31], [22, 32]):
-                outputs, state = model.engine.run(feeds, state)
+                outputs, state = model.session_of().run(feeds, state)
                 for row, found in zip(rows, outputs["logits"][:, -1], strict=True):
                     wanted = logits(theirs, row)[-1]
                     assert np.ptp(wanted) > 0.1
                     assert np.abs(found - wanted).max() <= 1e-4 * max(1, np.abs(wanted).max()), (target, len(row))
                 feeds, rows = padded([[one] for one in new]), [[*row, one] for row, one in zip(rows, new, strict=True)]
             if target == "cpu":
-                assert (type(model.engine).__name__ == "DecoderSession") == shared
+                assert (type(model.session_of()).__name__ == "DecoderSession") == shared
 
 
 def padded(rows: list[list[int]]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def test_weights_in_blocks(tmp_path: Path, arch: str) -> None:
     for target in HERE:
         for precision, close in (("fp32", 1e-4), ("int8", 0.05), ("int4", 0.6)):
             with edgekit.load(tmp_path / "made.ek", target=target, precision=precision, threads=1) as model:
-                outputs, _ = model.engine.run(padded([PROMPTS[0]]))
+                outputs, _ = model.session_of().run(padded([PROMPTS[0]]))
                 wanted = logits(theirs, PROMPTS[0])[-1]
                 difference = np.abs(outputs["logits"][0, -1] - wanted).max() / np.abs(wanted).max()
                 assert difference <= close, (target, precision)

@@ -22,7 +22,7 @@ import edgekit
 from edgekit import registry
 from edgekit.core import Graph, Recipe
 from edgekit.workbench import graph
-from edgekit.workbench.gate import read_proof
+from edgekit.workbench.prove import read_proof
 
 ARCHITECTURES = registry.names("exporters")
 TARGETS = ("cpu", "openvino")

@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 
 from edgekit.errors import VerificationError
+from edgekit.exporters._decoder.build import reference
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((arch, {}) for arch in tiny.architectures()),
@@ -42,7 +43,7 @@ def stored(folder: Path, arch: str, kind: str, **changes: Any) -> tuple[Any, Any
     if config.get("tie_word_embeddings"):
         drawn.pop("lm_head.weight", None)
     source = tiny.folder_of(folder, config, {name: KINDS[kind](array) for name, array in drawn.items()})
-    return source, tiny.exporter(arch).reference(source, folder / "reference.onnx", tiny.quiet)
+    return source, reference(source, tiny.exporter(arch), folder / "reference.onnx", tiny.quiet)
 
 
 def logits(folder: Path, graph: Any) -> list[Any]:
@@ -112,5 +113,5 @@ def test_numbers_that_are_none(kind: str, value: float, tmp_path: Path) -> None:
     arrays["model.layers.1.mlp.up_proj.weight"].flat[-3] = value
     source = tiny.folder_of(tmp_path, config, {name: KINDS[kind](array) for name, array in arrays.items()})
     with pytest.raises(VerificationError, match=r"layers\.1\.mlp\.up_proj\.weight' holds a NaN or an infinity"):
-        tiny.exporter("llama").reference(source, tmp_path / "reference.onnx", tiny.quiet)
+        reference(source, tiny.exporter("llama"), tmp_path / "reference.onnx", tiny.quiet)
     assert not (tmp_path / "reference.bin").exists()

@@ -67,7 +67,7 @@ def test_a_tensor_that_would_be_left_out(tmp_path: Path) -> None:
     """Biases that the config does not tell of: without them every answer would be wrong."""
     source, arrays = llama(tmp_path)
     arrays["model.layers.0.self_attn.q_proj.bias"] = np.ones(64, np.float32)
-    error = refused(spoiled(source, arrays), UnsupportedError, "q_proj.bias', for which config.json has no use")
+    error = refused(spoiled(source, arrays), UnsupportedError, "q_proj.bias', which config.json does not use")
     assert error.exit_code == 4
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_was_cut(tmp_path: Path) -> None:
     spoiled(source, arrays)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
-    assert refused(source, BundleError, "places .* behind its own end").exit_code == 6
+    assert refused(source, BundleError, "places .* beyond the end").exit_code == 6
 
 
 def test_a_shard_that_is_not_there(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_shard_that_is_not_there(tmp_path: Path) -> None:
     tiny.save(tmp_path / "a.safetensors", arrays)
     index = {"weight_map": dict.fromkeys(arrays, "a.safetensors") | {"lm_head.weight": "b.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert refused(source, BundleError, "names 'b.safetensors', which is not beside it").exit_code == 6
+    assert refused(source, BundleError, "names 'b.safetensors', which is not in the same folder").exit_code == 6
 
 
 # Recipes

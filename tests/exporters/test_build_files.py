@@ -240,7 +240,9 @@ def test_settings_come_from_both_configs(tmp_path: Path) -> None:
 
 def test_windows_of_each_layer_are_told(tmp_path: Path) -> None:
     config = tiny.config_of("gemma3_text", num_hidden_layers=7, sliding_window=4, head_dim=16)
-    told = tiny.exporter("gemma3_text").settings(tiny.as_source(tmp_path, config), "text-generation", tmp_path)
+    told = tiny.exporter("gemma3_text").settings(
+        tiny.as_source(tmp_path, config, random=True), "text-generation", tmp_path
+    )
     assert told["windows"] == [4, 4, 4, 4, 4, None, 4]
 
 

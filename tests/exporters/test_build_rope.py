@@ -149,9 +149,9 @@ def test_the_context_is_what_the_model_is_made_for() -> None:
         (told("llama3", low_freq_factor=4.0), BundleError, "high_freq_factor is not above low_freq_factor"),
         (told("yarn", factor=-1), BundleError, "factor is -1.0"),
         (told("yarn", original_max_position_embeddings=0.5), BundleError, "original_max_position_embeddings is 0.5"),
-        (told("longrope", short_factor=[1.0]), BundleError, "short_factor is no list of 32 numbers above 0"),
-        (told("longrope", long_factor=[0] * HALF), BundleError, "long_factor is no list of 32 numbers above 0"),
-        (told("longrope", long_factor=None), BundleError, "long_factor is no list of 32 numbers above 0"),
+        (told("longrope", short_factor=[1.0]), BundleError, "short_factor is not a list of 32 numbers above 0"),
+        (told("longrope", long_factor=[0] * HALF), BundleError, "long_factor is not a list of 32 numbers above 0"),
+        (told("longrope", long_factor=None), BundleError, "long_factor is not a list of 32 numbers above 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(said: Any, error: type[Exception], why: str) -> None:

@@ -17,7 +17,7 @@ from edgekit.core import Graph, Recipe, Source
 from edgekit.errors import EdgeKitError, UnsupportedError, UsageError, VerificationError
 from edgekit.source import onnx_file, resolve
 from edgekit.workbench import graph as graphs
-from edgekit.workbench.gate import prove
+from edgekit.workbench.prove import check_steps, prove
 
 torch = pytest.importorskip("torch", reason="it makes the modules")
 nn = torch.nn
@@ -112,25 +112,23 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Source]:
 
 
 def built(found: Source, folder: Path, recipe: Recipe | None = None) -> Graph:
-    made: Graph = registry.exporter(found.arch).build(
-        found, recipe or Recipe(), folder / "fp32.onnx", lambda what: None
-    )
-    assert graphs.describe(graphs.load(folder / "fp32.onnx"), "model", "fp32.onnx", {}, made.states, made.kind) == made
+    folder.mkdir(exist_ok=True)
+    made: Graph
+    (made,) = registry.exporter(found.arch).graphs(found, "any", recipe or Recipe(), folder, lambda what: None)
+    assert graphs.describe(graphs.load(folder / made.path), "model", made.path, {}, made.states, made.kind) == made
     return made
 
 
 def settings(found: Source) -> dict[str, Any]:
-    from edgekit.exporters._onnx_file.exporter import look
-
-    told = vars(found) | {"folder": str(found.folder)}
-    return look({"source": told}, lambda what: None)
+    told: dict[str, Any] = registry.exporter(found.arch).settings(found, "any", found.folder)
+    return told
 
 
 def proved(folder: Path, graph: Graph) -> None:
     for target in ("cpu", "openvino"):
         session = registry.find("targets", target).open(folder, graph, Recipe(), threads=1)
         try:
-            assert prove(session, folder / "proof.npz", Recipe(), target) <= 1e-4
+            assert prove(session, folder / "proof-model.npz", Recipe(), target) <= 1e-4
         finally:
             session.close()
 
@@ -164,7 +162,7 @@ def test_a_module_is_a_stream_on_every_engine(
     assert [port.name for port in graph.outputs] == ["y", *states.values()]
     assert graph.inputs[0].shape == ("batch", steps or "time", WIDE)
     proved(tmp_path, graph)
-    onnx_file.check_steps(tmp_path / "fp32.onnx", graph, 1)
+    check_steps(tmp_path, graph)
     told = settings(found)
     assert (told["features"], told["outputs"]) == (["x0", "x1", "x2"], ["output_0", "output_1"])
     assert (told["per"], told["chunk_steps"]) == ("step", steps or 64)
@@ -175,8 +173,8 @@ def test_states_that_are_exchanged_are_found_out(tmp_path: Path) -> None:
     found, _ = traced(tmp_path / "traced", Lstm(), LSTMS[0], LSTM_STATES)
     wrong = {"h": "c_next", "c": "h_next"}
     graph = built(resolve.resolve(str(found.folder / onnx_file.FILE), states=wrong), tmp_path)
-    with pytest.raises(VerificationError, match="fed step by step, the graph differs") as caught:
-        onnx_file.check_steps(tmp_path / "fp32.onnx", graph, 1)
+    with pytest.raises(VerificationError, match="step by step, the outputs differ") as caught:
+        check_steps(tmp_path, graph)
     assert "c_next=h, h_next=c" in caught.value.hint
     with pytest.raises(VerificationError, match="differs from torch"):
         proved(tmp_path, graph)
@@ -192,7 +190,7 @@ def test_weights_of_a_module_are_quantized(
     answers, sizes = [], []
     for recipe in (Recipe(), Recipe(weights=weights, activations="int8", group_size=group, method="rtn")):
         graph = built(found, tmp_path, recipe)
-        sizes.append(sum(file.stat().st_size for file in tmp_path.glob("fp32.*")))
+        sizes.append(sum((tmp_path / name).stat().st_size for name in ("model.onnx", "model.bin")))
         cpu = registry.find("targets", "cpu")
         compiled = cpu.compile(graphs.load(tmp_path / graph.path), recipe, kind=graph.kind)
         kinds = {node.op_type for node in compiled.graph}
@@ -214,11 +212,11 @@ def test_weights_of_a_module_are_quantized(
 @pytest.mark.parametrize(
     ("example", "states", "error", "why"),
     [
-        (None, LSTM_STATES, UsageError, "exported with example_inputs and states"),
-        (LSTMS[0], {}, UsageError, "exported with example_inputs and states"),
+        (None, LSTM_STATES, UsageError, "needs example_inputs and states"),
+        (LSTMS[0], {}, UsageError, "needs example_inputs and states"),
         (LSTMS[0], {"hidden": "h_next"}, UsageError, r"forward\(\) has no 'hidden'"),
         (LSTMS[0][:2], LSTM_STATES, UsageError, "lack the state 'c'"),
-        (LSTMS[0], {"h": "h_next"}, UsageError, r"2 inputs are no states \(x, c\)"),
+        (LSTMS[0], {"h": "h_next"}, UsageError, r"2 inputs are not states \(x, c\)"),
         ((*LSTMS[0][:2], LSTMS[0][2].double()), LSTM_STATES, UsageError, "of 'c' is torch.float64"),
         ((torch.zeros(3), *LSTMS[0][1:]), LSTM_STATES, UsageError, r"of 'x' has the shape \[3\]"),
         ((LSTMS[0][0], *zeros((2, 1, HIDDEN), (2, 1, HIDDEN))), LSTM_STATES, UnsupportedError, "batch of another size"),

@@ -285,7 +285,7 @@ def test_what_else_is_refused(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[", "modules.json is not JSON"),
-        ("{}", "modules.json holds no JSON list"),
+        ("{}", "modules.json is not a JSON list"),
         ("[" * 100_000, "modules.json is not JSON"),
         ('["Transformer"]', "an entry without type and path"),
         ('[{"type": "sentence_transformers.models.Pooling"}]', "an entry without type and path"),
@@ -301,5 +301,5 @@ def test_a_modules_file_that_is_bad(tmp_path: Path, text: str, message: str) -> 
 
 def test_a_config_that_is_no_object(tmp_path: Path) -> None:
     write_json(tmp_path, "config_sentence_transformers.json", ["prompts"])
-    with pytest.raises(BundleError, match=r"config_sentence_transformers\.json holds no JSON object"):
+    with pytest.raises(BundleError, match=r"config_sentence_transformers\.json is not a JSON object"):
         settings(tmp_path)

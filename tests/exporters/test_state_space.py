@@ -25,7 +25,7 @@ from edgekit.exporters._decoder.activations import softplus
 from edgekit.exporters._decoder.blueprint_from_config import read
 from edgekit.exporters._onnx_writer import Draft
 from edgekit.quantize import blocks
-from edgekit.workbench.reference import feeds
+from edgekit.runtimes.loops.decode import whole_prompts as feeds
 
 pytest.importorskip("torch", reason="the reference needs it")
 

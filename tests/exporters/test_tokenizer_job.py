@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from edgekit.core import Source
 from edgekit.errors import UnsupportedError
 from edgekit.exporters._trace import tokenizer
 
@@ -33,9 +34,11 @@ def make(folder: Path, **told: Any) -> Path:
     return folder
 
 
-def run(folder: Path) -> Path:
-    tokenizer.work({"folder": str(folder), "target": str(folder / "made.json")}, lambda text: None)
-    return folder / "made.json"
+def run(folder: Path, *, random: bool = False) -> Path:
+    source = Source("m", "bert", folder, "", {"model_type": "bert", "vocab_size": 64}, random)
+    (folder / "made").mkdir()
+    tokenizer.write_tokenizer(source, folder / "made")
+    return folder / "made" / "tokenizer.json"
 
 
 def test_a_vocabulary_becomes_a_tokenizer(tmp_path: Path) -> None:
@@ -57,11 +60,23 @@ def test_no_vocabulary_at_all(tmp_path: Path, kind: str) -> None:
         run(folder)
     assert "save_pretrained" in caught.value.hint
     assert caught.value.cause
-    assert not (folder / "made.json").exists()
+    assert not (folder / "made" / "tokenizer.json").exists()
 
 
 def test_a_tokenizer_without_a_fast_form(tmp_path: Path) -> None:
     folder = make(tmp_path, tokenizer_class="CanineTokenizer")
     with pytest.raises(UnsupportedError, match="CanineTokenizer has no fast form"):
         run(folder)
-    assert not (folder / "made.json").exists()
+    assert not (folder / "made" / "tokenizer.json").exists()
+
+
+def test_a_tokenizer_that_is_there_is_copied(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    (folder / "tokenizer.json").write_text('{"some": 1}')
+    assert run(folder).read_text() == '{"some": 1}'
+
+
+def test_random_weights_get_one_that_stands_in(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    assert Tokenizer.from_file(str(run(make(tmp_path), random=True))).get_vocab_size() <= 64

@@ -13,12 +13,13 @@ import pytest
 import tiny_models
 
 from edgekit import registry
-from edgekit.core import Recipe
+from edgekit.core import Recipe, Source
 from edgekit.errors import UnsupportedError, VerificationError
 from edgekit.exporters._trace import trace
 from edgekit.exporters._trace.trace import Tracing
+from edgekit.exporters._trace.traced import TorchSession, Traced
 from edgekit.workbench import graph
-from edgekit.workbench.gate import read_proof
+from edgekit.workbench.prove import read_proof
 
 torch = pytest.importorskip("torch", reason="the tracer needs it")
 
@@ -128,18 +129,42 @@ def test_an_axis_that_froze_is_named() -> None:
     mask = ir.Value(name="mask", shape=ir.Shape(["batch", "sequence"]), type=ir.TensorType(ir.DataType.FLOAT))
     both = ir.node("Mul", [x, mask])
     model = ir.Model(ir.Graph([x, mask], both.outputs, nodes=[both], opset_imports={"": 23}), ir_version=10)
-    with pytest.raises(VerificationError, match="axis 'sequence' of input 'x' froze at 7"):
+    with pytest.raises(VerificationError, match="axis 'sequence' of input 'x' became fixed at 7"):
         trace.check(model, told)
 
 
-def test_samples_come_back_in_their_batches(tmp_path: Path) -> None:
-    arrays: dict[str, Any] = {
-        f"{n}/{name}": np.full((n + 1, 2), n) for n in range(11) for name in ("input_ids", "attention_mask")
-    }
-    np.savez(tmp_path / "samples.npz", **arrays)
-    read = list(trace.read_feeds(tmp_path / "samples.npz"))
-    assert [batch["input_ids"].shape[0] for batch in read] == list(range(1, 12))
-    assert all(set(batch) == {"input_ids", "attention_mask"} for batch in read)
+def test_a_module_is_a_session_that_gives_what_it_computes() -> None:
+    told = tracing(Weighted())
+    session = TorchSession(told)
+    feeds = {name: value.numpy() for name, value in feed({"batch": 2, "sequence": 3}, 0).items()}
+    outputs, state = session.run({"mask": feeds["mask"], "x": feeds["x"]})
+    expected = Weighted()(torch.from_numpy(feeds["x"]), torch.from_numpy(feeds["mask"])).numpy()
+    np.testing.assert_array_equal(outputs["mean"], expected)
+    assert state is None
+    session.close()
+
+
+@pytest.mark.slow
+def test_graphs_lie_beside_their_proof_and_weights_are_loaded_once(tmp_path: Path) -> None:
+    loads = []
+
+    class Exporter(Traced):
+        def trace(self, source: Source, task: str) -> Tracing:
+            loads.append(task)
+            return tracing(Weighted())
+
+    source, stages = Source("m", "made-up", tmp_path, "", {}), list[str]()
+    exporter = Exporter()
+    (made,) = exporter.graphs(source, "any", Recipe(), tmp_path, stages.append)
+    (session,) = exporter.reference(source, "any", tmp_path, stages.append).values()
+    assert (made.name, made.path, made.kind) == ("model", "model.onnx", "plain")
+    assert made.proven == {"batch": (1, 4), "sequence": (5, 16)}
+    for feeds, expected in read_proof(tmp_path / "proof-model.npz"):
+        np.testing.assert_array_equal(session.run(feeds)[0]["mean"], expected["mean"])
+    assert loads == ["any"]
+    assert stages == ["loading weights", "tracing with torch.onnx.export"]
+    with pytest.raises(NotImplementedError, match=r"Traced\.trace"):
+        Traced().trace(source, "any")
 
 
 # Models whose weights, tokenizer or config do not fit
@@ -174,11 +199,17 @@ def test_a_pooler_may_be_missing_only_where_nothing_uses_it(tmp_path: Path) -> N
     load(folder, "feature-extraction")
 
 
+def made_in(folder: Path) -> Path:
+    """Where the files of a bundle would lie."""
+    (folder / "made").mkdir(exist_ok=True)
+    return folder / "made"
+
+
 def bert_settings(folder: Path, task: str, **changes: Any) -> dict[str, Any]:
     config = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps(config))
     source = tiny_models.source_of(folder)
-    found: dict[str, Any] = registry.find("exporters", source.arch).EXPORTER.settings(source, task, folder)
+    found: dict[str, Any] = registry.find("exporters", source.arch).EXPORTER.settings(source, task, made_in(folder))
     return found
 
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 # Who works in each stage: the command itself, or a worker for this function.
 STAGES = {
-    "source": "command",
+    "command": "command",
     "reference": "edgekit.workbench.reference:work",
     "build": "edgekit.workbench.variants:work",
     "gate": "edgekit.workbench.gate:work",
@@ -281,7 +281,7 @@ def tmpfs(folder: Path, size: str) -> Iterator[None]:
 
 def test_a_disk_that_is_known_to_be_too_small(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "disk", "1m"):
-        with pytest.raises(ResourceError, match=r"are needed in .* are free") as caught:
+        with pytest.raises(ResourceError, match=r"needs .* of free space and has") as caught:
             edgekit.export("zoo:parity", tmp_path / "disk" / "made.ek", targets=["cpu"])
         assert caught.value.exit_code == 7
         assert list((tmp_path / "disk").iterdir()) == []

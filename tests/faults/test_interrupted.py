@@ -24,7 +24,7 @@ from property_tests import examples
 from edgekit import registry
 from edgekit.errors import EdgeKitError, InputError, ResourceError, SessionBusyError, StateError, UsageError
 from edgekit.results import Piece
-from edgekit.runtimes.conversation import Conversation, Writer
+from edgekit.runtimes.conversation import Conversation, TextGenerator
 
 HERE = [name for name in ("cpu", "openvino") if registry.find("targets", name).probe().available]
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -34,7 +34,7 @@ MORE = [{"role": "user", "content": "three"}]
 
 
 @pytest.fixture(scope="module", params=[(name, arch) for name in HERE for arch in ("llama", "lfm2")], ids="-".join)
-def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writer]:
+def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TextGenerator]:
     """A model without a chat template: a session's turns go on from one another as texts. One has nothing but caches,
     which can be cut; the other also has states of a fixed size, which cannot go back.
     """
@@ -44,7 +44,7 @@ def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def chatty(plain: Writer, tmp_path_factory: pytest.TempPathFactory) -> Writer:
+def chatty(plain: TextGenerator, tmp_path_factory: pytest.TempPathFactory) -> TextGenerator:
     """The same with a chat template."""
     return with_template(plain, tmp_path_factory.mktemp("template"))
 
@@ -54,12 +54,12 @@ def said(conversation: Conversation, prompt: Any, **options: Any) -> tuple[int, 
     return ids
 
 
-def ids_of(writer: Writer, text: str) -> list[int]:
+def ids_of(writer: TextGenerator, text: str) -> list[int]:
     ids: list[int] = writer.ingest.encode([text], begin=False)[0].ids
     return ids
 
 
-def anew(writer: Writer, ids: list[int]) -> tuple[int, ...]:
+def anew(writer: TextGenerator, ids: list[int]) -> tuple[int, ...]:
     """The answer to all that was said, computed without a session."""
     found: tuple[int, ...] = writer.result(ids, {"max_new_tokens": NEW}).ids
     return found
@@ -85,7 +85,7 @@ def failing(session: Any, at: int, error: BaseException, *, after: bool) -> Call
 @pytest.mark.parametrize("at", [1, 2, 4])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ResourceError("out of memory")], ids=["interrupt", "fault"])
 def test_a_text_goes_on_after_a_run_that_failed(
-    plain: Writer, at: int, after: bool, error: BaseException, monkeypatch: pytest.MonkeyPatch
+    plain: TextGenerator, at: int, after: bool, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = Conversation(plain)
     heard = [*ids_of(plain, "one two three"), *said(talk, "one two three")]
@@ -103,7 +103,7 @@ def test_a_text_goes_on_after_a_run_that_failed(
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("at", [1, 2, 4])
 def test_a_chat_goes_on_after_an_interrupt(
-    chatty: Writer, at: int, after: bool, monkeypatch: pytest.MonkeyPatch
+    chatty: TextGenerator, at: int, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = Conversation(chatty)
     first = talk.generate(HELLO, max_new_tokens=NEW)
@@ -119,7 +119,7 @@ def test_a_chat_goes_on_after_an_interrupt(
 # A template is rendered by Rust, which asks Python one question and swallows an interrupt in it: the next one is heard.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("delay", [0.001, 0.004, 0.009, 0.02, 0.05])
-def test_ctrl_c_at_any_time(chatty: Writer, delay: float, tmp_path: Path) -> None:
+def test_ctrl_c_at_any_time(chatty: TextGenerator, delay: float, tmp_path: Path) -> None:
     """The signal itself, wherever it finds the process: in the engine, in the sampling, in the caller's loop."""
     talk, heard = Conversation(chatty), signal.signal(signal.SIGALRM, signal.default_int_handler)
     first = talk.generate(HELLO, max_new_tokens=NEW)
@@ -157,7 +157,7 @@ def test_no_interrupt_breaks_the_engine(target: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
 
 
-def test_an_option_that_only_the_first_token_shows_to_be_wrong(plain: Writer) -> None:
+def test_an_option_that_only_the_first_token_shows_to_be_wrong(plain: TextGenerator) -> None:
     talk = Conversation(plain)
     heard = [*ids_of(plain, "one two three"), *said(talk, "one two three")]
     with pytest.raises(UsageError, match="logit_bias names token 500"):
@@ -165,7 +165,7 @@ def test_an_option_that_only_the_first_token_shows_to_be_wrong(plain: Writer) ->
     assert said(talk, " five") == anew(plain, [*heard, *ids_of(plain, " five")])
 
 
-def test_what_a_caller_raises_comes_out_of_a_with_block(chatty: Writer) -> None:
+def test_what_a_caller_raises_comes_out_of_a_with_block(chatty: TextGenerator) -> None:
     talk = Conversation(chatty)
 
     def fail(turn: Iterator[Piece]) -> None:
@@ -178,7 +178,7 @@ def test_what_a_caller_raises_comes_out_of_a_with_block(chatty: Writer) -> None:
     assert said(talk, HELLO) == chatty.result(HELLO, {"max_new_tokens": NEW}).ids
 
 
-def test_a_turn_that_is_not_over_keeps_others_out(chatty: Writer) -> None:
+def test_a_turn_that_is_not_over_keeps_others_out(chatty: TextGenerator) -> None:
     talk = Conversation(chatty)
     turn = talk.generate(HELLO, max_new_tokens=NEW, stream=True)
     next(turn)
@@ -194,7 +194,7 @@ def test_a_turn_that_is_not_over_keeps_others_out(chatty: Writer) -> None:
 @pytest.mark.parametrize(
     "prompt", ["", [], [{"role": "user", "content": "a"}, 5], [5, {"role": "user"}], [5.0], [-1], [320]]
 )
-def test_what_is_no_prompt(plain: Writer, chatty: Writer, prompt: Any) -> None:
+def test_what_is_no_prompt(plain: TextGenerator, chatty: TextGenerator, prompt: Any) -> None:
     for writer in [plain] if prompt == "" else [plain, chatty]:  # in a chat an empty message is one
         talk = Conversation(writer)
         with pytest.raises(InputError):
@@ -204,7 +204,7 @@ def test_what_is_no_prompt(plain: Writer, chatty: Writer, prompt: Any) -> None:
         assert (talk.messages, talk.tokens) == ([], 0)
 
 
-def test_a_turn_that_does_not_fit_leaves_the_session_as_it_was(plain: Writer) -> None:
+def test_a_turn_that_does_not_fit_leaves_the_session_as_it_was(plain: TextGenerator) -> None:
     talk = Conversation(plain)
     heard = [*ids_of(plain, "one two three"), *said(talk, "one two three")]
     with pytest.raises(InputError, match=f"{CONTEXT + 1} tokens, and the context holds {CONTEXT}"):
@@ -216,14 +216,14 @@ def test_a_turn_that_does_not_fit_leaves_the_session_as_it_was(plain: Writer) ->
         talk.generate([5])
 
 
-def test_a_context_that_fills_up_in_a_batch_ends_that_row_only(plain: Writer) -> None:
+def test_a_context_that_fills_up_in_a_batch_ends_that_row_only(plain: TextGenerator) -> None:
     prompts = [[7] * (CONTEXT - 2), [8] * 5, [9] * CONTEXT]
     together = list(plain.results(prompts, {"max_new_tokens": NEW}))
     assert [len(answer.ids) for answer in together] == [3, NEW, 1]
     assert [answer.ids for answer in together] == [anew(plain, prompt) for prompt in prompts]
 
 
-def test_a_seed_is_the_same_answer_in_any_company(plain: Writer) -> None:
+def test_a_seed_is_the_same_answer_in_any_company(plain: TextGenerator) -> None:
     prompts: list[Any] = [[place + 3] * (place % 5 + 1) for place in range(11)]  # more than one batch
     options = {"max_new_tokens": NEW, "temperature": 1.5, "logprobs": 0}
     drawn = list(plain.results(prompts, options))
@@ -238,7 +238,7 @@ def test_a_seed_is_the_same_answer_in_any_company(plain: Writer) -> None:
     assert len({plain.result(prompts[0], {**options, "seed": seed}).ids for seed in range(8)}) > 4
 
 
-def test_log_probabilities_of_rows_are_those_of_each_alone(plain: Writer) -> None:
+def test_log_probabilities_of_rows_are_those_of_each_alone(plain: TextGenerator) -> None:
     prompts: list[Any] = [[7] * 30, [8, 9], [10, 11, 12, 13]]
     options = {"max_new_tokens": NEW, "logprobs": 4}
     for prompt, answer in zip(prompts, plain.results(prompts, options)):
@@ -253,7 +253,7 @@ def test_log_probabilities_of_rows_are_those_of_each_alone(plain: Writer) -> Non
 
 
 @pytest.fixture(scope="module")
-def saved(chatty: Writer, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def saved(chatty: TextGenerator, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     talk, file = Conversation(chatty), tmp_path_factory.mktemp("saved") / "chat.state"
     said(talk, HELLO)
     talk.save(file)
@@ -262,7 +262,7 @@ def saved(chatty: Writer, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @examples(60)
 @given(data=st.data())
-def test_no_byte_of_a_saved_chat_is_trusted(saved: bytes, chatty: Writer, tmp_path: Path, data: Any) -> None:
+def test_no_byte_of_a_saved_chat_is_trusted(saved: bytes, chatty: TextGenerator, tmp_path: Path, data: Any) -> None:
     torn = bytearray(saved)
     for _ in range(data.draw(st.integers(1, 4))):
         torn[data.draw(st.integers(0, len(torn) - 1))] = data.draw(st.integers(0, 255))
@@ -305,7 +305,7 @@ def changed(saved: bytes, **told: Any) -> bytes:
     ],
     ids=str,
 )
-def test_a_saved_chat_that_says_what_cannot_be(saved: bytes, chatty: Writer, told: Any, tmp_path: Path) -> None:
+def test_a_saved_chat_that_says_what_cannot_be(saved: bytes, chatty: TextGenerator, told: Any, tmp_path: Path) -> None:
     (tmp_path / "chat.state").write_bytes(changed(saved, **told))
     talk = Conversation(chatty)
     with pytest.raises(StateError):
@@ -314,10 +314,10 @@ def test_a_saved_chat_that_says_what_cannot_be(saved: bytes, chatty: Writer, tol
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[" * 100_000, b"5"], ids=["empty", "object", "deep", "number"])
-def test_a_file_that_holds_no_chat(data: bytes, chatty: Writer, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_chat(data: bytes, chatty: TextGenerator, tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", told=np.frombuffer(data, np.uint8))
     np.save(tmp_path / "two.npy", np.frombuffer(data, np.uint8))
     (tmp_path / "three").write_bytes(data)
     for file in ("one.npz", "two.npy", "three", "no-such-file"):
-        with pytest.raises(StateError, match="holds no saved chat"):
+        with pytest.raises(StateError, match="is not a saved chat"):
             Conversation(chatty).load(tmp_path / file)

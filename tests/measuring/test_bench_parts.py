@@ -13,18 +13,19 @@ import series_bundles
 import small_bundles
 
 import edgekit
-from edgekit import samples
+from edgekit import registry
 from edgekit.bundle import manifest
 from edgekit.core import Bundle, Graph, Port, Recipe, Source, Variant
-from edgekit.errors import UnsupportedError, UsageError
+from edgekit.errors import UsageError
 from edgekit.measuring import configuration, inputs, sizes, turns
 from edgekit.measuring.row import Way
+from edgekit.runtimes.samples import texts as samples
 
 
-def decoder(context: int = 4096, loop: str = "decode") -> Bundle:
+def decoder(context: int = 4096) -> Bundle:
     source = Source("zoo:none", "llama", Path(), "", {})
     settings = {"context_length": context}
-    return Bundle(Path("m.ek"), source, "text-generation", "chat", loop, "tokens", settings, ())
+    return Bundle(Path("m.ek"), source, ("text-generation",), settings, ())
 
 
 # What is planned
@@ -49,13 +50,14 @@ def test_lengths_that_nobody_asked_for_fit_into_the_context() -> None:
     assert "a context of 128 tokens" in said_of_it
     (asked,), _ = configuration.plan(decoder(context=128), prompt=(512,), generate=(8,))
     assert asked.prompt == 512, "what was asked for is not changed, but refused where it is run"
-    with pytest.raises(UsageError, match="a context of 128 tokens, and 520"):
+    with pytest.raises(UsageError, match="a context of 128 tokens, and the test needs 520"):
         inputs.check(decoder(context=128), asked.tokens)
 
 
-def test_a_loop_without_a_benchmark_says_so() -> None:
-    with pytest.raises(UnsupportedError, match="no benchmark of the loop 'diffuse'"):
-        configuration.plan(decoder(loop="diffuse"))
+def test_scenarios_that_a_task_has() -> None:
+    with pytest.raises(UsageError, match="has no 'offline' test") as caught:
+        configuration.plan(decoder(), "offline")
+    assert caught.value.hint == "it has llm"
 
 
 def test_runs_fill_the_budget_within_bounds() -> None:
@@ -82,7 +84,8 @@ def test_texts_and_series_are_the_same_every_time(tmp_path: Path) -> None:
     ranking = manifest.read(small_bundles.make(tmp_path / "b.ek", "text-ranking"))
     assert all(len(pair) == 2 for pair in inputs.items(ranking))
     series = manifest.read(series_bundles.make(tmp_path / "s.ek"))
-    first, again = (inputs.restored(series, inputs.items(series)) for _ in range(2))
+    kind = registry.task(series.task)
+    first, again = ([kind.item(sample) for sample in inputs.items(series)] for _ in range(2))
     assert {one.shape for one in first} == {(1000, 2)}
     assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
 
@@ -91,17 +94,12 @@ def test_the_user_s_own_inputs(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     file.write_text("speed,load\n" + "1,2\n3,\n" * 4)
     bundle = manifest.read(series_bundles.make(tmp_path / "s.ek"))
-    one = inputs.restored(bundle, inputs.items(bundle, file))[0]
+    one = registry.task(bundle.task).item(inputs.items(bundle, file)[0])
     assert one[0].tolist() == [1.0, 2.0]
     assert np.isnan(one[1, 1]), "missing"
     with pytest.raises(UsageError, match="cannot read") as caught:
         inputs.items(bundle, tmp_path / "none.csv")
     assert "--input" in caught.value.hint
-
-
-def test_an_ingest_that_nobody_feeds_says_so() -> None:
-    with pytest.raises(UnsupportedError, match="no inputs for 'chat'"):
-        inputs.items(decoder())
 
 
 @pytest.mark.slow
@@ -136,7 +134,9 @@ def test_a_table_that_is_looked_up_is_not_read_for_a_token(tmp_path: Path) -> No
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", 100])
     model = helper.make_model(helper.make_graph(nodes, "g", [ids], [logits], tensors))
     onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
-    variant = Variant("cpu", Recipe(), (Graph("g", "m.onnx", (Port("ids", "int64", ("batch", "sequence")),), ()),))
+    ids_port = Port("ids", "int64", ("batch", "sequence"))
+    graph = Graph("g", "m.onnx", (ids_port,), (), kind="decoder")
+    variant = Variant("cpu", Recipe(), (graph,))
     bundle = replace(decoder(), folder=tmp_path, variants=(variant,))
     assert sizes.token(bundle, variant, 10) == (8 * 8 + 8 * 100) * 4
     files = (tmp_path / "m.onnx").stat().st_size

@@ -77,6 +77,6 @@ def test_the_buffer_is_a_quarter_of_what_is_left_at_most(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("available", "cache"), [(1 << 27, "2048K"), (1 << 30, f"{200 << 10}K")])
 def test_a_buffer_that_a_cache_would_hold_is_refused(tmp_path: Path, available: int, cache: str) -> None:
-    with pytest.raises(ResourceError, match="a quarter of what is left is") as caught:
+    with pytest.raises(ResourceError, match="a quarter of the free memory is") as caught:
         bandwidth.read_bandwidth(1, 0.01, memory(tmp_path, available, cache))
     assert caught.value.exit_code == 7

@@ -78,5 +78,5 @@ def test_a_config_becomes_a_bundle_of_made_up_weights(tmp_path: Path) -> None:
     assert (made, found.source.random) == (tmp_path / "tiny.ek", True)
     assert [variant.name for variant in found.variants] == ["cpu/int4-g32-rtn"]
     assert said
-    with pytest.raises(UsageError, match=r"two of the models are called tiny\.ek"):
+    with pytest.raises(UsageError, match=r"two of the models have the name tiny\.ek"):
         prepared(f"random:{config.parent}", targets=["cpu"], precisions=["int4"], folder=tmp_path)

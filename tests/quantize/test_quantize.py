@@ -119,6 +119,84 @@ def test_a_weight_that_is_skipped_stays_float(tmp_path: Path) -> None:
     assert recipe.name == "int8-dynamic-mixed"
 
 
+FILTER = RNG.standard_normal((16, 3, 5, 5), np.float32)
+DEPTHWISE = RNG.standard_normal((16, 1, 3, 3), np.float32)  # below SMALLEST
+TURNED = RNG.standard_normal((80, 16), np.float32)  # (outputs, inputs)
+STRAIGHT = RNG.standard_normal((80, 20), np.float32)
+
+
+def at_steps(weight: Any, axis: int) -> Any:
+    """The weight that int8 leaves of this one."""
+    values, scale = rounded(weight, axis)
+    return (values * np.expand_dims(scale, [other for other in range(weight.ndim) if other != axis])).astype(np.float32)
+
+
+def make_convolutions(path: Path, *, steps: bool = False) -> Path:
+    """x -> Conv -> Conv by channel -> mean -> Gemm of a transposed weight -> Gemm of one as it is.
+
+    `steps`: in floating point, with the weights that int8 leaves.
+    """
+    nodes = [
+        helper.make_node("Conv", ["x", "filter"], ["map"], name="conv"),
+        helper.make_node("Conv", ["map", "depthwise"], ["map2"], name="conv2", group=16),
+        helper.make_node("ReduceMean", ["map2", "sides"], ["mean"], name="pool", keepdims=0),
+        helper.make_node("Gemm", ["mean", "turned"], ["hidden"], name="dense", transB=1),
+        helper.make_node("Gemm", ["hidden", "straight"], ["out"], name="head"),
+    ]
+    weights = {"filter": FILTER, "turned": TURNED, "straight": STRAIGHT}
+    if steps:
+        weights = {name: at_steps(weight, int(name == "straight")) for name, weight in weights.items()}
+    tensors = {**weights, "depthwise": DEPTHWISE, "sides": np.array([2, 3])}
+    made = helper.make_graph(
+        nodes,
+        "convolutions",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 9, 11])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 20])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
+    return path
+
+
+def test_convolutions_and_gemms_have_a_scale_for_each_output(tmp_path: Path) -> None:
+    model = recipes.apply(graph.load(make_convolutions(tmp_path / "a.onnx")), INT8)
+    arrays = {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
+    assert {name for name, array in arrays.items() if array.dtype == np.int8} == {
+        "filter.int8.0",
+        "turned.int8.0",
+        "straight.int8.1",
+    }
+    assert arrays["filter.int8.0.scale"].shape == (16,)
+    assert arrays["turned.int8.0.scale"].shape == (80,)
+    assert arrays["straight.int8.1.scale"].shape == (20,)
+    assert "depthwise" in arrays
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_convolutions_and_gemms_run_on_every_engine(tmp_path: Path, target: str) -> None:
+    """On ONNX Runtime activations stay float32, so it gives exactly what the rounded weights give."""
+    recipe, module = INT8, registry.find("targets", target)
+    model = module.compile(
+        recipes.apply(graph.load(make_convolutions(tmp_path / "a.onnx")), recipe), recipe, kind="plain"
+    )
+    graph.pack({"b.onnx": model}, tmp_path)
+    x = RNG.standard_normal((3, 3, 9, 11), np.float32)
+
+    def out(path: str, recipe: Recipe) -> Any:
+        session = module.open(tmp_path, graph.describe(graph.load(tmp_path / path), "a", path, {}), recipe, threads=1)
+        try:
+            return session.run({"x": x})[0]["out"]
+        finally:
+            session.close()
+
+    before, after = out("a.onnx", Recipe()), out("b.onnx", recipe)
+    assert np.abs(before - after).max() < 0.03 * np.abs(before).max()
+    if target == "cpu":
+        make_convolutions(tmp_path / "c.onnx", steps=True)
+        assert np.abs(out("c.onnx", Recipe()) - after).max() < 1e-5 * np.abs(after).max()
+
+
 def test_floating_point_recipes_change_nothing(tmp_path: Path) -> None:
     model = graph.load(make(tmp_path / "a.onnx"))
     before = graph.fingerprint(model)
@@ -219,9 +297,13 @@ def make_normed(path: Path) -> Path:
 def test_smoothing_changes_nothing_in_float_and_helps_int8(tmp_path: Path) -> None:
     make_normed(tmp_path / "a.onnx")
     x = np.random.default_rng(1).standard_normal((4, 9, 64), np.float32)
-    feeds = tmp_path / "samples.npz"
-    np.savez(feeds, **{"0/x": x[:2], "1/x": x[2:]})
-    largest = variants.calibrate(tmp_path / "a.onnx", feeds)
+    noun = graph.describe(graph.load(tmp_path / "a.onnx"), "model", "a.onnx", {})
+
+    def feed(graphs: Any, sessions: Any) -> None:
+        for part in (x[:2], x[2:]):
+            sessions["model"].run({"x": part})
+
+    largest = variants.calibrate(tmp_path, [noun], feed)["model"]
     assert sorted(largest) == ["normed"]
     assert largest["normed"][3] > 10 * np.median(largest["normed"])
 
@@ -245,4 +327,5 @@ def test_smoothing_changes_nothing_in_float_and_helps_int8(tmp_path: Path) -> No
 
 
 def test_nothing_to_smooth_is_nothing_to_calibrate(tmp_path: Path) -> None:
-    assert variants.calibrate(make(tmp_path / "a.onnx"), tmp_path / "none.npz") == {}
+    noun = graph.describe(graph.load(make(tmp_path / "a.onnx")), "model", "a.onnx", {})
+    assert variants.calibrate(tmp_path, [noun], lambda graphs, sessions: pytest.fail("nothing is to be run")) == {}

@@ -153,7 +153,7 @@ def invalid(value: Any, schema: Any, defs: Any, place: str = "$") -> list[str]:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "not proper JSON"),
+        ("", "not valid JSON"),
         ("[]", "holds a JSON list"),
         ("{}", "has no schema"),
         ('{"schema": 1}', "its schema is 1"),
@@ -161,8 +161,8 @@ def invalid(value: Any, schema: Any, defs: Any, place: str = "$") -> list[str]:
         ('{"schema": "edgekit.bench/1"}', "no list `rows`"),
         ('{"schema": "edgekit.bench/1", "rows": []}', "missing required field"),
         ('{"schema": "edgekit.bench/1", "schema": "edgekit.bench/1"}', "appears twice"),
-        ("[" * 100_000, "not proper JSON"),
-        ("\ufeff{}", "not proper JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("\ufeff{}", "not valid JSON"),
     ],
 )
 def test_no_record(tmp_path: Path, text: str, said: str) -> None:
@@ -187,13 +187,13 @@ def test_torn_at_any_place(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in range(0, len(whole) - 2, 97):
         path.write_bytes(whole[:length])
-        with pytest.raises(RecordError, match="not proper JSON"):
+        with pytest.raises(RecordError, match="not valid JSON"):
             report.read(path)
 
 
 def test_missing_folder_and_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (tmp_path / "no.json", tmp_path):
-        with pytest.raises(RecordError, match="missing, or no regular file"):
+        with pytest.raises(RecordError, match="missing, or not a regular file"):
             report.read(path)
     path = written(tmp_path, typical())
     monkeypatch.setattr(limits, "RECORD_BYTES", 1000)

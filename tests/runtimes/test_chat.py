@@ -208,8 +208,8 @@ def test_a_template_that_cannot_be_read() -> None:
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        ([], "a chat without a message"),
-        (["hi"], r"messages\[0\] is no message"),
+        ([], "the chat has no messages"),
+        (["hi"], r"messages\[0\] is not a message"),
         ([{"role": "wizard", "content": "x"}], "has the role 'wizard'"),
         ([{"role": "user", "content": 3}], "a content that is int"),
         ([{"role": "user", "content": None}], "a content that is NoneType"),
@@ -257,9 +257,9 @@ def test_ids_may_be_numpys(ingest: Chat) -> None:
     [
         ("", "has no tokens"),
         ([], "has no tokens"),
-        ([1, 320], "an id that the model has not"),
-        ([1, -1], "an id that the model has not"),
-        ([1, "x"], "is no prompt"),
+        ([1, 320], "an id that is not in the vocabulary"),
+        ([1, -1], "an id that is not in the vocabulary"),
+        ([1, "x"], "is not a prompt"),
         ([7] * 65, "65 tokens, and the context holds 64"),
         ("\ud800", "half a surrogate pair"),
     ],
@@ -274,7 +274,7 @@ def test_a_tokenizer_without_a_template(tmp_path: Path) -> None:
     plain = chat.open(tmp_path, {"context_length": 64, "vocab_size": 320, "chat_template": None})
     with pytest.raises(InputError, match="no chat template"):
         plain.chat(CHAT)
-    with pytest.raises(BundleError, match="how long the context is"):
+    with pytest.raises(BundleError, match="the context length"):
         chat.open(tmp_path, {"vocab_size": 320})
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {}}), encoding="utf-8")
     with pytest.raises(TokenizerError):

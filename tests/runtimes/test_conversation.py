@@ -24,8 +24,9 @@ def test_a_session_computes_only_what_is_new(model: Model, monkeypatch: pytest.M
     with model.session() as chat:
         first = chat.generate(HELLO, max_new_tokens=5)
         seen: list[Any] = []
-        run = model.engine.run
-        monkeypatch.setattr(model.engine, "run", lambda feeds, state: seen.append(feeds["counts"]) or run(feeds, state))
+        session = model.session_of()
+        run = session.run
+        monkeypatch.setattr(session, "run", lambda feeds, state: seen.append(feeds["counts"]) or run(feeds, state))
         second = chat.generate(MORE, max_new_tokens=5)
         # What a random model says is no text, and reads as other tokens; the question before it reads alike.
         assert int(seen[0][0]) <= second.usage["prompt_tokens"] - first.usage["prompt_tokens"]
@@ -63,12 +64,12 @@ def test_a_saved_chat_belongs_to_its_model(model: Model, bundle: Path, tmp_path:
     with other, pytest.raises(StateError, match="was saved by"):
         other.session().load(tmp_path / "chat.state")
     (tmp_path / "torn").write_bytes((tmp_path / "chat.state").read_bytes()[:-40])
-    with pytest.raises(StateError, match="holds no saved chat"):
+    with pytest.raises(StateError, match="is not a saved chat"):
         chat.load(tmp_path / "torn")
     with np.load(tmp_path / "chat.state") as file:
         kept = {name: file[name] for name in file.files if name == "told"}
     np.savez(tmp_path / "less.npz", **kept)
-    with pytest.raises(StateError, match="another number of tokens"):
+    with pytest.raises(StateError, match="does not have the number of tokens"):
         chat.load(tmp_path / "less.npz")
     with pytest.raises(ResourceError, match="cannot write"):
         chat.save(tmp_path / "no-such-folder" / "chat.state")

@@ -49,10 +49,10 @@ def test_times_are_seconds_or_iso() -> None:
         ("speed,load,load\n", "line 1: the column 'load' is twice"),
         ("1,2\n\n1,2,3\n", "line 3 has 3 cells, not 2"),
         ("1\n", "line 1 has 1 cells, not 2"),
-        ("1,2\n1,fast\n", "line 2: 'fast' in column 'load' is no number"),
+        ("1,2\n1,fast\n", "line 2: 'fast' in column 'load' is not a number"),
         ("1,1_000\n3,4\n", "line 1: the column 'speed' is not there"),
         ("1,2\n1,1_000\n", "line 2: '1_000' in column 'load'"),
-        ('1,2\n1,"3\n', "line 2 is no CSV"),
+        ('1,2\n1,"3\n', "line 2 is not valid CSV"),
     ],
 )
 def test_a_malformed_line_is_named(text: str, said: str) -> None:
@@ -61,7 +61,7 @@ def test_a_malformed_line_is_named(text: str, said: str) -> None:
 
 
 def test_a_malformed_time_is_named() -> None:
-    with pytest.raises(InputError, match="line 2: 'noon' is no time"):
+    with pytest.raises(InputError, match="line 2: 'noon' is not a time"):
         rows("time,speed,load\nnoon,1,2\n", timed=True)
 
 

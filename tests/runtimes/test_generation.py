@@ -44,7 +44,7 @@ def transformer(folder: Path) -> Callable[[list[int], int], list[int]]:
 
 
 def ids_of(model: Model, prompt: Any) -> list[int]:
-    (array,) = model.tokens([prompt])
+    (array,) = model.encode([prompt])
     return list(array.tolist())
 
 
@@ -70,7 +70,7 @@ def test_a_batch_of_unequal_prompts_is_each_by_itself(model: Model) -> None:
 def test_a_prompt_in_chunks_is_the_same_prompt(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = " ".join(PROMPTS[1].split() * 2)
     whole = model.generate(prompt, max_new_tokens=8)
-    monkeypatch.setattr(model.engine, "chunk_tokens", 5)
+    monkeypatch.setattr(model.session_of(), "chunk_tokens", 5)
     assert model.generate(prompt, max_new_tokens=8).ids == whole.ids
 
 
@@ -128,7 +128,7 @@ def test_asyncio(model: Model) -> None:
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_cancelled_prompt_is_read_no_further(model: Model, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it is cancelled while the engine is at work, which nobody can interrupt."""
-    began, may_end, runs, run = threading.Event(), threading.Event(), list[int](), model.engine.run
+    began, may_end, runs, run = threading.Event(), threading.Event(), list[int](), model.session_of().run
 
     def slow(feeds: Any, state: Any) -> Any:
         runs.append(int(feeds["counts"][0]))
@@ -136,8 +136,8 @@ def test_a_cancelled_prompt_is_read_no_further(model: Model, times: int, monkeyp
         assert may_end.wait(300)
         return run(feeds, state)
 
-    monkeypatch.setattr(model.engine, "run", slow)
-    monkeypatch.setattr(model.engine, "chunk_tokens", 4, raising=False)
+    monkeypatch.setattr(model.session_of(), "run", slow)
+    monkeypatch.setattr(model.session_of(), "chunk_tokens", 4, raising=False)
 
     async def all_of_it() -> None:
         async for _ in model.agenerate([5] * 40, max_new_tokens=3):
@@ -204,9 +204,8 @@ def test_a_chat_on_the_terminal(bundle: Path, capsys: pytest.CaptureFixture[str]
         except StopIteration:
             raise EOFError from None
 
-    choices = {"system": None, "no_stream": False, "max_new_tokens": 4}
     with edgekit.load(bundle, target="cpu", precision="fp32") as opened:
-        chat.converse(Console(), opened, choices, read)
+        chat.converse(Console(), opened, None, {"max_new_tokens": 4}, read)
         first = opened.generate(HELLO, max_new_tokens=4).text
     out, err = capsys.readouterr()
     assert out.count(first) == 2
@@ -266,8 +265,9 @@ def test_the_zoos_speaker_says_the_same_from_caches_in_8_bits(exported: Callable
 
 def test_room_for_the_answer_is_there_from_the_start(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    start = model.engine.start
-    monkeypatch.setattr(model.engine, "start", lambda batch, capacity: asked.append(capacity) or start(batch, capacity))
+    session = model.session_of()
+    start = session.start
+    monkeypatch.setattr(session, "start", lambda batch, capacity: asked.append(capacity) or start(batch, capacity))
     model.generate([5, 6, 7], max_new_tokens=40)
     model.generate([5] * 120, max_new_tokens=40)
     assert asked == [42, 128]  # the last token that is chosen is never computed

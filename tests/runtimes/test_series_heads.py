@@ -40,9 +40,9 @@ def test_rows_end_where_they_end() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 2), (1, 3, 3)])
 def test_results_that_the_bundle_does_not_speak_of(shape: tuple[int, ...]) -> None:
-    with pytest.raises(BundleError, match="speaks of 2 a step"):
+    with pytest.raises(BundleError, match="states 2 per step"):
         values.numbers({"y": np.zeros(shape)}, SimpleNamespace(lengths=[3]), opened(values))
-    with pytest.raises(BundleError, match="speaks of 2 a series"):
+    with pytest.raises(BundleError, match="states 2 per series"):
         values.numbers({"y": np.zeros((1, 5))}, SimpleNamespace(lengths=[3]), opened(values, per="end"))
 
 

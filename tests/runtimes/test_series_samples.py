@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit import samples, series
-from edgekit.core import Bundle, Source
+from edgekit import goldens, registry
 from edgekit.errors import UnsupportedError, UsageError
 from edgekit.quantize import recipes
-from edgekit.workbench import gate
+from edgekit.runtimes.samples import series
+from edgekit.runtimes.tasks._series import late
 
 FEATURES = ["load", "sun"]
 SCALE = {"mean": [10.0, -2.0], "std": [3.0, 0.5]}
@@ -32,7 +32,7 @@ def user(tmp_path: Path, text: str) -> list[Any]:
 def test_waves_are_of_the_models_size_and_the_same_everywhere() -> None:
     found = series.waves({"features": FEATURES, "normalize": SCALE})
     assert lengths(found) == [*series.SHORT, *[series.STEPS] * series.WAVES]
-    assert len(series.SHORT) == samples.GOLDENS
+    assert len(series.SHORT) == goldens.COUNT
     assert found == json.loads(json.dumps(series.waves({"features": FEATURES, "normalize": SCALE})))
     long = np.concatenate([np.asarray(item) for item in found[-series.WAVES :]])
     np.testing.assert_allclose(long.mean(0), SCALE["mean"], atol=0.3)
@@ -74,11 +74,11 @@ def test_a_long_file_is_cut_into_pieces_and_not_taken_whole(tmp_path: Path) -> N
         ("load,wind\n1,2\n", "the column 'sun' is not there"),
         ("1,2\n3\n", "line 2 has 1 cells"),
         ("1\n2\n", "line 1 has 1 cells"),
-        ("load,sun\n1,2\n3,much\n", "line 3: 'much' in column 'sun' is no number"),
+        ("load,sun\n1,2\n3,much\n", "line 3: 'much' in column 'sun' is not a number"),
         ("load,sun\n1,inf\n", "line 2: a number is infinite"),
-        ("", "holds no samples"),
-        ("load,sun\n", "holds no samples"),
-        ('1,"2\n', "line 1 is no CSV"),
+        ("", "has no samples"),
+        ("load,sun\n", "has no samples"),
+        ('1,"2\n', "line 1 is not valid CSV"),
     ],
 )
 def test_what_is_no_such_file(tmp_path: Path, text: str, why: str) -> None:
@@ -91,35 +91,37 @@ def test_no_file_and_no_text(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         series.read(tmp_path / "nothing.csv", FEATURES)
     (tmp_path / "raw.csv").write_bytes(b"\xff\xfe1,2\n")
-    with pytest.raises(UsageError, match="is no CSV file"):
+    with pytest.raises(UsageError, match="is not a CSV file"):
         series.read(tmp_path / "raw.csv", FEATURES)
-
-
-def bundle(ingest: str) -> Bundle:
-    return Bundle(Path(), Source("m", "lstm", Path(), "", {}), "task", ingest, "stream", "values", {}, ())
 
 
 def test_series_are_compared_where_errors_have_added_up() -> None:
     items = [[[0.0]] * 5, [[0.0]] * series.STEPS]
     answers = [np.zeros((5, 1)), np.arange(float(series.STEPS))[:, None]]
-    kept, _ = gate.compared(bundle("series"), items, answers, answers)
-    assert [each[:, 0].tolist() for each in kept] == [list(range(900, 1000))]
+    assert [each[:, 0].tolist() for each in late(items, answers)] == [list(range(900, 1000))]
     ends = [np.ones((1, 1)), np.full((1, 1), 7.0)]
-    assert [each.tolist() for each in gate.compared(bundle("series"), items, ends, ends)[1]] == [[[7.0]]]
+    assert [each.tolist() for each in late(items, ends)] == [[[7.0]]]
 
 
-def test_all_is_compared_of_short_series_and_of_texts() -> None:
+def test_all_is_compared_of_short_series() -> None:
     items, answers = [[[0.0]] * 5], [np.zeros((5, 1))]
-    assert len(gate.compared(bundle("series"), items, answers, answers)[0][0]) == 5
-    assert gate.compared(bundle("text"), ["a" * 2000], answers, answers)[0] is answers
+    assert len(late(items, answers)[0]) == 5
+
+
+def test_a_loss_counts_where_it_is_late() -> None:
+    kind, items = registry.task("time-series-regression"), [[[0.0]] * 5, [[0.0]] * series.STEPS]
+    reference = [np.ones((5, 1)), np.ones((series.STEPS, 1))]
+    early = [np.zeros((5, 1)), np.ones((series.STEPS, 1))]
+    assert kind.compare(reference, early, {}, items).loss == 0
+    assert kind.compare(reference, early, {}).loss > 0
 
 
 def test_a_built_model_has_its_own_usual_groups() -> None:
     usual = {"int8": None, "int4": 32}
     names = [
-        recipes.recipe(precision, road="building", usual=usual, group_size=size).name
+        recipes.recipe(precision, blocks=True, usual=usual, group_size=size).name
         for precision, size in (("int8", None), ("int8", 64), ("int4", None), ("int4", 16))
     ]
     assert names == ["int8-rtn", "int8-g64-rtn", "int4-g32-rtn", "int4-g16-rtn"]
     with pytest.raises(UnsupportedError, match="groups of 48"):
-        recipes.recipe("int8", road="building", usual=usual, group_size=48)
+        recipes.recipe("int8", blocks=True, usual=usual, group_size=48)

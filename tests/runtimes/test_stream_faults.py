@@ -225,7 +225,7 @@ def test_a_file_that_holds_no_stream(fresh: Recurrent, tmp_path: Path) -> None:
     (tmp_path / "torn").write_bytes(file.read_bytes()[:-40])
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     for name in ("torn", "other.npz", "absent"):
-        with pytest.raises(StateError, match="holds no saved stream"):
+        with pytest.raises(StateError, match="is not a saved stream"):
             stream.load(tmp_path / name)
     with np.load(file) as kept:
         arrays = {name: kept[name] for name in kept.files}

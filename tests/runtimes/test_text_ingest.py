@@ -54,7 +54,7 @@ def test_the_truncation_and_padding_of_the_file_are_off(text: Text) -> None:
 
 
 def test_a_long_text_is_an_error_with_both_counts(text: Text) -> None:
-    with pytest.raises(InputError, match=r"texts\[1\] has 302 tokens, and 256 fit") as caught:
+    with pytest.raises(InputError, match=r"texts\[1\] has 302 tokens, and 256 are allowed") as caught:
         text.encode(["a", "a " * 300])
     assert "truncate" in caught.value.hint
     assert caught.value.details == {"position": 1, "tokens": 302, "limit": 256}

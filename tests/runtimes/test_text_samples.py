@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import samples, tasks
+from edgekit import goldens, registry
 from edgekit.errors import UsageError
+from edgekit.runtimes.samples import texts as samples
 
 
 def test_own_samples_are_enough_and_all_different() -> None:
     assert len(samples.TEXTS) >= 40
     assert len(set(samples.TEXTS)) == len(samples.TEXTS)
-    assert len(samples.TEXTS) >= samples.GOLDENS
+    assert len(samples.TEXTS) >= goldens.COUNT
     lengths = [len(text.split()) for text in samples.TEXTS]
     assert min(lengths) == 1
     assert max(lengths) > 30
@@ -31,13 +32,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_sample(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "holds no samples"), (b" \n\t\n", "holds no samples"), (b"one\n\xff\xfe", "not UTF-8 text at byte 4")],
+    [(b"", "has no samples"), (b" \n\t\n", "has no samples"), (b"one\n\xff\xfe", "not UTF-8 text at byte 4")],
 )
 def test_files_without_samples(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "mine.txt").write_bytes(content)
     with pytest.raises(UsageError, match=rf"mine\.txt .*{message}") as caught:
         samples.read(tmp_path / "mine.txt")
-    assert "one sample a line" in caught.value.hint
+    assert "one sample per line" in caught.value.hint
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -47,18 +48,20 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         assert "--calibration" in caught.value.hint
 
 
+def form(task: str, texts: list[str], settings: dict[str, str]) -> list[object]:
+    return list(registry.task(task).form(texts, settings))
+
+
 def test_every_task_gets_its_form() -> None:
     texts = ["one", "two words", "three more words"]
-    for task in tasks.TASKS:
-        items = samples.for_task(task.name, texts, {"mask_token": "<mask>"})
-        assert len(items) == len(texts)
-    assert samples.for_task("feature-extraction", texts, {}) == texts
-    assert samples.for_task("text-ranking", texts, {}) == [
-        ("three more words", "one"),
-        ("one", "two words"),
-        ("two words", "three more words"),
+    for task in ("text-classification", "feature-extraction", "token-classification"):
+        assert form(task, texts, {}) == texts
+    assert form("text-ranking", texts, {}) == [
+        ["three more words", "one"],
+        ["one", "two words"],
+        ["two words", "three more words"],
     ]
-    masked = samples.for_task("fill-mask", [*texts, "a <mask> already"], {"mask_token": "<mask>"})
+    masked = form("fill-mask", [*texts, "a <mask> already"], {"mask_token": "<mask>"})
     assert masked == ["<mask>", "two <mask>", "three <mask> words", "a <mask> already"]
 
 

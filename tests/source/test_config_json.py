@@ -21,13 +21,13 @@ __all__ = ["tiny_arch"]
     ("text", "why"),
     [
         (b"[]", "not an object"),
-        (b"{", "not proper JSON"),
+        (b"{", "not valid JSON"),
         (b'{"a": 1, "a": 2}', "appears twice"),
-        (b'\xef\xbb\xbf{"a": 1}', "not proper JSON"),
+        (b'\xef\xbb\xbf{"a": 1}', "not valid JSON"),
         (b'{"a":' * 40 + b"1" + b"}" * 40, "deeper"),
-        (b'{"a":' * 100_000, "not proper JSON"),
-        (b'{"model_type": 3}', "no name"),
-        (b'{"model_type": "../bert"}', "no name"),
+        (b'{"a":' * 100_000, "not valid JSON"),
+        (b'{"model_type": 3}', "not a name"),
+        (b'{"model_type": "../bert"}', "not a name"),
         (b" " * (config_json.MAX_BYTES + 1), "longer than"),
     ],
 )
@@ -40,7 +40,7 @@ def test_config_that_is_no_readable_file(tmp_path: Path) -> None:
     folder = model(tmp_path / "tiny")
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
-    assert "no regular file" in refusal(BundleError, str(folder)).message
+    assert "not a regular file" in refusal(BundleError, str(folder)).message
     (folder / "config.json").unlink()
     (folder / "config.json").symlink_to("/proc/self/mem")  # reading its first page is an I/O error
     assert "cannot be read" in refusal(BundleError, str(folder)).message

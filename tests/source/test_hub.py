@@ -119,14 +119,18 @@ FAILURES = {
     "forbidden": (Answer(403), "forbids", "right to read"),
     "disabled": (_hub_error(403, message="Access to this resource is disabled."), "forbids", "disabled"),
     "no such revision": (_hub_error(404, "RevisionNotFound"), "has no tiny/model at v2", "branches"),
-    "captive portal": (Answer(200, {"Content-Type": "text/html"}, b"<html>Log in"), "not answer like a hub", "proxy"),
-    "other JSON": (Answer(200, {}, b"[]"), "not answer like a hub", "HF_ENDPOINT"),
+    "captive portal": (
+        Answer(200, {"Content-Type": "text/html"}, b"<html>Log in"),
+        "not answer like a Hugging Face hub",
+        "proxy",
+    ),
+    "other JSON": (Answer(200, {}, b"[]"), "not answer like a Hugging Face hub", "HF_ENDPOINT"),
     "half an answer": (
         Answer(200, {}, b'{"id": "a", "sha": "main", "siblings": []}'),
         "does not name the commit",
         "HF_ENDPOINT",
     ),
-    "teapot": (Answer(418), "not answer like a hub", "HF_ENDPOINT"),
+    "teapot": (Answer(418), "not answer like a Hugging Face hub", "HF_ENDPOINT"),
 }
 
 
@@ -151,7 +155,7 @@ def test_another_commit_than_the_pinned_one(server: Hub) -> None:
 
 def test_a_file_without_a_commit_is_not_from_a_hub(server: Hub) -> None:
     server.fail("model.safetensors", Answer(200), method="HEAD")
-    with pytest.raises(SourceError, match="does not answer like a hub"):
+    with pytest.raises(SourceError, match="does not answer like a Hugging Face hub"):
         fetch()
 
 
@@ -314,7 +318,7 @@ def test_silence_is_not_waited_for_for_ever(server: Hub, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("revision", ["../../refs", "a b", "", "/main", "a\0"])
 def test_revisions_that_cannot_be(server: Hub, revision: str) -> None:
-    with pytest.raises(UsageError, match="no revision"):
+    with pytest.raises(UsageError, match="not a revision"):
         hub.find(REPO, revision)
     assert not server.requests
 

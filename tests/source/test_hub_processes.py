@@ -64,5 +64,5 @@ def test_only_the_environment_is_needed(server: Hub, tmp_path: Path) -> None:
 
 def test_disk_full(server: Hub, tmp_path: Path) -> None:
     """A limit on a file's size fails like a full disk, in the middle of the weights."""
-    assert child(server, tmp_path, "60000").startswith("7 no room on the disk for model.safetensors")
+    assert child(server, tmp_path, "60000").startswith("7 no space on the disk for model.safetensors")
     assert not list((tmp_path / "home").rglob("*.safetensors"))

@@ -16,6 +16,7 @@ from edgekit.core import Graph, Recipe, Source
 from edgekit.errors import BundleError, EdgeKitError, UnsupportedError, UsageError, VerificationError
 from edgekit.source import onnx_file, resolve
 from edgekit.workbench import graph as graphs
+from edgekit.workbench.prove import check_steps
 
 __all__ = ["call"]
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
@@ -58,9 +59,10 @@ def written(folder: Path, shapes: Shapes | None = None, made: Any = None, tensor
 
 def built(path: Path, states: dict[str, str] | None = None, recipe: Recipe | None = None) -> tuple[Source, Graph]:
     found = resolve.resolve(str(path), states=states or STATES)
-    out = path.with_name("fp32.onnx")
-    graph = registry.exporter(found.arch).build(found, recipe or Recipe(), out, lambda what: None)
-    assert graphs.describe(graphs.load(out), "model", out.name, {}, graph.states, graph.kind) == graph
+    out = path.with_name("fp32")
+    out.mkdir(exist_ok=True)
+    (graph,) = registry.exporter(found.arch).graphs(found, "any", recipe or Recipe(), out, lambda what: None)
+    assert graphs.describe(graphs.load(out / graph.path), "model", graph.path, {}, graph.states, graph.kind) == graph
     return found, graph
 
 
@@ -76,7 +78,7 @@ def test_ports_get_the_names_of_a_stream(tmp_path: Path) -> None:
     found, graph = built(written(tmp_path))
     assert [(port.name, port.shape) for port in graph.inputs] == [("x", ("batch", "time", 2)), ("h0", (1, "batch", 4))]
     assert [(port.name, port.shape) for port in graph.outputs] == [("y", ("batch", "time", 2)), ("hn", (1, "batch", 4))]
-    onnx_file.check_steps(tmp_path / "fp32.onnx", graph, 1)
+    check_steps(tmp_path / "fp32", graph)
     assert set(onnx_file.sizes(found)) == {"m.onnx"}
 
 
@@ -88,8 +90,8 @@ def test_time_may_come_first(tmp_path: Path) -> None:
     ):
         _, graph = built(written(tmp_path, shapes, nodes(order)))
         assert graph.inputs[0].shape == ("batch", "time", 2)
-        onnx_file.check_steps(tmp_path / "fp32.onnx", graph, 1)
-        session = registry.find("targets", "cpu").open(tmp_path, graph, Recipe(), threads=1)
+        check_steps(tmp_path / "fp32", graph)
+        session = registry.find("targets", "cpu").open(tmp_path / "fp32", graph, Recipe(), threads=1)
         answers.append(session.run({"x": np.ones((3, 5, 2), np.float32)})[0]["y"].copy())
         session.close()
     np.testing.assert_array_equal(*answers)
@@ -99,17 +101,17 @@ def test_a_graph_for_one_row_stays_one(tmp_path: Path) -> None:
     fixed = {"series": [1, "t", 2], "h0": [1, 1, 4], "answer": [1, "t", 2], "hn": [1, 1, 4]}
     _, graph = built(written(tmp_path, fixed))
     assert graph.inputs[0].shape == (1, "time", 2)
-    onnx_file.check_steps(tmp_path / "fp32.onnx", graph, 1)
+    check_steps(tmp_path / "fp32", graph)
 
 
 @pytest.mark.parametrize(
     ("states", "error", "why"),
     [
-        ({}, UnsupportedError, "only with states yet"),
+        ({}, UnsupportedError, "only if it has states"),
         ({"h1": "hn"}, UsageError, "the state hn=h1: there is no input 'h1'"),
         ({"h0": "cn"}, UsageError, "the state cn=h0: there is no output 'cn'"),
-        ({"h0": "hn", "series": "hn"}, UsageError, "two states come out of one output"),
-        ({"h0": "hn", "series": "answer"}, UnsupportedError, "has no input but states"),
+        ({"h0": "hn", "series": "hn"}, UsageError, "two states name the same output"),
+        ({"h0": "hn", "series": "answer"}, UnsupportedError, "has no other input"),
     ],
 )
 def test_names_that_are_not_there(tmp_path: Path, states: dict[str, str], error: type[EdgeKitError], why: str) -> None:
@@ -120,7 +122,7 @@ def test_names_that_are_not_there(tmp_path: Path, states: dict[str, str], error:
 
 def test_a_second_input_that_is_no_state(tmp_path: Path) -> None:
     path = written(tmp_path, {"gain": [1]})
-    refused(path, UnsupportedError, r"2 inputs that are no states \(series, gain\)")
+    refused(path, UnsupportedError, r"2 inputs that are not states \(series, gain\)")
 
 
 WRONG: list[tuple[Shapes, str]] = [
@@ -159,7 +161,7 @@ def test_a_file_that_is_no_onnx(tmp_path: Path) -> None:
 
 
 def test_states_are_for_onnx_files(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="zoo:parity is no ONNX file"):
+    with pytest.raises(UsageError, match="zoo:parity is not one"):
         resolve.resolve("zoo:parity", states=STATES)
 
 

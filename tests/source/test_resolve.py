@@ -87,7 +87,7 @@ def test_a_path_that_does_not_exist(name: str, tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_path_whose_parent_is_empty_or_missing(tmp_path: Path) -> None:
-    assert "holds nothing" in refusal(SourceError, f"{tmp_path}/a").hint
+    assert "is empty" in refusal(SourceError, f"{tmp_path}/a").hint
     assert "does not exist either" in refusal(SourceError, f"{tmp_path}/a/b").hint
 
 
@@ -290,7 +290,7 @@ def test_remote_code_of_a_hub_model(server: Hub, tmp_path: Path) -> None:
     server.repos["org/name"] = repo(REMOTE) | {"modeling_evil.py": code}
     assert "remote code needed" in refusal(UnsupportedError, "org/name").message
     assert "40 hex digits" in refusal(UsageError, "org/name", trust_remote_code=True).hint
-    assert "pinned" in refusal(UsageError, "org/name", trust_remote_code=True, revision="main").message
+    assert "needs --revision" in refusal(UsageError, "org/name", trust_remote_code=True, revision="main").message
     assert "no exporter" in refusal(UnsupportedError, "org/name", trust_remote_code=True, revision=COMMIT).message
     server.repos["org/native"] = repo({**REMOTE, "model_type": "tiny-arch"}) | {"modeling_evil.py": code}
     assert resolve.resolve("org/native", trust_remote_code=True, revision=COMMIT).config == {"model_type": "tiny-arch"}

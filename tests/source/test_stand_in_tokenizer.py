@@ -55,5 +55,5 @@ def test_it_for_a_small_vocabulary() -> None:
     assert max(tokenizer.get_vocab().values()) == 63
     assert tokenizer.decode(tokenizer.encode("hello world").ids) == "hello world"
     assert tokenizer.encode("é").tokens == ["[CLS]", "[UNK]", "[UNK]", "[SEP]"]
-    with pytest.raises(UnsupportedError, match="no room"):
+    with pytest.raises(UnsupportedError, match="too small"):
         stand_in_tokenizer(15)

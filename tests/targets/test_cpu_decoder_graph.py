@@ -271,7 +271,7 @@ def another_name(model: Any) -> None:
         (no_cache, "does not read a cache"),
         (cache_is_changed, "does not read a cache"),
         (output_is_read_twice, "not followed by one Transpose and one Reshape"),
-        (heads_of_twelve, "heads of 12 are no multiple of 8"),
+        (heads_of_twelve, "heads of 12 are not a multiple of 8"),
         (heads_are_not_split, "nothing splits"),
     ],
 )

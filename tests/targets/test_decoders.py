@@ -199,7 +199,7 @@ def test_a_saved_state_that_does_not_fit_is_refused(tiny: Opened, name: str, spo
     array = saved.pop(name, saved[CACHES[0]] if name != "lengths" else None)
     if spoil is not None:
         saved[name] = spoil(array)
-    with pytest.raises(StateError, match="no saved state"):
+    with pytest.raises(StateError, match="not a saved state"):
         tiny.session.load(saved)
 
 

@@ -15,8 +15,8 @@ from tiny_decoder import VOCABULARY
 from edgekit import registry
 from edgekit.core import Recipe
 from edgekit.errors import StateError, UnsupportedError
+from edgekit.runtimes.loops.decode import whole_prompts as feeds
 from edgekit.workbench import graph
-from edgekit.workbench.reference import feeds
 
 ARCHITECTURES = ("mamba", "mamba2", "falcon_mamba", "lfm2", "falcon_h1")
 KINDS = ("mamba", "lfm2")  # a state of a fixed size alone, and beside caches
@@ -89,7 +89,7 @@ def test_a_state_of_many_tokens_is_as_large_as_one_of_few(tiny: Opened) -> None:
 def test_a_saved_state_that_does_not_fit_is_refused(tiny: Opened, spoil: Any) -> None:
     saved = tiny.session.save(tiny.session.run(padded([[1, 2, 3]]))[1])
     spoil(saved, next(name for name in saved if name.startswith("past_conv")))
-    with pytest.raises(StateError, match="no saved state"):
+    with pytest.raises(StateError, match="not a saved state"):
         tiny.session.load(saved)
 
 

@@ -343,7 +343,7 @@ def test_a_plain_graph_needs_what_it_holds_once(plain: Any) -> None:
         plain.run({"scale": SCALE, "shift": SHIFT}, first := plain.start(2))
     np.testing.assert_allclose(plain.run({"x": X, "scale": SCALE, "shift": SHIFT}, first)[0]["y"], X * SCALE + SHIFT)
     for arrays in ({}, {"rows": np.array([2])}, {"rows": np.array(0)}, {"rows": np.array(1), "z": X}):
-        with pytest.raises(StateError, match="no saved state"):
+        with pytest.raises(StateError, match="not a saved state of this graph"):
             plain.load(arrays)
     with pytest.raises(StateError, match="for 0 rows"):
         plain.start(0)

@@ -213,7 +213,7 @@ def test_two_graphs_of_a_variant_are_both_kept(
     """Each in its own folder: in one they would take turns, or one would be refused for the answer of the other."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     module, variant = registry.find("targets", "openvino"), Variant("openvino", Recipe(), ())
-    bundle = Bundle(folder, Source("m", "bert", folder, "", {}), "", "", "", "", {}, (variant,))
+    bundle = Bundle(folder, Source("m", "bert", folder, "", {}), ("feature-extraction",), {}, (variant,))
     twice = onnx.load(folder / GRAPH.path)
     twice.graph.node[0].op_type = "Add"
     onnx.save(twice, folder / "twice.onnx")
@@ -352,3 +352,20 @@ def test_every_option_of_a_target_is_one_that_its_engine_takes(target: Any, fold
     session = target.open(folder, GRAPH, Recipe(), threads=1, options=options)
     assert session.run({"x": X})[0]["y"].shape == X.shape
     session.close()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "length"),
+    [
+        ([("batch", "sequence"), ("batch", "sequence")], 16),
+        ([("batch", 3, 32, 32)], 16),
+        ([("batch", 3, 64, 64)], 8),
+        ([("batch", 3, 384, 384)], 1),
+    ],
+)
+def test_a_question_to_a_compiled_model_is_small(shapes: list[tuple[int | str, ...]], length: int) -> None:
+    """Opening an image model must not cost a batch of images."""
+    from edgekit.targets._openvino.compile_cache import asked
+
+    ports = tuple(Port(f"x{number}", "float32", shape) for number, shape in enumerate(shapes))
+    assert asked(Graph("model", "model.onnx", ports, ())) == length

@@ -18,7 +18,7 @@ from edgekit import registry, report, zoo
 from edgekit.errors import UsageError, VerificationError
 from edgekit.reporting import html_page
 from edgekit.reporting.record import Example, Subject
-from edgekit.zoo import answers
+from edgekit.zoo import examples
 
 PART = demos.PARTS[0]
 
@@ -35,18 +35,20 @@ def test_takes_a_new_an_empty_and_its_own_folder(tmp_path: Path) -> None:
     assert demos.claim(folder) == folder
     assert demos.claim(folder) == folder
     (folder / PART.name).mkdir()
-    (folder / "parity.txt").write_text("one\n")
+    (folder / "parity-samples").write_text("one\n")
     (folder / f".{PART.name}.ek-lock").touch()
     (folder / demos.PAGE).write_text(old_page(), encoding="utf-8")
     demos.claim(folder)
-    assert sorted(os.listdir(folder)) == [f".{PART.name}.ek-lock", PART.name, "parity.txt"], "all stays but the page"
+    assert sorted(os.listdir(folder)) == [f".{PART.name}.ek-lock", PART.name, "parity-samples"], (
+        "all stays but the page"
+    )
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "parity", ".git", demos.PAGE])
 def test_leaves_other_folders_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    (tmp_path / "spotter.txt").write_text("")
-    with pytest.raises(UsageError, match="which no demo made") as caught:
+    (tmp_path / "spotter-samples").write_text("")
+    with pytest.raises(UsageError, match="which is not part of a demo") as caught:
         demos.claim(tmp_path)
     assert name in caught.value.message
     assert (tmp_path / name).read_text() == "mine"
@@ -71,28 +73,28 @@ def test_labels_and_nearest_and_spans_as_a_person_reads_them() -> None:
     np = pytest.importorskip("numpy")
     test = zoo.heldout("parity", "text-classification")
     test = replace(test, inputs=("two", "three"), expected=("even", "odd"))
-    assert answers.tell_labels(test, ["even", "even"])[1] == Example("three", "odd", "even", False)
+    assert examples.labels(test, ["even", "even"])[1] == Example("three", "odd", "even", False)
     test = replace(test, inputs=("two", "three", "2", "3"), expected=(2, 3))
-    told = answers.tell_nearest(test, np.array([[1.0, 0.0], [0.9, 0.1], [1.0, 0.0], [0.0, 1.0]]))
+    told = examples.nearest(test, np.array([[1.0, 0.0], [0.9, 0.1], [1.0, 0.0], [0.0, 1.0]]))
     assert told == [Example("two", "2", "2", True), Example("three", "3", "2", False)]
     test = replace(test, inputs=("In two years", "No"), expected=(((3, 6, "CARDINAL"),), ()))
-    first, second = answers.tell_spans(test, [[(3, 6, "YEAR")], []])
+    first, second = examples.spans(test, [[(3, 6, "YEAR")], []])
     assert first == Example("In two years", "two (cardinal)", "two (year)", False, ((3, 6),))
     assert second == Example("No", "none", "none", True)
 
 
 def test_examples_come_from_everywhere_and_show_mistakes() -> None:
     told = [Example(str(number), "", "", number % 10 != 9) for number in range(100)]
-    shown = answers.choose(told)
-    assert len(shown) == answers.EXAMPLES
-    assert [example.right for example in shown].count(False) == answers.WRONG
+    shown = examples.choose(told)
+    assert len(shown) == examples.SHOWN
+    assert [example.right for example in shown].count(False) == examples.WRONG
     assert [example.text for example in shown if example.right] == ["0", "33", "66"]
-    assert answers.choose(told[:3]) == told[:3]
-    assert answers.choose([]) == []
+    assert examples.choose(told[:3]) == told[:3]
+    assert examples.choose([]) == []
 
 
 def test_zoo_tasks_of_the_demo_are_all_known() -> None:
-    assert {part.task for part in demos.PARTS} <= set(answers.ANSWER) & set(answers.TELL)
+    assert {zoo.heldout(part.model, part.task).metric for part in demos.PARTS} <= set(examples.EXAMPLES)
     assert len({part.name for part in demos.PARTS}) == len(demos.PARTS)
     assert all(part.task in zoo.tasks(part.model) for part in demos.PARTS)
 
@@ -132,7 +134,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("made_up")
 def test_a_failed_check_is_an_error_and_the_page_tells(tmp_path: Path) -> None:
-    with pytest.raises(VerificationError, match=r"spotter-tag\.ek cpu/fp32 does not repeat") as caught:
+    with pytest.raises(VerificationError, match=r"spotter-tag\.ek cpu/fp32 differs from its goldens") as caught:
         demos.demo(tmp_path / "demo")
     assert caught.value.details["variants"] == ["spotter-tag.ek cpu/fp32"]
     text = (tmp_path / "demo" / demos.PAGE).read_text(encoding="utf-8")
@@ -163,7 +165,9 @@ def test_the_command_from_nothing_to_the_page(tmp_path: Path) -> None:
     (tmp_path / "demo.json").write_text(json.dumps(made["record"]))
     assert report.table(report.read(tmp_path / "demo.json")).count(": ship ") == len(names)
     folder = tmp_path / "edgekit-demo"
-    assert sorted(os.listdir(folder)) == sorted([*names, demos.PAGE, "parity.txt", "spotter.txt"])
+    assert sorted(os.listdir(folder)) == sorted(
+        [*names, demos.PAGE, "digits-samples", "parity-samples", "spotter-samples"]
+    )
     text = (folder / demos.PAGE).read_text(encoding="utf-8")
     assert all(name in text for name in names)
     assert str(tmp_path) not in text

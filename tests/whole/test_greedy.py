@@ -203,7 +203,7 @@ def test_three_prompts_of_different_lengths_at_once(model: Model, made: Made) ->
 
 def test_a_prompt_of_several_chunks(model: Model, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(model.generate(made.long.text, temperature=0, max_new_tokens=NEW).ids) == made.long.answer
-    monkeypatch.setattr(model.engine, "chunk_tokens", CHUNK)
+    monkeypatch.setattr(model.session_of(), "chunk_tokens", CHUNK)
     assert list(model.generate(made.long.text, temperature=0, max_new_tokens=NEW).ids) == made.long.answer
     both = model.run([made.singles[0].text, made.long.text], temperature=0, max_new_tokens=NEW)
     assert [list(answer.ids) for answer in both] == [made.singles[0].answer, made.long.answer]

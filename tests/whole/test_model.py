@@ -86,8 +86,6 @@ def test_other_tasks_have_their_methods(tmp_path: Path) -> None:
     with edgekit.load(small_bundles.make(tmp_path / "c.ek", "text-classification")) as model:
         assert [label.label for label in model.classify("x", top_k=1)] != []
         assert len(model.classify(["x", "y"])) == 2
-        with pytest.raises(UsageError, match="texts have no timestamps"):
-            model.classify("x", timestamps=[1])
         with pytest.raises(UnsupportedError, match=r"no embed\(\)") as caught:
             model.embed("x")
         assert "classify" in caught.value.hint
@@ -182,24 +180,41 @@ def test_a_device_that_is_not_here_comes_before_what_the_bundle_has(
 
 def test_numbers_are_in_the_order_of_the_call(model: edgekit.Model) -> None:
     texts = ["a" * length for length in (30, 1, 17, 60, 2)]
-    assert [len(ids) for ids in model.tokens(texts)] == [len(text) + 2 for text in texts]
+    assert [len(ids) for ids in model.encode(texts)] == [len(text) + 2 for text in texts]
     for text, found in zip(texts, model.numbers(texts), strict=True):
         np.testing.assert_allclose(found, model.embed(text)[0], atol=1e-6)
 
 
 def test_a_long_list_goes_in_parts_that_nobody_notices(model: edgekit.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"text {number}" for number in range(10)]
-    whole, tokens = model.embed(texts), model.tokens(texts)
-    monkeypatch.setattr("edgekit.model.PART", 3)
+    whole, tokens = model.embed(texts), model.encode(texts)
+    monkeypatch.setattr("edgekit.runtimes.tasks._texts.PART", 3)
     np.testing.assert_allclose(model.embed(texts), whole, atol=1e-6)
-    assert [ids.tolist() for ids in model.tokens(texts)] == [ids.tolist() for ids in tokens]
+    assert [ids.tolist() for ids in model.encode(texts)] == [ids.tolist() for ids in tokens]
     with pytest.raises(InputError, match=r"texts\[7\] has .* tokens"):
         model.embed([*texts[:7], "x" * 100])
 
 
 def test_a_missing_mask_is_named_by_its_place_in_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgekit.model.PART", 2)
+    monkeypatch.setattr("edgekit.runtimes.tasks._texts.PART", 2)
     with edgekit.load(small_bundles.make(tmp_path / "f.ek", "fill-mask")) as model:
         with pytest.raises(InputError, match=r"texts\[3\] has no \[MASK\]"):
             model.fill(["a [MASK]", "b [MASK]", "c [MASK]", "d"])
         assert len(model.fill(["a [MASK]", "b [MASK]", "c [MASK]"])) == 3
+
+
+def test_a_slow_model_is_timed_in_fewer_rounds(model: edgekit.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = 0
+    outputs = model.outputs
+
+    def counted(samples: list[str]) -> object:
+        nonlocal runs
+        runs += 1
+        return outputs(samples)
+
+    monkeypatch.setattr(model, "outputs", counted)
+    assert model.seconds(TEXTS) > 0
+    assert runs == 1 + 5 * len(TEXTS)
+    monkeypatch.setattr("edgekit.model.ENOUGH", 0.0)
+    model.seconds(TEXTS)
+    assert runs == 1 + 5 * len(TEXTS) + 1 + len(TEXTS)

@@ -50,7 +50,7 @@ def valued(rows: Any) -> Any:
 
 def test_one_series_or_several(make: Make) -> None:
     model, rows = make(), [series(n, n) for n in (5, 12, 5, 70)]
-    assert model.methods == ("predict", "step", "stream")
+    assert model.methods == ("predict", "step", "stream", "astream", "session", "streams")
     alone = model.predict(rows[1])
     np.testing.assert_allclose(alone, valued(rows[1]), atol=NEAR)
     assert alone.dtype == np.float32
@@ -69,7 +69,7 @@ def test_every_target_gives_the_same(make: Make, target: str) -> None:
     model, rows = make(target=target, counted=False), [series(n, n) for n in (5, 12, 5)]
     for found, row in zip(model.predict(rows), rows, strict=True):
         np.testing.assert_allclose(found, valued(row), atol=NEAR)
-    np.testing.assert_allclose(model.numbers([rows[1]])[0], numbers(rows[1]), atol=NEAR)
+    np.testing.assert_allclose(model.outputs([rows[1]])[0], numbers(rows[1]), atol=NEAR)
     np.testing.assert_allclose(list(model.stream(rows[1])), valued(rows[1]), atol=NEAR)
     with model.streams() as many:
         keys = [many.add() for _ in rows]
@@ -229,7 +229,7 @@ def test_other_models_have_no_streams(tmp_path: Path) -> None:
     import small_bundles
 
     with edgekit.load(small_bundles.make(tmp_path / "e.ek")) as model:
-        with pytest.raises(UnsupportedError, match=r"no session\(\): it is made for feature-extraction"):
+        with pytest.raises(UnsupportedError, match=r"is made for feature-extraction and has no session\(\)"):
             model.session()
         with pytest.raises(UnsupportedError, match=r"no predict\(\)"):
             model.predict([1, 2])
@@ -241,21 +241,21 @@ def test_what_the_gate_asks(make: Make, tmp_path: Path) -> None:
 
     from edgekit.bundle import manifest
     from edgekit.core import Goldens
-    from edgekit.verify import write_arrays
+    from edgekit.goldens import write_arrays
 
     model = make()
     items = [tuple(map(tuple, series(n, n).tolist())) for n in (3, 40)]
-    found, tokens = model.numbers(items, truncate=True), model.tokens(items, truncate=True)
+    found, tokens = model.outputs(items), model.encode(items)
     assert [array.dtype for array in tokens] == [np.int64] * 2
     for array, item in zip(found, items, strict=True):
         np.testing.assert_allclose(array, numbers(np.array(item)), atol=1e-5)
     folder, name = model.bundle.folder, model.variant.name
-    write_arrays(folder / "goldens.npz", {"tokens": tokens, "reference": found, name: found})
+    write_arrays(folder / "goldens.npz", {"encoded": tokens, "reference": found, name: found})
     goldens = Goldens(tuple(items), "goldens.npz", {name: 1e-5}, {name: 1e-5})
     manifest.write(replace(model.bundle, goldens=goldens), folder, {})
     (check,) = verify(folder, targets=["cpu"])
     assert check.ok
-    write_arrays(folder / "goldens.npz", {"tokens": [one + 1 for one in tokens], "reference": found, name: found})
+    write_arrays(folder / "goldens.npz", {"encoded": [one + 1 for one in tokens], "reference": found, name: found})
     manifest.write(replace(model.bundle, goldens=goldens), folder, {})
     assert not verify(folder, targets=["cpu"])[0].ok
 
@@ -286,7 +286,7 @@ def test_asyncio(make: Make) -> None:
 def test_a_cancelled_stream_is_read_no_further(make: Make, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it is cancelled while the engine is at work, which nobody can interrupt."""
     model, runs, read = make(), list[int](), list[int]()
-    began, may_end, run = threading.Event(), threading.Event(), model.engine.run
+    began, may_end, run = threading.Event(), threading.Event(), model.session_of().run
 
     def slow(feeds: Any, state: Any = None) -> Any:
         runs.append(1)
@@ -294,7 +294,7 @@ def test_a_cancelled_stream_is_read_no_further(make: Make, times: int, monkeypat
         assert may_end.wait(300)
         return run(feeds, state)
 
-    monkeypatch.setattr(model.engine, "run", slow)
+    monkeypatch.setattr(model.session_of(), "run", slow)
 
     async def source() -> AsyncIterator[Any]:
         for row in series(20):
@@ -331,7 +331,7 @@ def test_a_step_that_fails_is_told_to_who_waits_and_to_nobody_who_has_gone(
         assert may_end.wait(300)
         raise InputError("broken")
 
-    monkeypatch.setattr(model.engine, "run", broken)
+    monkeypatch.setattr(model.session_of(), "run", broken)
     unheard: list[Any] = []
 
     async def first() -> Any:

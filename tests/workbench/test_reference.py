@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.core import Recipe
-from edgekit.workbench import reference
+from edgekit.runtimes.loops.decode import together, whole_prompts
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15]]
 POSITIONS = [[3, 4, 5, 6], [0], [1, 2]]
@@ -20,15 +20,15 @@ def test_prompts_of_unequal_length_are_each_by_itself(arch: str, tmp_path: Path)
     source = engines.folder_of(tmp_path / "source", engines.config_of(arch))
     built = engines.build(source, tmp_path, Recipe())
     run = engines.onnxruntime(tmp_path / built.path)
-    together = run(reference.feeds(built, PROMPTS, POSITIONS))["logits"]
-    assert together.shape[:2] == (3, 4)
-    for found, ids, positions in zip(together, PROMPTS, POSITIONS, strict=True):
-        alone = run(reference.feeds(built, [ids], [positions]))["logits"][0]
+    batch = run(whole_prompts(built, PROMPTS, POSITIONS))["logits"]
+    assert batch.shape[:2] == (3, 4)
+    for found, ids, positions in zip(batch, PROMPTS, POSITIONS, strict=True):
+        alone = run(whole_prompts(built, [ids], [positions]))["logits"][0]
         np.testing.assert_allclose(found[: len(positions)], alone, atol=1e-5)
 
 
 def test_as_many_at_a_time_as_are_few_tokens_with_what_pads_them() -> None:
     lengths = [400, 400, 100, 1000, 2000, 3, 500, 600]
-    made = [list(map(len, rows)) for rows in reference.together([[0] * length for length in lengths])]
+    made = [list(map(len, rows)) for rows in together([[0] * length for length in lengths])]
     assert made == [[400, 400], [100], [1000], [2000], [3, 500], [600]]
-    assert list(reference.together([])) == []
+    assert list(together([])) == []

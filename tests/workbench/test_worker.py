@@ -78,6 +78,12 @@ def test_memory_limit_is_the_workers_own(tmp_path: Path) -> None:
     assert run("eat", tmp_path, bytes=1 << 20) == 1 << 20
 
 
+@pytest.mark.parametrize("job", ["openblas_out_of_memory", "library_out_of_memory"])
+def test_libraries_say_out_of_memory_in_their_own_ways(job: str, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="out of memory"):
+        run(job, tmp_path)
+
+
 def test_torch_says_out_of_memory_as_a_runtime_error(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="out of memory"):
         run("torch_out_of_memory", tmp_path)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit import samples, zoo
+from edgekit import zoo
+from edgekit.runtimes.samples import texts as samples
 from edgekit.zoo.speaker import recipe
 from edgekit.zoo.words import LIMIT, cardinal, held_out
 

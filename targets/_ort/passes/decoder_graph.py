@@ -116,7 +116,7 @@ def _rewrite(model: ir.Model, node: ir.Node, lengths: ir.Value, total: ir.Value)
         raise _strange(f"nobody says what the mask of {node.name!r} means")
     keys, values = _appended(node, 1), _appended(node, 2)
     if keys.dim % 8:
-        raise _strange(f"heads of {keys.dim} are no multiple of 8")
+        raise _strange(f"heads of {keys.dim} are not a multiple of 8")
     query, key = _value(node, 0), keys.new
     rotary = _rotary(query, key, keys.dim)
     if rotary is not None:

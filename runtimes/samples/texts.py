@@ -1,4 +1,4 @@
-"""Inputs that a bundle is measured on when the user gives none: goldens and the gate need something to say.
+"""Sample texts to judge a bundle on when the user gives none, for goldens and the gate.
 
 Plain English of many kinds and lengths, written for this purpose. A model for another language or field is better
 served by `--calibration FILE`, one input a line.
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from edgekit.errors import UsageError
 
-GOLDENS = 8  # how many of the samples a bundle keeps with their answers
 # Of a decoder, whose samples cost most: tokens of a prompt, enough to be read as long ones are, and the fewest prompts.
 PROMPT, PROMPTS = 64, 4
 MOST = 256  # tokens in all, beyond the fewest prompts
@@ -80,21 +78,12 @@ def read(file: Path, option: str = "--calibration") -> list[str]:
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", hint=f"give a text file to {option}") from error
     except UnicodeDecodeError as error:
-        hint = "save it as UTF-8, one sample a line"
+        hint = "save it as UTF-8, one sample per line"
         raise UsageError(f"{file.name} is not UTF-8 text at byte {error.start}", hint=hint) from error
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
-        raise UsageError(f"{file.name} holds no samples", hint="write one sample a line")
+        raise UsageError(f"{file.name} has no samples", hint="write one sample per line")
     return texts
-
-
-def for_task(task: str, texts: Sequence[str], settings: dict[str, Any]) -> list[Any]:
-    """The texts in the form that a task takes: pairs to rank, or a mask in place of a word in the middle."""
-    if task == "text-ranking":
-        return [(texts[number - 1], text) for number, text in enumerate(texts)]
-    if task == "fill-mask":
-        return [_masked(text, settings["mask_token"]) for text in texts]
-    return list(texts)
 
 
 def prompts(texts: Sequence[str], tokens: Callable[[str], int], least: int) -> list[str]:
@@ -109,11 +98,3 @@ def prompts(texts: Sequence[str], tokens: Callable[[str], int], least: int) -> l
         found.append(open_)
         open_, spent = "", spent + count
     return found or [open_]
-
-
-def _masked(text: str, mask: str) -> str:
-    if mask in text:
-        return text
-    words = text.split()
-    words[len(words) // 2] = mask
-    return " ".join(words)

@@ -1,4 +1,4 @@
-"""Work that a coroutine waits for in a thread, and that nobody can interrupt: a run of an engine.
+"""Wait in a coroutine for an engine run in a thread, which cannot be interrupted.
 
 Knows nothing of what is run.
 """

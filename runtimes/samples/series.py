@@ -1,4 +1,4 @@
-"""Series that a recurrent model's bundle is measured on: a mix of waves and noise, or the user's own, from a CSV file.
+"""Sample series to judge a recurrent model's bundle on: waves with noise, or the user's CSV file.
 
 A few short ones, which a bundle keeps with their answers, then some of STEPS steps: what rounding does to a state adds
 up from step to step, so a quantized model is judged by the last LATE of these. A series is a list of rows, a number a
@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import registry
 from edgekit.errors import InputError, UsageError
+
+from ..ingest.csv_table import Table
 
 if TYPE_CHECKING:
     from edgekit.core import Array
@@ -50,18 +51,18 @@ def read(file: Path, features: Sequence[str], option: str = "--calibration") -> 
     """
     series, end = list[Rows](), -1
     try:
-        table = registry.find("ingest", "series").Table(iter(_lines(file, option)), features)
+        table = Table(iter(_lines(file, option)), features)
         for _, row in table:
             if table.line != end + 1:
                 series.append([])
             end = table.line
             if any(map(math.isinf, row)):
-                raise UsageError(f"{file.name}, line {end}: a number is infinite", hint="leave what is missing empty")
+                raise UsageError(f"{file.name}, line {end}: a number is infinite", hint="leave missing values empty")
             series[-1].append([None if math.isnan(value) else value for value in row])
     except InputError as error:
         raise UsageError(f"{file.name}, {error}", hint=error.hint) from error
     if not series:
-        raise UsageError(f"{file.name} holds no samples", hint=f"write a row a step: {','.join(features)}")
+        raise UsageError(f"{file.name} has no samples", hint=f"write one row per step: {','.join(features)}")
     return [*_short(series), *_long(series)]
 
 
@@ -78,7 +79,9 @@ def _lines(file: Path, option: str) -> list[str]:
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", hint=f"give a CSV file to {option}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file.name} is no CSV file: {error}", hint="a row a step, a column a feature") from error
+        raise UsageError(
+            f"{file.name} is not a CSV file: {error}", hint="write one row per step and one column per feature"
+        ) from error
 
 
 def _short(series: Sequence[Rows]) -> Iterable[Rows]:

@@ -1,0 +1,232 @@
+"""What `edgekit run` reads for each value of `Model.INPUT`: texts, prompts, images, series.
+
+One entry per value in `KINDS`. Loads no model, parses no option, and shows nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from edgekit import limits, registry
+from edgekit.cli import chat
+from edgekit.errors import InputError, UnsupportedError, UsageError
+
+STDIN = "-"
+HINT = "give inputs as arguments, or pipe them in; for texts, one per line"
+IMAGE_HINT = "give a PNG, JPEG, WEBP or BMP file, or a folder of them"
+IMAGE_BYTES = 256 << 20  # of an image on stdin
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the user gave to read, in words of the command line."""
+
+    inputs: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()  # -p
+    images: tuple[str, ...] = ()  # -i
+    system: str | None = None
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """All words, or `-` where stdin is to be read because there is none."""
+        words = (*self.inputs, *self.images, *self.prompts)
+        return words if words or sys.stdin is None or sys.stdin.isatty() else (STDIN,)
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether there are no words, and stdin is a terminal."""
+        return not self.all and sys.stdin is not None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The rows of one CSV input: pairs of (time in seconds or None, numbers), read as they are used."""
+
+    name: str
+    rows: Iterator[tuple[float | None, list[float]]]
+    header: bool  # whether the input names its columns
+    ignored: tuple[str, ...]  # columns that the model does not take
+    timed: bool  # whether rows have times
+
+
+def no_names(items: Any) -> list[str]:
+    """Items that are not files have no names."""
+    return []
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How inputs of one kind are read. `read` takes the model and the words."""
+
+    read: Callable[[Any, Words], Any]
+    noun: str
+    options: tuple[str, ...] = ("prompts",)  # of the command, that say what to read
+    names: Callable[[Any], list[str]] = no_names  # of the items, for output
+
+
+def kind(model: Any) -> Kind:
+    """How the model's inputs are read. Raises UnsupportedError where this command cannot read them."""
+    if model.INPUT not in KINDS:
+        raise UnsupportedError(
+            f"`edgekit run` cannot read {model.INPUT!r}, which {model.bundle.name} ({model.bundle.task}) takes",
+            hint="call the model in Python: edgekit.load(...)",
+        )
+    return KINDS[model.INPUT]
+
+
+def check(words: Words, *, terminal: bool) -> None:
+    """Raise UsageError where there is nothing to read. `terminal`: a chat may take its prompts from a terminal."""
+    if not words.all and not (terminal and words.on_terminal):
+        raise UsageError("no input", hint=HINT)
+
+
+def texts(model: Any, words: Words) -> list[str]:
+    """The texts, with the lines of stdin in place of `-`. Raises UsageError, InputError for what is not UTF-8."""
+    return [text for part in _text_parts(words) for text in ([part] if isinstance(part, str) else part)]
+
+
+def prompts(model: Any, words: Words) -> list[Any]:
+    """Prompts for a language model, as chat messages where it has a template; stdin is one prompt."""
+    parts = [part if isinstance(part, str) else "\n".join(part) for part in _text_parts(words)]
+    return [chat.messages(model, part, words.system) for part in parts]
+
+
+def _text_parts(words: Words) -> list[str | list[str]]:
+    """Each word, with a list of lines in place of `-`, unless stdin is empty."""
+    # Everything behind -p is a text, `-` too.
+    sources = words.inputs or (() if words.prompts else words.all)
+    parts: list[str | list[str]] = [list(_stdin_lines()) if word == STDIN else word for word in sources]
+    parts = [part for part in [*parts, *words.prompts] if part != []]
+    if not parts:
+        raise UsageError("no input", hint=HINT)
+    for part in parts:
+        letters = part if isinstance(part, str) else ""
+        if not letters.isascii() and any("\ud800" <= letter <= "\udfff" for letter in letters):
+            raise InputError(f"{letters[:40]!a} is not UTF-8", hint="check the terminal's encoding (LANG, LC_ALL)")
+    return parts
+
+
+def _stdin_lines() -> Iterator[str]:
+    """Raises InputError naming the line that is not UTF-8."""
+    if sys.stdin is None:
+        return
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise InputError(f"line {number} of stdin is not UTF-8", hint="convert it: iconv -t UTF-8") from None
+
+
+def images(model: Any, words: Words) -> list[Path | bytes]:
+    """Image files, the sorted images of a folder in its place, and the bytes of stdin for `-`.
+
+    Raises InputError for a path that is not there, UsageError.
+    """
+    items: list[Path | bytes] = []
+    for word in words.all:
+        if word == STDIN:
+            items += _stdin_image()
+        elif _is_folder(word):
+            items += registry.find("ingest", "image").paths(word)
+        else:
+            items.append(Path(word))
+    if not items:
+        raise UsageError("no input", hint=IMAGE_HINT)
+    return items
+
+
+def image_names(items: Sequence[Path | bytes]) -> list[str]:
+    """Names of files, or whole paths where two files have the same name."""
+    paths = [item if isinstance(item, Path) else Path(STDIN) for item in items]
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def _is_folder(word: str) -> bool:
+    try:
+        Path(word).stat()
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise InputError(
+            f"cannot read {word!a}: {getattr(error, 'strerror', None) or error}", hint=IMAGE_HINT
+        ) from None
+    return Path(word).is_dir()
+
+
+def _stdin_image() -> list[bytes]:
+    image = b"" if sys.stdin is None else sys.stdin.buffer.read(IMAGE_BYTES + 1)
+    if len(image) > IMAGE_BYTES:
+        raise InputError(f"the image on stdin has more than {IMAGE_BYTES} bytes", hint="give a smaller file")
+    return [image] if image else []
+
+
+def tables(model: Any, words: Words) -> Iterator[Samples]:
+    """Each CSV file, or stdin, opened when the one before was read to its end.
+
+    Raises InputError for one that cannot be read or has no samples.
+    """
+    table_of = registry.find("ingest", "csv_table").Table
+    settings = model.bundle.settings
+    for name in words.all:
+        with _file(name) as file:
+            table = table_of(_lines(file, name), settings["features"], timed=settings.get("rate") is not None)
+            yield Samples(name, table, table.header, table.ignored, table.timed)
+
+
+@contextmanager
+def _file(name: str) -> Iterator[IO[bytes]]:
+    """Raises InputError."""
+    if name == STDIN:
+        if sys.stdin is None:
+            raise UsageError("no input: stdin is closed", hint="name a CSV file")
+        yield sys.stdin.buffer
+        return
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(Path(name).open("rb"))
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot read {name!a}: {why}", hint="name a CSV file, or - for stdin") from error
+        yield file
+
+
+def _lines(file: IO[bytes], name: str) -> Iterator[str]:
+    """Raises InputError naming the line that is too long or not UTF-8."""
+    number = 0
+    while line := _read(file, name):
+        number += 1
+        if len(line) > limits.LINE_BYTES:
+            raise InputError(
+                f"line {number} of {title(name)} has more than {limits.LINE_BYTES} bytes", hint="is it CSV?"
+            )
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(
+                f"line {number} of {title(name)} is not UTF-8", hint="convert it: iconv -t UTF-8"
+            ) from None
+
+
+def _read(file: IO[bytes], name: str) -> bytes:
+    try:
+        return file.readline(limits.LINE_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {title(name)}: {error.strerror}", hint="name a CSV file") from error
+
+
+def title(name: str) -> str:
+    """An input's name in messages."""
+    return "stdin" if name == STDIN else name
+
+
+KINDS = {
+    "text": Kind(texts, "texts"),
+    "query": Kind(texts, "texts"),
+    "chat": Kind(prompts, "texts", ("prompts", "system")),
+    "image": Kind(images, "images", ("images",), image_names),
+    "series": Kind(tables, "samples"),
+}
