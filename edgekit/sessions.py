@@ -36,10 +36,12 @@ class Sessions(Mapping[str, "Session"]):
         if (session := self._open.get(name)) is not None:
             return session
         with self._locks[name]:
-            if self._closed:
-                raise ClosedError(f"{self._bundle.name} is closed", hint="load the bundle again")
-            if name not in self._open:
+            if name not in self._open and not self._closed:
                 self._open[name] = self._opened(self._graphs[name])
+            if self._closed:  # perhaps only since it began to open
+                if (late := self._open.get(name)) is not None:
+                    late.close()
+                raise ClosedError(f"{self._bundle.name} is closed", hint="load the bundle again")
             return self._open[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -68,6 +68,24 @@ def test_the_last_opened_is_closed_first(sessions: Sessions, events: list[str]) 
         _ = sessions["vae"]
 
 
+def test_a_graph_that_opens_while_all_are_closed_is_closed_too(
+    sessions: Sessions, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = registry.find("targets", "stub").open
+
+    def open(*args: Any, **options: Any) -> Any:
+        session = slow(*args, **options)
+        closing = threading.Thread(target=sessions.close)  # another thread does not wait for the engine
+        closing.start()
+        closing.join()
+        return session
+
+    monkeypatch.setattr(registry, "find", lambda kind, name: SimpleNamespace(open=open))
+    with pytest.raises(ClosedError, match="is closed"):
+        _ = sessions["unet"]
+    assert events == ["open unet in int8", "close unet"]
+
+
 def test_threads_open_a_graph_once(sessions: Sessions, events: list[str]) -> None:
     threads = [threading.Thread(target=lambda: sessions["unet"]) for _ in range(8)]
     for thread in threads:
