@@ -229,6 +229,11 @@ def test_an_image_whose_side_would_become_too_long() -> None:
     refused(np.zeros((1, 300, 3), np.uint8), "would be resized to", within)
 
 
+def test_a_side_may_become_one_pixel() -> None:
+    step = {"step": "resize", "size": {"height": 1, "width": 1}, "resample": 2}
+    assert opened(step).encode([np.zeros((9, 7, 3), np.uint8)])[0].pixels.shape[-2:] == (1, 1)
+
+
 def test_an_image_that_does_not_fit_its_frame() -> None:
     pad = {"step": "pad", "height": 10, "width": 10}
     refused(np.zeros((11, 4, 3), np.uint8), "4 x 11 does not fit", pad)
