@@ -35,7 +35,7 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -e '.[export,openvino,vision,dev]'
+	$(BIN)/pip install --quiet --group dev -e '.[export,openvino,vision]'
 	touch $@
 
 clean:

@@ -16,10 +16,10 @@ from importlib import metadata
 from pathlib import Path
 
 import edgekit
-from edgekit import device, registry
+from edgekit import device, distribution, registry
 from edgekit.core import Availability
 
-EXTRAS = ("", "export", "openvino", "cuda", "vision", "audio")
+EXTRAS = ("", "export-lm", "export", "openvino", "cuda", "vision")
 # Wheels that all unpack into the folder onnxruntime/: the one installed last wins, and the other's metadata lies.
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
 NEEDED = re.compile(r"""^([\w.-]+)(?:\[[^]]*\])?\s*([^;]*)(?:;.*extra == ["']([\w-]+)["'])?""")
@@ -93,7 +93,7 @@ def targets() -> tuple[Availability, ...]:
 def packages() -> tuple[Package, ...]:
     """What EdgeKit's metadata asks for, with the version that is installed; empty when EdgeKit is not installed."""
     try:
-        lines = metadata.requires("edgekit") or []
+        lines = metadata.requires(distribution.NAME) or []
     except metadata.PackageNotFoundError:
         return ()
     installed = _installed()
@@ -102,7 +102,7 @@ def packages() -> tuple[Package, ...]:
         matched = NEEDED.match(line)
         assert matched, line
         name, wanted, extra = matched[1].lower(), matched[2].strip(), matched[3] or ""
-        if extra in EXTRAS:
+        if extra in EXTRAS and name != distribution.NAME:  # one extra may contain another
             found.append(Package(name, installed.get(name), wanted, extra))
     return tuple(found)
 
@@ -146,11 +146,30 @@ def package_findings(found: tuple[Package, ...], installed: Mapping[str, str]) -
         if package.version is not None and not within(package.version, package.wanted):
             problem = f"{package.name} {package.version} is installed, {package.wanted} is needed"
             findings.append(Finding("warning", problem, f"pip install '{package.name}{package.wanted}'"))
-    missing = [package.name for package in found if package.extra == "export" and package.version is None]
-    if missing:
-        remedy = "pip install torch==2.13.0 && pip install 'edgekit[export]'"
-        findings.append(Finding("note", f"cannot export here: {', '.join(missing)} not installed", remedy))
-    return findings
+    return [*findings, *name_findings(installed), *export_findings(found)]
+
+
+def name_findings(installed: Mapping[str, str]) -> list[Finding]:
+    """A warning where another project's `edgekit`, which unpacks into the same folder, is installed too."""
+    other = installed.get(distribution.OTHER_PROJECT)
+    if other is None:
+        return []
+    problem = f"the package {distribution.OTHER_PROJECT} {other} is another project and overwrites files of this one"
+    both = f"pip uninstall -y {distribution.OTHER_PROJECT} {distribution.NAME}"
+    return [Finding("warning", problem, f"{both} && {distribution.install()}")]
+
+
+def export_findings(found: tuple[Package, ...]) -> list[Finding]:
+    """Notes on the models that cannot be exported here, and the packages that are missing for them."""
+    missing = {extra: [each.name for each in found if (each.extra, each.version) == (extra, None)] for extra in EXTRAS}
+    if names := missing["export-lm"]:
+        problem = f"cannot export models here: {', '.join(names)} not installed"
+        remedy = f"for language models: {distribution.install('export-lm')}; for all: {distribution.install('export')}"
+        return [Finding("note", problem, remedy)]
+    if names := missing["export"]:
+        problem = f"can export language and recurrent models only: {', '.join(names)} not installed"
+        return [Finding("note", problem, distribution.install("export"))]
+    return []
 
 
 def cache_findings(kept: tuple[Cache, ...]) -> list[Finding]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit import distribution
 from edgekit.core import Progress
 from edgekit.errors import DeviceError, UsageError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from edgekit.core import Bundle
     from edgekit.workbench.plan import EngineOptions
 
-# Packages of the extra `export` that each way to a graph needs.
+# Packages that each way to a graph needs: the first is the extra `export-lm`, the others are in `export`.
 BUILDING = ("onnx", "onnx_ir")
 MODULES = ("torch", *BUILDING, "onnxscript")
 TRACING = ("torch", "transformers", "optimum", "requests", "safetensors", *BUILDING, "onnxscript")
@@ -102,10 +103,11 @@ def export(
 
 
 def _require(needed: Sequence[str]) -> None:
-    """Before any work is done for nothing. Imports none of it."""
+    """Check that the packages are installed, before any work is done; imports none. Raises DeviceError."""
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
+        kind, extra = ("this model", "export") if "torch" in needed else ("a model", "export-lm")
         raise DeviceError(
-            f"exporting needs {', '.join(missing)}, not installed here",
-            hint="pip install torch==2.13.0, then pip install 'edgekit[export]'; or export on another machine",
+            f"exporting {kind} needs {', '.join(missing)}, not installed here",
+            hint=f"{distribution.install(extra)}; or export on another machine",
         )

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit import distribution
 from edgekit.core import Availability, Graph, Recipe, check_options
 from edgekit.errors import DeviceError, EdgeKitError, UnsupportedError
 from edgekit.session import Session
@@ -49,7 +50,7 @@ def probe() -> Availability:
     try:
         installed = version("onnxruntime-gpu")
     except PackageNotFoundError:
-        hint = "pip uninstall onnxruntime, then pip install 'edgekit[cuda]'"
+        hint = f"pip uninstall onnxruntime, then {distribution.install('cuda')}"
         return Availability("cuda", False, engine, "", "onnxruntime-gpu is not installed", hint)
     if _devices() == 0:
         why, hint = "the NVIDIA driver reports no GPU", "install the driver; `nvidia-smi` must list a GPU"

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit import distribution
 from edgekit.core import Availability, Graph, Recipe, check_options
 from edgekit.footprint import ANY, Footprint
 from edgekit.memory_pages import give_back
@@ -57,7 +58,7 @@ def probe() -> Availability:
     try:
         return Availability("openvino", True, "OpenVINO", version("openvino"))
     except PackageNotFoundError:
-        why, hint = "openvino is not installed", "pip install 'edgekit[openvino]'"
+        why, hint = "openvino is not installed", distribution.install("openvino")
         return Availability("openvino", False, "OpenVINO", "", why, hint)
 
 

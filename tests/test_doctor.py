@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from edgekit import doctor
+from edgekit import distribution, doctor
 from edgekit.core import Availability
 from edgekit.doctor import Cache, Package
 
@@ -42,7 +44,8 @@ def test_packages_come_from_our_own_metadata() -> None:
     assert found["numpy"].extra == ""
     assert found["torch"].extra == "export"
     assert "<" in found["torch"].wanted
-    assert "pytest" not in found
+    assert found["onnx"].extra == "export-lm"
+    assert not {"pytest", distribution.NAME} & set(found)
 
 
 def test_a_checkout_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,12 +73,30 @@ def test_wrong_versions_and_missing_packages() -> None:
     found = (
         Package("numpy", "1.26", ">=2.0", ""),
         Package("torch", None, ">=2.13", "export"),
-        Package("soundfile", None, ">=0.13", "audio"),  # an extra that was not asked for is no finding
+        Package("pillow", None, ">=12.3", "vision"),  # an extra that was not asked for is no finding
     )
     assert said(doctor.package_findings(found, {})) == [
         ("warning", "numpy 1.26 is installed, >=2.0 is needed"),
-        ("note", "cannot export here: torch not installed"),
+        ("note", "can export language and recurrent models only: torch not installed"),
     ]
+    (nothing,) = doctor.export_findings((Package("onnx", None, ">=1.23", "export-lm"), found[1]))
+    assert nothing.problem == "cannot export models here: onnx not installed"
+    assert distribution.install("export-lm") in nothing.remedy
+
+
+def test_another_project_of_the_same_import_name() -> None:
+    assert doctor.name_findings({distribution.NAME: "0.1.0"}) == []
+    (found,) = doctor.package_findings((), {"edgekit": "0.1.1", distribution.NAME: "0.1.0"})
+    assert (found.level, "another project" in found.problem) == ("warning", True)
+    assert found.remedy.endswith(f"&& pip install {distribution.NAME}")
+
+
+def test_the_name_is_the_same_everywhere() -> None:
+    root = Path(__file__).parent.parent
+    assert tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["name"] == distribution.NAME
+    for file in ("README.md", "SECURITY.md", ".github/CONTRIBUTING.md"):
+        text = (root / file).read_text("utf-8")
+        assert not re.search(r"pip install [^\n`]*\bedgekit(?!-onnx)\b", text), file
 
 
 def test_no_engine() -> None:

@@ -52,29 +52,36 @@ MODULES = {name_of(file) for file in FILES}
 
 def rule_for(module: str) -> Rule:
     folder, _, rest = module.removeprefix("edgekit").lstrip(".").partition(".")
+    if folder == "distribution":
+        return Rule(())
     if folder in ("core", "results", "session", "errors", "limits", "registry"):
         nouns = () if folder == "errors" else ("edgekit.core", "edgekit.results", "edgekit.errors")
         return Rule(nouns, frozenset({"numpy"}))
-    if folder == "exporters":
-        heavy = {"torch", "transformers", "diffusers", "optimum", "onnx", "onnx_ir", "onnxscript", "safetensors"}
-        ours = ("edgekit.core", "edgekit.errors", "edgekit.quantize", "edgekit.registry", "edgekit.source")
-        ours = (*ours, "edgekit.exporters")
-        return Rule(ours, frozenset({"numpy"}), frozenset(heavy | {"sentence_transformers", "huggingface_hub", "PIL"}))
-    if folder == "runtimes":
-        files = frozenset({"tokenizers", "minijinja", "PIL", "soundfile", "soxr", "llguidance"})
-        nouns = ("edgekit.core", "edgekit.results", "edgekit.session", "edgekit.errors", "edgekit.limits")
-        model = ("edgekit.model",) if rest.startswith("tasks.") else ()
-        return Rule((*nouns, *model, "edgekit.bundle.safe_files", "edgekit.runtimes"), frozenset({"numpy"}), files)
-    if folder == "targets":
-        nouns = ("edgekit.core", "edgekit.session", "edgekit.errors", "edgekit.device")
-        files = ("edgekit.workbench.graph", "edgekit.bundle.onnx_file", "edgekit.footprint", "edgekit.memory_pages")
-        engine = "openvino" if rest.startswith(("openvino", "_openvino")) else "onnxruntime"
-        return Rule((*nouns, *files, "edgekit.targets"), frozenset({"numpy"}), frozenset({engine, "onnx", "onnx_ir"}))
+    if folder in FOLDERS:
+        return _room_rule(folder, rest)
     if folder == "zoo" and (rest == "_training" or rest.endswith("recipe")):
         data = {"sklearn"} if rest == "digits.recipe" else set()  # the data set that it trains on
         heavy = {"torch", "transformers", "tokenizers", "safetensors"}
         return Rule(("edgekit",), frozenset({"numpy"}), frozenset(heavy | data))
     return Rule(("edgekit",), *_core_allows(folder))
+
+
+def _room_rule(folder: str, rest: str) -> Rule:
+    """The rule of a file in exporters/, runtimes/ or targets/; `rest` is its dotted name there."""
+    everywhere = ("edgekit.core", "edgekit.errors", "edgekit.distribution", f"edgekit.{folder}")
+    if folder == "exporters":
+        heavy = {"torch", "transformers", "diffusers", "optimum", "onnx", "onnx_ir", "onnxscript", "safetensors"}
+        ours = (*everywhere, "edgekit.quantize", "edgekit.registry", "edgekit.source")
+        return Rule(ours, frozenset({"numpy"}), frozenset(heavy | {"sentence_transformers", "huggingface_hub", "PIL"}))
+    if folder == "runtimes":
+        files = frozenset({"tokenizers", "minijinja", "PIL", "soundfile", "soxr", "llguidance"})
+        nouns = ("edgekit.results", "edgekit.session", "edgekit.limits", "edgekit.bundle.safe_files")
+        model = ("edgekit.model",) if rest.startswith("tasks.") else ()
+        return Rule((*everywhere, *nouns, *model), frozenset({"numpy"}), files)
+    ours = ("edgekit.session", "edgekit.device", "edgekit.workbench.graph", "edgekit.bundle.onnx_file")
+    ours = (*everywhere, *ours, "edgekit.footprint", "edgekit.memory_pages")
+    engine = "openvino" if rest.startswith(("openvino", "_openvino")) else "onnxruntime"
+    return Rule(ours, frozenset({"numpy"}), frozenset({engine, "onnx", "onnx_ir"}))
 
 
 def _core_allows(folder: str) -> tuple[frozenset[str], frozenset[str]]:

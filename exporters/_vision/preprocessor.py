@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from edgekit import distribution
 from edgekit.core import Source
 from edgekit.errors import BundleError, DeviceError, UnsupportedError
 
@@ -150,7 +151,7 @@ def _known(name: str) -> tuple[Any, tuple[Part, ...]]:
     from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
     if find_spec("PIL") is None:
-        raise DeviceError("reading image processors needs Pillow", hint="pip install 'edgekit[vision]'")
+        raise DeviceError("reading image processors needs Pillow", hint=distribution.install("vision"))
     found = get_image_processor_class_from_name(f"{name}Pil")
     if found is not None and name in ORDERS:
         return found, ORDERS[name]

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit import distribution
 from edgekit.errors import DeviceError, InputError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def pillow() -> Any:
         from PIL import Image
     except ImportError as error:
         raise DeviceError(
-            "reading images needs Pillow, which is not installed", hint="pip install 'edgekit[vision]'"
+            "reading images needs Pillow, which is not installed", hint=distribution.install("vision")
         ) from error
     return Image
 

@@ -251,4 +251,4 @@ def test_without_pillow_the_error_says_what_to_install(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(DeviceError) as caught:
         image_steps(tmp_path, {"model_type": "vit"})
-    assert "edgekit[vision]" in caught.value.hint
+    assert "edgekit-onnx[vision]" in caught.value.hint

@@ -361,4 +361,4 @@ def test_without_pillow_the_error_says_what_to_install(monkeypatch: pytest.Monke
     for call in (lambda: opened(), lambda: ingest.encode([noise(2, 2)])):
         with pytest.raises(DeviceError) as caught:
             call()
-        assert "edgekit[vision]" in caught.value.hint
+        assert "edgekit-onnx[vision]" in caught.value.hint

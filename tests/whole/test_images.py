@@ -226,7 +226,7 @@ def test_without_pillow_the_command_says_what_to_install(
     monkeypatch.setitem(sys.modules, "PIL", None)
     ended = call("run", digits, "-i", next(iter(pictures)))
     assert ended.code == 8
-    assert "pip install 'edgekit[vision]'" in ended.err
+    assert "pip install 'edgekit-onnx[vision]'" in ended.err
 
 
 @pytest.mark.parametrize("model", ["resnet", "vit"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import edgekit
-from edgekit import registry, zoo
+from edgekit import distribution, registry, zoo
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         names = set(opened.namelist())
-    info = f"edgekit-{edgekit.__version__}.dist-info/"
+    info = f"{distribution.NAME.replace('-', '_')}-{edgekit.__version__}.dist-info/"
     assert {name.split("/")[0] + "/" for name in names} == {"edgekit/", info}
     for kind in ("exporters", "targets"):
         assert {f"edgekit/{kind}/{name}.py" for name in registry.names(kind)} <= names
@@ -82,10 +82,19 @@ class Device:
 
 @pytest.fixture(scope="module")
 def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Device:
-    folder = tmp_path_factory.mktemp("device")
+    return installed(wheel, "", tmp_path_factory.mktemp("device"))
+
+
+@pytest.fixture(scope="module")
+def builder(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Device:
+    """A machine that exports language models, without torch."""
+    return installed(wheel, "[export-lm]", tmp_path_factory.mktemp("builder"))
+
+
+def installed(wheel: Path, extra: str, folder: Path) -> Device:
     venv.create(folder, with_pip=True)
     pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = run(*pip, wheel)
+    done = run(*pip, f"{wheel}{extra}")
     if done.returncode:
         # Whose fault it is: without an index nothing can be installed, and a wheel that pip refuses is ours.
         alone = run(*pip, "--no-deps", wheel)
@@ -154,3 +163,13 @@ def test_how_commands_fail(device: Device, exported: Callable[..., Path], argume
     assert "hint: " in done.stderr
     assert "Traceback" not in done.stderr
     assert not (device.folder / "made.ek").exists()
+
+
+def test_language_models_are_exported_without_torch(builder: Device) -> None:
+    made = builder.edgekit("export", "zoo:speaker", "-o", "speaker.ek", "--precision", "int8", "--quiet")
+    assert made.returncode == 0, made.stderr
+    assert builder.edgekit("run", "speaker.ek", "-p", "347 =").stdout == "three hundred forty-seven\n"
+    refused = builder.edgekit("export", "zoo:parity", "-o", "parity.ek")
+    assert refused.returncode == 8, refused.stderr
+    assert distribution.install("export") in refused.stderr
+    assert "can export language and recurrent models only" in builder.edgekit("doctor").stdout

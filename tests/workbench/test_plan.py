@@ -183,9 +183,9 @@ def test_a_machine_without_the_workbench_is_told_before_a_download(
     from edgekit import export
 
     monkeypatch.setattr(sys.modules["edgekit.export"], "BUILDING", ("json", "torch_of_tomorrow"))
-    with pytest.raises(DeviceError, match="exporting needs torch_of_tomorrow, not installed") as caught:
+    with pytest.raises(DeviceError, match="exporting a model needs torch_of_tomorrow, not installed") as caught:
         export("somebody/some-model", tmp_path / "made.ek")
-    assert "edgekit[export]" in caught.value.hint
+    assert "edgekit-onnx[export-lm]" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
 
 
