@@ -20,14 +20,74 @@ if not (Path(__file__).parent / "exporters").is_dir():
 # Both are light, and imported here at once: the name of a function that is also the name of its module
 # would otherwise turn into the module as soon as anybody imports that.
 from edgekit.bench import bench
+from edgekit.core import Bundle, Check, Measure
+from edgekit.errors import (
+    BundleError,
+    BusyError,
+    ClosedError,
+    CrashError,
+    DeviceError,
+    EdgeKitError,
+    ForkedSessionError,
+    InputError,
+    NoSuchMethodError,
+    RecordError,
+    ResourceError,
+    SessionBusyError,
+    SourceError,
+    StateError,
+    TemplateError,
+    TokenizerError,
+    UnsupportedError,
+    UsageError,
+    VerificationError,
+)
 from edgekit.export import export
+from edgekit.results import Anomaly, Forecast, Label, Piece, Ranked, Result, Span, Token
 from edgekit.verify import verify
 
 if TYPE_CHECKING:
     from edgekit.model import Model as Model
     from edgekit.model import load as load
 
-__all__ = ["Model", "__version__", "bench", "export", "load", "verify"]
+__all__ = [
+    "Anomaly",
+    "Bundle",
+    "BundleError",
+    "BusyError",
+    "Check",
+    "ClosedError",
+    "CrashError",
+    "DeviceError",
+    "EdgeKitError",
+    "Forecast",
+    "ForkedSessionError",
+    "InputError",
+    "Label",
+    "Measure",
+    "Model",
+    "NoSuchMethodError",
+    "Piece",
+    "Ranked",
+    "RecordError",
+    "ResourceError",
+    "Result",
+    "SessionBusyError",
+    "SourceError",
+    "Span",
+    "StateError",
+    "TemplateError",
+    "Token",
+    "TokenizerError",
+    "UnsupportedError",
+    "UsageError",
+    "VerificationError",
+    "__version__",
+    "bench",
+    "export",
+    "load",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,11 +13,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from edgekit.cache.measurements import Measurement
-    from edgekit.core import Progress
+    from edgekit.core import Precision, Progress, Scenario, Target
     from edgekit.report import Report
     from edgekit.reporting.record import Record, Row
 
@@ -27,9 +27,9 @@ ANSWER_TOKENS = 100  # variants of a language model are compared by the time for
 def bench(
     bundles: str | Path | Sequence[str | Path],
     *,
-    targets: Sequence[str] = (),
-    precisions: Sequence[str] = (),
-    scenario: str = "auto",
+    targets: Sequence[Target] = (),
+    precisions: Sequence[Precision] = (),
+    scenario: Scenario | Literal["auto"] = "auto",
     prompt: Sequence[int] = (),
     generate: Sequence[int] = (),
     depth: Sequence[int] = (0,),

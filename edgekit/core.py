@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from edgekit.errors import BundleError, EdgeKitError
 from edgekit.results import Anomaly as Anomaly
@@ -30,9 +30,13 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Arrays = Mapping[str, Array]
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int4"]
+Target = Literal["cpu", "cuda", "openvino"]  # the files of targets/, for type checkers
+Method = Literal["dynamic", "rtn"]
+Scenario = Literal["llm", "stream", "single-stream", "offline"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 QUANTIZED = ("int8", "int4")
-SCENARIOS = ("llm", "stream", "single-stream", "offline")  # ways to measure a bundle
+SCENARIOS: tuple[str, ...] = get_args(Scenario)  # ways to measure a bundle
 KINDS = ("plain", "decoder", "stream")  # of graphs
 
 
@@ -184,7 +188,7 @@ class Goldens:
     losses: dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """A model that a device can run: exported, quantized and compiled are all this one type."""
 
@@ -203,6 +207,10 @@ class Bundle:
     def task(self) -> str:
         """Its first task."""
         return self.tasks[0]
+
+    def __repr__(self) -> str:
+        variants = ", ".join(variant.name for variant in self.variants)
+        return f"Bundle({str(self.folder)!r}, {self.source.arch}, {self.task}, variants: {variants})"
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from edgekit import registry, report, zoo
 from edgekit.bench import bench
-from edgekit.core import Progress
+from edgekit.core import Precision, Progress, Target
 from edgekit.errors import UsageError, VerificationError
 from edgekit.reporting import advice
 from edgekit.reporting.html_page import GENERATOR
@@ -26,7 +27,7 @@ from edgekit.reporting.record import Record, Row, Subject
 from edgekit.zoo import metrics
 from edgekit.zoo.examples import EXAMPLES, choose
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 PAGE = "report.html"
 
 
@@ -150,7 +151,8 @@ def _subject(part: Part, folder: Path, rows: Sequence[Row], say: Progress) -> Su
     best = advice.judge(own).best
     shown = best.rows[0] if best else own[0]
     test = zoo.heldout(part.model, part.task)
-    with load(folder / part.name, target=shown.target, precision=shown.recipe) as model:
+    target = cast("Target", shown.target)
+    with load(folder / part.name, target=target, precision=shown.recipe) as model:
         told = EXAMPLES[test.metric](test, metrics.answers(model.run(list(test.inputs))))
     return Subject(
         bundle=part.name,

@@ -11,14 +11,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import distribution
 from edgekit.core import Progress
 from edgekit.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
-    from edgekit.core import Bundle
+    from edgekit.core import Bundle, Method, Precision, Target
     from edgekit.workbench.plan import EngineOptions
 
 # Packages that each way to a graph needs: the first is the extra `export-lm`, the others are in `export`.
@@ -32,9 +32,9 @@ def export(
     output: str | Path,
     *,
     task: str | None = None,
-    targets: Sequence[str] = (),
-    precision: str | Sequence[str] = (),
-    method: str | None = None,
+    targets: Sequence[Target] = (),
+    precision: Precision | Literal["auto"] | Sequence[Precision] = (),
+    method: Method | None = None,
     group_size: int | None = None,
     engine_options: EngineOptions | None = None,
     calibration: str | Path | None = None,

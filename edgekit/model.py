@@ -16,7 +16,7 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from edgekit import device, registry
 from edgekit.bundle import manifest
@@ -25,7 +25,7 @@ from edgekit.sessions import Sessions
 from edgekit.variants import choose
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Bundle, Graph, Measure, Variant
+    from edgekit.core import Array, Bundle, Graph, Measure, Target, Variant
     from edgekit.session import Session
 
 Verify = Literal["always", "once", "never"]
@@ -37,7 +37,7 @@ def load(
     folder: str | Path,
     *,
     task: str | None = None,
-    target: str = "auto",
+    target: Target | Literal["auto"] = "auto",
     precision: str | None = None,
     threads: int | None = None,
     verify: Verify = "once",
@@ -45,10 +45,10 @@ def load(
 ) -> Model:
     """Open the bundle in `folder` as a model of its first task, or of the one that `task` names.
 
-    `precision`: "int8", …; None takes the variant that was measured as the fastest on this machine, else the bundle's
-    own order (`chosen_by` says which). `threads`: for the engine; None takes the cores that this process may use.
-    `verify`: when the digests of the files are checked. `memory_limit`: bytes that this process may take, by forecast;
-    inputs are then bounded to what fits.
+    `precision`: "int8", or a recipe as in "int8-dynamic"; None takes the variant that was measured as the fastest on
+    this machine, else the bundle's own order (`chosen_by` says which). `threads`: for the engine; None takes all cores
+    that this process may use. `verify`: when the digests of the files are checked. `memory_limit`: bytes that this
+    process may take, by forecast; inputs are then bounded to what fits.
 
     Raises BundleError, DeviceError when the target is not on this machine, UsageError for a variant that is not there,
     UnsupportedError for a task that the bundle does not have, ResourceError where nothing fits into the limit.
@@ -116,7 +116,7 @@ class Model:
         cls,
         folder: str | Path,
         *,
-        target: str = "auto",
+        target: Target | Literal["auto"] = "auto",
         precision: str | None = None,
         threads: int | None = None,
         verify: Verify = "once",
@@ -232,11 +232,12 @@ class Model:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.bundle.name} {self.variant.name}>"
+        return f"{type(self).__name__}({str(self.bundle.folder)!r}, {self.variant.name}, threads={self.threads})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        target, precision = self.variant.target, self.variant.recipe.name
-        again = partial(type(self).load, self.bundle.folder, target=target, precision=precision, threads=self.threads)
+        target = cast("Target", self.variant.target)
+        recipe = self.variant.recipe.name
+        again = partial(type(self).load, self.bundle.folder, target=target, precision=recipe, threads=self.threads)
         return partial(again, memory_limit=self.memory_limit), ()
 
     def __getattr__(self, name: str) -> Any:

@@ -18,11 +18,11 @@ from edgekit.errors import BundleError
 from edgekit.goldens import ENCODED, REFERENCE, largest_difference, read_arrays
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Bundle, Measure, Variant
+    from edgekit.core import Array, Bundle, Measure, Target, Variant
     from edgekit.model import Model
 
 
-def verify(folder: str | Path, *, targets: Sequence[str] = ()) -> list[Check]:
+def verify(folder: str | Path, *, targets: Sequence[Target] = ()) -> list[Check]:
     """Compare every variant that this machine can run, or those of `targets`, with the bundle's goldens.
 
     A check that fails is in the list, not raised. Raises BundleError when the bundle is bad or has no goldens,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
 import pytest
 
-from edgekit import core
-from edgekit.core import Graph, Port, Recipe, State
+import edgekit
+from edgekit import core, registry, results
+from edgekit.core import Bundle, Graph, Port, Recipe, Source, State, Variant
 
 
 def test_a_graph_says_its_kind() -> None:
@@ -48,3 +53,31 @@ def test_results_are_found_among_the_nouns() -> None:
     """As the contract of the Python API says."""
     names = ("Anomaly", "Forecast", "Label", "Piece", "Ranked", "Result", "Span", "Token")
     assert all(getattr(core, name).__module__ == "edgekit.results" for name in names)
+
+
+def test_the_types_name_what_there_is() -> None:
+    assert set(get_args(core.Target)) == set(registry.names("targets"))
+    assert set(get_args(core.Precision)) == {
+        precision for name in registry.names("targets") for precision in registry.find("targets", name).PRECISIONS
+    } | {"fp16"}
+
+
+def test_results_and_errors_are_public() -> None:
+    for name in edgekit.__all__:
+        assert getattr(edgekit, name) is not None
+    errors = {each.__name__ for each in _kinds(edgekit.EdgeKitError)}
+    assert errors <= set(edgekit.__all__)
+    assert {each for each in vars(results) if each[0].isupper()} - {"Mapping", "TYPE_CHECKING"} <= set(edgekit.__all__)
+
+
+def _kinds(base: type) -> Iterator[type]:
+    if base.__module__ == "edgekit.errors":
+        yield base
+        for each in base.__subclasses__():
+            yield from _kinds(each)
+
+
+def test_a_bundle_is_shown_in_one_line(tmp_path: Path) -> None:
+    source = Source(id="a/b", arch="bert", folder=tmp_path, revision="", config={"hidden_size": 384})
+    bundle = Bundle(tmp_path / "x.ek", source, ("feature-extraction",), {}, (Variant("cpu", Recipe(), ()),))
+    assert repr(bundle) == f"Bundle('{tmp_path}/x.ek', bert, feature-extraction, variants: cpu/fp32)"

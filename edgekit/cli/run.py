@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from edgekit.cli.console import Console
 from edgekit.cli.options import COUNT, TARGETS, VERIFY, GroupedCommand, GroupedOption, one_of, output_switches, size
-from edgekit.core import PRECISIONS
+from edgekit.core import PRECISIONS, Target
 
 if TYPE_CHECKING:
     from edgekit.bundle.manifest import Verify
@@ -84,7 +84,7 @@ def run(
     bundle: Path,
     inputs: tuple[str, ...],
     output: Path | None,
-    target: str,
+    target: Target | Literal["auto"],
     precision: str | None,
     threads: int | None,
     verify: Verify,

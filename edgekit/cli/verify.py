@@ -9,7 +9,7 @@ import click
 
 from edgekit.cli.console import Console
 from edgekit.cli.options import BUNDLE, TARGETS, Command, one_of, output_switches
-from edgekit.core import Check
+from edgekit.core import Check, Target
 from edgekit.errors import VerificationError
 from edgekit.text_table import table
 
@@ -21,7 +21,7 @@ from edgekit.text_table import table
 )
 @output_switches
 @click.pass_obj
-def verify(console: Console, /, bundle: Path, targets: tuple[str, ...]) -> None:
+def verify(console: Console, /, bundle: Path, targets: tuple[Target, ...]) -> None:
     """Compare a bundle's outputs with its goldens on this device.
 
     $ edgekit verify minilm.ek

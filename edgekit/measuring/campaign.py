@@ -16,7 +16,7 @@ from pathlib import Path
 from edgekit import device, registry
 from edgekit.bundle import manifest
 from edgekit.bundle.safe_files import size_text
-from edgekit.core import Bundle, Progress, Variant
+from edgekit.core import Bundle, Precision, Progress, Target, Variant
 from edgekit.errors import UsageError
 from edgekit.measuring import configuration, surroundings, turns
 from edgekit.measuring.bandwidth import read_bandwidth
@@ -53,8 +53,8 @@ class Settings:
     """The arguments of `edgekit.bench`. Raises UsageError for a value that makes no sense."""
 
     bundles: Sequence[str | Path]
-    targets: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
+    precisions: tuple[Precision, ...] = ()
     scenario: str = "auto"
     prompt: tuple[int, ...] = ()
     generate: tuple[int, ...] = ()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit.bundle.manifest import MANIFEST
-from edgekit.core import Progress, mangle
+from edgekit.core import Precision, Progress, Target, mangle
 from edgekit.errors import UsageError
 
 SUFFIX = ".ek"
@@ -17,7 +17,12 @@ MADE_UP, ZOO = "random:", "zoo:"
 
 
 def prepared(
-    model: str, *, targets: Sequence[str], precisions: Sequence[str], folder: Path, progress: Progress | None = None
+    model: str,
+    *,
+    targets: Sequence[Target],
+    precisions: Sequence[Precision],
+    folder: Path,
+    progress: Progress | None = None,
 ) -> Path:
     """The bundle that `model` names, or one that is made of it in `folder`, which the caller removes.
 
