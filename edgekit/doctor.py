@@ -102,9 +102,10 @@ def packages() -> tuple[Package, ...]:
         matched = NEEDED.match(line)
         assert matched, line
         name, wanted, extra = matched[1].lower(), matched[2].strip(), matched[3] or ""
-        if extra in EXTRAS and name != distribution.NAME:  # one extra may contain another
+        if extra in EXTRAS:
             found.append(Package(name, installed.get(name), wanted, extra))
-    return tuple(found)
+    small = {package.name for package in found if package.extra == "export-lm"}  # `export` contains it
+    return tuple(package for package in found if package.extra != "export" or package.name not in small)
 
 
 def caches(environment: Mapping[str, str]) -> tuple[Cache, ...]:

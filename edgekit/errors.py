@@ -44,6 +44,8 @@ class EdgeKitError(Exception):
         self.hint = hint
         self.cause = cause
         self.details = details
+        if hint:
+            self.add_note(f"hint: {hint}")  # a traceback, and so an application's log, shows it
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.message, self.hint, self.cause, self.details)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -81,3 +82,8 @@ def test_a_bundle_is_shown_in_one_line(tmp_path: Path) -> None:
     source = Source(id="a/b", arch="bert", folder=tmp_path, revision="", config={"hidden_size": 384})
     bundle = Bundle(tmp_path / "x.ek", source, ("feature-extraction",), {}, (Variant("cpu", Recipe(), ()),))
     assert repr(bundle) == f"Bundle('{tmp_path}/x.ek', bert, feature-extraction, variants: cpu/fp32)"
+
+
+def test_a_traceback_shows_the_hint() -> None:
+    shown = "".join(traceback.format_exception(edgekit.UsageError("too long", hint="cut it")))
+    assert shown.endswith("UsageError: too long\nhint: cut it\n")

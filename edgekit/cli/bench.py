@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.console import Console
-from edgekit.cli.options import COUNT, TARGETS, Command, one_of, output_switches, size
+from edgekit.cli.options import COUNT, TARGETS, Command, Count, complete_bundle, one_of, output_switches, size
 from edgekit.core import PRECISIONS, SCENARIOS
 from edgekit.errors import EdgeKitError, ResourceError, VerificationError
 
 if TYPE_CHECKING:
     from edgekit.reporting.record import Record
 
-TOKENS = click.IntRange(0, 2**31 - 1)
+TOKENS = Count(0)
 PATH = click.Path(path_type=Path)
 
 
 @click.command(cls=Command)
-@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...", shell_complete=complete_bundle)
 @click.option(
     "--target", "targets", multiple=True, **one_of("target", TARGETS), help="Engine. Repeat for more.  [all here]"
 )
@@ -35,7 +35,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--depth", multiple=True, type=TOKENS, default=(0,), metavar="N", help="Tokens in the cache.  [0]")
 @click.option("-b", "--batch", multiple=True, type=COUNT, metavar="N", help="Items in one run. Repeat for more.")
 @click.option("-r", "--repetitions", type=COUNT, metavar="N", help="Timed runs.  [as many as fit in 10 s]")
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="[all cores of this process]")
+@click.option("-t", "--threads", type=Count(1, 1024), metavar="N", help="Threads of the engine.  [all available cores]")
 @click.option("--quick", is_flag=True, help="One second of runs, no cold starts.")
 @click.option(
     "--sustain", type=float, metavar="SECONDS", help="Also run for SECONDS without pause, to show throttling."

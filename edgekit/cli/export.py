@@ -10,7 +10,19 @@ import click
 from edgekit.bundle.safe_files import size_text
 from edgekit.cli.console import Console
 from edgekit.cli.inspect import bundle_facts, bundle_text
-from edgekit.cli.options import COUNT, TARGETS, Command, engine_options, loss, one_of, output_switches, size, states
+from edgekit.cli.options import (
+    COUNT,
+    TARGETS,
+    Command,
+    complete_model,
+    complete_task,
+    engine_options,
+    loss,
+    one_of,
+    output_switches,
+    size,
+    states,
+)
 from edgekit.core import PRECISIONS
 from edgekit.text_table import pairs, table
 
@@ -19,11 +31,16 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="BUNDLE", help="The bundle's folder."
 )
-@click.option("--task", metavar="TASK", help="What to export for; see `edgekit list tasks`.  [as config.json says]")
+@click.option(
+    "--task",
+    metavar="TASK",
+    shell_complete=complete_task,
+    help="What to export for; see `edgekit list tasks`.  [as config.json says]",
+)
 @click.option(
     "--target", "targets", multiple=True, **one_of("target", TARGETS), help="Engine. Repeat for more.  [all here]"
 )

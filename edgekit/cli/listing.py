@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edgekit import registry
+from edgekit.bundle.safe_files import size_text
 from edgekit.cli.console import Console
 from edgekit.cli.options import Command, one_of, output_switches
 from edgekit.core import Availability
@@ -35,7 +36,7 @@ def listing(console: Console, /, kind: str | None) -> None:
         "architectures": lambda: registry.names("exporters"),
         "tasks": registry.tasks,
         "targets": doctor.targets,
-        "zoo": lambda: [f"zoo:{name}" for name in zoo.names()],
+        "zoo": zoo.cards,
     }
     lists = {name: sources[name]() for name in ([kind] if kind else KINDS)}
     console.answer(lists, lists_text(lists))
@@ -55,7 +56,9 @@ def _list_text(kind: str, items: Sequence[Any]) -> str:
     if kind == "tasks":
         rows = ((task.name, task.description, ", ".join(task.aliases)) for task in items)
         return table(("task", "", "also called"), rows)
-    return "\n".join([*items, ANY_DECODER] if kind == "architectures" else items)
+    if kind == "zoo":
+        return table(("model", "", "size"), ((each.name, each.description, size_text(each.bytes)) for each in items))
+    return "\n".join([*items, ANY_DECODER])
 
 
 def targets_text(targets: Iterable[Availability]) -> str:

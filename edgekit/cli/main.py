@@ -33,7 +33,7 @@ EPILOG = (
     "for zsh write zsh_source, for fish fish_source."
 )
 VERSION = print_option(
-    "--version", text="Show the version and exit.", output=lambda _: f"edgekit {edgekit.__version__}"
+    "-V", "--version", text="Show the version and exit.", output=lambda _: f"edgekit {edgekit.__version__}"
 )
 
 

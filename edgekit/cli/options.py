@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,14 +13,37 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from edgekit import registry
 from edgekit.cli.console import Console
 from edgekit.errors import UsageError
 
 UNITS = ("", "k", "m", "g", "t")
-COUNT = click.IntRange(1, 2**31 - 1)
 TARGETS = registry.names("targets")
+BUNDLE_ENDING = ".ek"
+# What other programs call it -> what to type here, by a command's word and by an option.
+OTHER_COMMANDS = {
+    "version": "edgekit --version",
+    "chat": "edgekit run BUNDLE, without a prompt",
+    "generate": "edgekit run BUNDLE -p PROMPT",
+    "embed": "edgekit run BUNDLE TEXT",
+    "convert": "edgekit export MODEL -o BUNDLE",
+    "quantize": "edgekit export MODEL -o BUNDLE --precision int8",
+    "benchmark": "edgekit bench BUNDLE",
+    "compare": "edgekit report --compare BEFORE.json AFTER.json",
+    "check": "edgekit verify BUNDLE",
+    "info": "edgekit inspect BUNDLE",
+}
+OTHER_OPTIONS = {
+    "--device": "--target",
+    "--provider": "--target",
+    "--backend": "--target",
+    "--quantize": "--precision",
+    "--dtype": "--precision",
+    "--output-dir": "--output",
+    "--max-tokens": "--max-new-tokens",
+}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -34,7 +58,26 @@ def print_option(*names: str, text: str, output: Callable[[click.Context], str])
     return click.Option(names, is_flag=True, is_eager=True, expose_value=False, help=text, callback=callback)
 
 
-HELP = print_option("-h", "--help", text="Show this and exit.", output=lambda ctx: ctx.get_help())
+class Count(click.ParamType):  # type: ignore[type-arg]
+    """A whole number of `lowest` to `highest`. Unlike click's own type it adds no range to --help."""
+
+    name = "integer"
+
+    def __init__(self, lowest: int = 1, highest: int = 2**31 - 1) -> None:
+        self.lowest, self.highest = lowest, highest
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        if not self.lowest <= number <= self.highest:
+            self.fail(f"{number} is not a whole number from {self.lowest} to {self.highest}", param, ctx)
+        return number
+
+
+COUNT = Count()
+HELP = print_option("-h", "--help", text="Show this message and exit.", output=lambda ctx: ctx.get_help())
 
 
 class Command(click.Command):
@@ -94,14 +137,17 @@ class CommandGroup(Command, click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
             raise UsageError("no command given", hint=f"the commands are: {', '.join(self.commands)}")
+        if args[:1] == ["help"]:
+            args = [*args[1:2], "--help"]
         return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.commands and not args[0].startswith("-"):
-            known = ", ".join(self.commands)
-            hint = registry.suggest(args[0], list(self.commands)) or f"the commands are: {known}"
+            other, known = OTHER_COMMANDS.get(args[0]), list(self.commands)
+            hint = f"that is: {other}" if other else registry.suggest(args[0], known)
+            hint = hint or f"the commands are: {', '.join(known)}"
             raise UsageError(f"no command named {args[0]!r}", hint=hint)
         return super().resolve_command(ctx, args)
 
@@ -167,7 +213,32 @@ def states(ctx: click.Context, param: click.Parameter, values: Sequence[str]) ->
     return outputs
 
 
-BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+def complete_bundle(ctx: click.Context, param: click.Parameter, start: str) -> list[CompletionItem]:
+    """The bundles of a folder, as whole words; where there is none, any path."""
+    folder, _, _ = start.rpartition("/")
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder or ".") if entry.name.endswith(BUNDLE_ENDING))
+    except OSError:
+        names = []
+    paths = [f"{folder}/{name}" if folder else name for name in names]
+    near = [CompletionItem(path) for path in paths if path.startswith(start)]
+    return near or [CompletionItem(start, type="file")]
+
+
+def complete_model(ctx: click.Context, param: click.Parameter, start: str) -> list[CompletionItem]:
+    """The zoo's models, and any path."""
+    from edgekit import zoo
+
+    models = [CompletionItem(f"zoo:{name}") for name in zoo.names() if f"zoo:{name}".startswith(start)]
+    return models if start.startswith("zoo:") else [*models, CompletionItem(start, type="file")]
+
+
+def complete_task(ctx: click.Context, param: click.Parameter, start: str) -> list[str]:
+    """The tasks' names and aliases."""
+    return [name for task in registry.tasks() for name in (task.name, *task.aliases) if name.startswith(start)]
+
+
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_bundle)
 VERIFY = click.option(
     "--verify",
     **one_of("choice", ("always", "once", "never")),
@@ -197,6 +268,7 @@ def usage_error(error: click.UsageError) -> UsageError:
     if isinstance(error, click.NoSuchOption):
         known = [name for param in error.ctx.command.get_params(error.ctx) for name in param.opts] if error.ctx else []
         near = difflib.get_close_matches(error.option_name, known, n=1, cutoff=0.7)
+        near = [OTHER_OPTIONS[error.option_name]] if OTHER_OPTIONS.get(error.option_name) in known else near
         hint = f"did you mean {near[0]!r}?" if near else f"see {command} --help"
         return UsageError(f"{command} has no option {error.option_name}", hint=hint)
     message = error.format_message().rstrip(".")

@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from edgekit.cli.console import Console
-from edgekit.cli.options import COUNT, TARGETS, VERIFY, GroupedCommand, GroupedOption, one_of, output_switches, size
+from edgekit.cli.options import (
+    BUNDLE,
+    COUNT,
+    TARGETS,
+    VERIFY,
+    Count,
+    GroupedCommand,
+    GroupedOption,
+    one_of,
+    output_switches,
+    size,
+)
 from edgekit.core import PRECISIONS, Target
 
 if TYPE_CHECKING:
@@ -49,11 +60,11 @@ images, series = group("Images"), group("Series")
 
 # The name of a method's option is that of the method's parameter: `edgekit.cli.method_options` compares them.
 @click.command(cls=GroupedCommand)
-@click.argument("bundle", type=PATH)
+@BUNDLE
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @common("--target", **one_of("target", ("auto", *TARGETS)), default="auto", help="Where to run.  [auto]")
 @common("--precision", **one_of("precision", PRECISIONS), help="Which variant.  [the fastest]")
-@common("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="[all cores of this process]")
+@common("-t", "--threads", type=Count(1, 1024), metavar="N", help="Threads of the engine.  [all available cores]")
 @common("--memory-limit", type=size, metavar="SIZE", help="Refuse to use more memory, by forecast: 2G, 512MiB.")
 @common("--top-k", type=COUNT, metavar="N", help="How many labels, words or documents; tokens to sample from.")
 @VERIFY

@@ -48,6 +48,21 @@ class HeldOut:
     trained: float  # the metric of the float32 weights under torch, as the recipe measured it
 
 
+@dataclass(frozen=True)
+class Card:
+    """What a zoo model does, and the size of its weights in bytes. `name` is what `edgekit export` takes."""
+
+    name: str
+    description: str
+    bytes: int
+
+
+def cards() -> list[Card]:
+    """Every model of the zoo, from its card.json."""
+    read = {name: _read(name, "card.json") for name in names()}
+    return [Card(f"zoo:{name}", card["what"], card["weights"]["bytes"]) for name, card in read.items()]
+
+
 def names() -> list[str]:
     """Every model of the zoo."""
     return sorted(config.parent.name for config in _HOME.glob("*/config.json"))

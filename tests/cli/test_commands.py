@@ -69,6 +69,8 @@ def test_no_option_is_dead() -> None:
     [
         ([], "no command given", "the commands are: export, run"),
         (["exprot"], "no command named 'exprot'", "did you mean 'export'?"),
+        (["chat"], "no command named 'chat'", "that is: edgekit run BUNDLE"),
+        (["export", "m", "-o", "b", "--device", "cpu"], "no option --device", "mean '--target'?"),
         (["juggle"], "no command named 'juggle'", "the commands are: export, run"),
         (["export", "m"], "missing option '-o'", "see edgekit export --help"),
         (["export", "m", "-o", "b", "--tagret", "cpu"], "edgekit export has no option --tagret", "mean '--target'?"),
@@ -80,8 +82,12 @@ def test_no_option_is_dead() -> None:
         (["export", "m", "-o", "b", "--memory-limit", "-1G"], "'-1G' is not a size", "512M"),
         (["export", "m", "-o", "b", "--max-accuracy-loss", "nan"], "'nan' is not a share", "0.01"),
         (["export", "m", "-o", "b", "--max-accuracy-loss", "much"], "'much' is not a share", "0.01"),
-        (["export", "m", "-o", "b", "--group-size", "0"], "0 is not in the range", "see edgekit export --help"),
-        (["run", "b", "-t", "two"], "'two' is not a valid integer", "see edgekit run --help"),
+        (
+            ["export", "m", "-o", "b", "--group-size", "0"],
+            "0 is not a whole number from 1",
+            "see edgekit export --help",
+        ),
+        (["run", "b", "-t", "two"], "'two' is not a whole number", "see edgekit run --help"),
         (["list", "target"], "no list named 'target'", "did you mean 'targets'?"),
         (["list", "targets", "more"], "unexpected extra argument", "see edgekit list --help"),
         (["list", "-q", "-v"], "-q and -v exclude each other", None),
@@ -128,18 +134,43 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("begun", "offered"), [("edgekit ins", "inspect"), ("edgekit export --target open", "openvino")]
+    ("begun", "offered"),
+    [
+        ("edgekit ins", ["plain,inspect"]),
+        ("edgekit export --target open", ["plain,openvino"]),
+        ("edgekit export zoo:spe", ["plain,zoo:speaker"]),
+        ("edgekit export ./my", ["file,./my"]),
+        ("edgekit export --task image-f", ["plain,image-feature-extraction"]),
+        ("edgekit run mini", ["plain,minilm.ek"]),
+        ("edgekit run inner/", ["plain,inner/a.ek", "plain,inner/b.ek"]),
+        ("edgekit run nowhere/", ["file,nowhere/"]),
+    ],
 )
 def test_completion(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], begun: str, offered: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    begun: str,
+    offered: list[str],
 ) -> None:
+    for name in ("minilm.ek", "inner/a.ek", "inner/b.ek", "inner/c"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("_EDGEKIT_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", begun)
     monkeypatch.setenv("COMP_CWORD", str(begun.count(" ")))
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
-    assert capsys.readouterr().out.split() == [f"plain,{offered}"]
+    assert capsys.readouterr().out.split() == offered
+
+
+def test_help_as_a_word(call: Call) -> None:
+    assert call("help", "run").out == call("run", "--help").out
+    assert call("help").out == call("--help").out
+    assert call("-V").out == call("--version").out
+    assert "did you mean 'export'?" in call("help", "exprot").err
+    assert "1<=x" not in "".join(call(name, "--help").out for name in cli.commands)
 
 
 # inspect, verify
@@ -217,7 +248,7 @@ def test_list(call: Call) -> None:
     assert found["architectures"] == registry.names("exporters")
     assert [row["target"] for row in found["targets"]] == registry.names("targets")
     assert [row["name"] for row in found["tasks"]] == [task.name for task in registry.tasks()]
-    assert all(name.startswith("zoo:") for name in found["zoo"])
+    assert all(model["name"].startswith("zoo:") and model["description"] for model in found["zoo"])
 
 
 def test_list_one_kind(call: Call) -> None:
