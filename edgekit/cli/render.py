@@ -113,6 +113,19 @@ def record(answer: Any) -> Any:
 
 
 @record.register
+def _(answer: np.ndarray) -> Any:
+    """Nested lists; float32 numbers have the nine digits that identify them, not the 17 of a float64."""
+    values = plain(answer)
+    return _nine_digits(values) if answer.dtype == np.float32 else values
+
+
+def _nine_digits(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_nine_digits(value) for value in values]
+    return None if values is None else float(f"{values:.9g}")
+
+
+@record.register
 def _(answer: list) -> Any:  # type: ignore[type-arg]
     return [record(item) for item in answer]
 
@@ -133,9 +146,10 @@ def facts(model: Any, load: float, run: float) -> dict[str, Any]:
 def summary(known: Mapping[str, Any], count: int, noun: str) -> str:
     """The same in a line for a person."""
     load, run = known["seconds"]["load"], known["seconds"]["run"]
+    each = f", {run * 1e3 / count:.2f} ms each" if count > 1 else ""
     return (
         f"{known['bundle']}: {known['variant']} on {known['placement']}, loaded in {load * 1e3:.0f} ms, "
-        f"{count} {noun} in {run * 1e3:.1f} ms, {run * 1e3 / max(1, count):.2f} ms each"
+        f"{count} {noun if count != 1 else noun.removesuffix('s')} in {run * 1e3:.1f} ms{each}"
     )
 
 

@@ -44,6 +44,7 @@ MISSING = ("hold", "zero", "mean", "refuse")
 INPUTS = ("x", "counts")
 CHUNK_STEPS = 64
 MAX_ROWS = 64  # series in a batch
+KINDS = {"U": "text", "S": "bytes", "b": "booleans", "c": "complex numbers", "M": "dates"}  # numpy's, in words
 ONE = np.ones(1, np.int64)
 
 
@@ -336,5 +337,6 @@ def _numbers(given: Any, what: str) -> Doubles:
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} is not made of numbers", hint="give an array of floats", cause=str(error)) from error
     if found.dtype.kind not in "fiu":
-        raise InputError(f"{what} holds {found.dtype.name}, not numbers", hint="give an array of floats")
+        kind = KINDS.get(found.dtype.kind, found.dtype.name)
+        raise InputError(f"{what} holds {kind}, not numbers", hint="give an array of floats")
     return found.astype(np.float64, copy=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import small_bundles
 from cli_calls import Call, bundles, call, vectors
 
+from edgekit.cli import render
 from edgekit.model import load
 
 __all__ = ["bundles", "call", "vectors"]
@@ -181,3 +183,18 @@ def test_run_warns_of_random_weights(call: Call, tmp_path: Path) -> None:
     ended = call("run", folder, "a", "--json")
     assert "random weights" in ended.err
     assert ended.json["random_weights"] is True
+
+
+def test_float32_is_written_with_nine_digits() -> None:
+    vector = np.array([0.1, -0.02279672771692276, np.nan, 1e-30], np.float32)
+    written = render.record(vector)
+    assert json.dumps(written) == "[0.100000001, -0.0227967277, null, 1e-30]"
+    back = np.array([math.nan if value is None else value for value in written], np.float32)
+    np.testing.assert_array_equal(back, vector)
+    assert render.record(np.array([[0.1]])) == [[0.1]]
+
+
+def test_the_summary_of_one_item() -> None:
+    known = {"bundle": "x.ek", "variant": "cpu/fp32", "placement": "CPU", "seconds": {"load": 0.1, "run": 0.01}}
+    assert render.summary(known, 1, "texts").endswith("1 text in 10.0 ms")
+    assert render.summary(known, 2, "texts").endswith("2 texts in 10.0 ms, 5.00 ms each")
