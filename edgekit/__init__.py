@@ -11,6 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit import telemetry
+
 __version__ = "0.1.0"
 
 # In a checkout exporters/, runtimes/ and targets/ lie beside this folder; in a wheel, inside it.
@@ -45,6 +47,8 @@ from edgekit.errors import (
 from edgekit.export import export
 from edgekit.results import Anomaly, Forecast, Label, Piece, Ranked, Result, Span, Token
 from edgekit.verify import verify
+
+telemetry.switch_off()  # none of the above imports an engine
 
 if TYPE_CHECKING:
     from edgekit.model import Model as Model

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 import edgekit
-from edgekit import device, distribution, registry
+from edgekit import device, distribution, registry, telemetry
 from edgekit.core import Availability
 
 EXTRAS = ("", "export-lm", "export", "openvino", "cuda", "vision")
@@ -64,6 +64,7 @@ class Diagnosis:
     targets: tuple[Availability, ...]
     device: device.Device
     caches: tuple[Cache, ...]
+    telemetry: tuple[str, ...]  # engines whose telemetry is on in this process
     findings: tuple[Finding, ...]
 
     @property
@@ -81,7 +82,13 @@ def examine() -> Diagnosis:
         targets=engines,
         device=device.describe(),
         caches=kept,
-        findings=(*engine_findings(engines), *package_findings(found, _installed()), *cache_findings(kept)),
+        telemetry=telemetry.started(),
+        findings=(
+            *engine_findings(engines),
+            *telemetry_findings(telemetry.started()),
+            *package_findings(found, _installed()),
+            *cache_findings(kept),
+        ),
     )
 
 
@@ -133,6 +140,13 @@ def engine_findings(engines: tuple[Availability, ...]) -> list[Finding]:
         return []
     remedy = next((engine.hint for engine in engines if engine.hint), "pip install onnxruntime")
     return [Finding("error", "no target can run on this machine", remedy)]
+
+
+def telemetry_findings(engines: tuple[str, ...]) -> list[Finding]:
+    """A warning for each engine that was imported before EdgeKit could switch off its telemetry."""
+    remedy = "import edgekit before the engine, as it switches telemetry off"
+    problem = "{} was imported before edgekit, with its telemetry on"
+    return [Finding("warning", problem.format(engine), remedy) for engine in engines]
 
 
 def package_findings(found: tuple[Package, ...], installed: Mapping[str, str]) -> list[Finding]:

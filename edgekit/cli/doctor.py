@@ -68,5 +68,6 @@ def _machine(diagnosis: Diagnosis) -> dict[str, object]:
         "memory": device.memory and size_text(device.memory),
         "memory limit": device.memory_limit and size_text(device.memory_limit),
         "memory free": device.available and size_text(device.available),
+        "telemetry": f"on in {', '.join(diagnosis.telemetry)}" if diagnosis.telemetry else "off in all engines",
         **caches,
     }

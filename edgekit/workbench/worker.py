@@ -136,7 +136,7 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not any(word in name.upper() for word in SECRET)}
     home = str(Path(edgekit.__file__).parent.parent)
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [home, kept.get("PYTHONPATH", "")]))
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     return kept | offline | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
