@@ -45,13 +45,14 @@ def resampled(x: Doubles, times: Doubles, rate: float, what: str) -> Doubles:
     """(n, F) at increasing `times` (n,) to (m, F) at `rate` a second. Raises InputError for more than can be held."""
     count = _reaches((times[-1] - times[0]) * rate) + 1
     _check_count(count, what)
-    grid = np.arange(count) / rate
-    since = times - times[0]
-    after = np.searchsorted(since + NEAR / rate, grid).clip(1, None) if len(x) > 1 else np.zeros(count, int)
-    before = np.maximum(after - 1, 0)
-    share = _share(grid, since[before], since[after]) if len(x) > 1 else np.zeros(count)
-    found: Doubles = x[before] + (x[after] - x[before]) * share[:, None]
-    return found
+    if len(x) == 1:
+        return x.copy()
+    since, places = times - times[0], np.arange(count)
+    # The sample that brings a place: the first to reach it, by the very rounding that a stream has.
+    after = np.searchsorted(np.floor(since * rate + NEAR), places).clip(1, None)
+    share = _share(places / rate, since[after - 1], since[after])
+    rows: Doubles = x[after - 1] + (x[after] - x[after - 1]) * share[:, None]
+    return rows
 
 
 class Resampler:

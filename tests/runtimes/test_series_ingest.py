@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgekit import limits
 from edgekit.errors import BundleError, InputError
 from edgekit.runtimes.ingest import series
-from edgekit.runtimes.ingest.resample import Resampler, resampled, seconds
+from edgekit.runtimes.ingest.resample import NEAR, Resampler, resampled, seconds
 
 NORMALIZE = {"mean": [2.0, -1.0], "std": [0.5, 4.0]}
 NAN = float("nan")
@@ -221,6 +222,11 @@ def test_times_need_a_rate_and_a_series_each() -> None:
         opened(rate=1).encode([np.zeros((3, 2))] * 2, timestamps=[[0, 1, 2]])
 
 
+def streamed(times: Any, x: Any, rate: float) -> list[Any]:
+    stream = Resampler(rate)
+    return [made for time, row in zip(times, x) for made in stream.push(float(time), row)]
+
+
 @given(
     steps=st.lists(st.floats(0.001, 3.0), min_size=0, max_size=30),
     begun=st.sampled_from([0.0, -5.5, 1.7e9]),
@@ -230,12 +236,40 @@ def test_a_stream_is_resampled_as_the_whole_is(steps: list[float], begun: float,
     times = begun + np.cumsum([0.0, *steps])
     x = np.random.default_rng(len(steps)).standard_normal((len(times), 2))
     whole = resampled(x, seconds(times, len(x), "x"), rate, "x")
-    stream = Resampler(rate)
-    rows = [made for time, row in zip(times, x) for made in stream.push(float(time), row)]
-    assert np.array_equal(whole, rows)
+    assert np.array_equal(whole, streamed(times, x, rate))
     inside = np.arange(len(whole)) / rate
     for column in range(2):
         np.testing.assert_allclose(whole[:, column], np.interp(inside, times - begun, x[:, column]), atol=1e-2 * rate)
+
+
+@example(begun=-5.5, gaps=[(50, -1.0), (50, -1.0)], rate=50.0)
+@example(begun=1.7e9, gaps=[(1, 1.0)], rate=3.0)
+@example(begun=-1e16, gaps=[(40, 0.0), (1, 0.0), (1, 0.0)], rate=10.0)
+@given(
+    begun=st.sampled_from([0.0, -5.5, 1e-9, 1.7e9]) | st.floats(-1e6, 1e6),
+    gaps=st.lists(st.tuples(st.integers(1, 60), st.sampled_from([-1.0, 0.0, 1.0]) | st.floats(-2, 2)), max_size=20),
+    rate=st.sampled_from([0.1, 3.0, 50.0, 44.1]) | st.floats(0.01, 1000.0),
+)
+def test_times_a_rounding_away_from_the_grid(begun: float, gaps: list[tuple[int, float]], rate: float) -> None:
+    """Times lie near places of the grid: on it, or off it by about as much as counts as on it. Exact fractions say
+    what is right."""
+    places = np.cumsum([0, *(steps for steps, _ in gaps)])
+    times = begun + (places + np.array([0.0, *(off for _, off in gaps)]) * NEAR) / rate
+    times = np.unique(np.maximum.accumulate(times))
+    x = np.random.default_rng(len(times)).standard_normal((len(times), 1))
+    whole = resampled(x, seconds(times, len(x), "x"), rate, "x")
+    assert np.array_equal(whole, streamed(times, x, rate))
+
+    since = [Fraction(float(time)) - Fraction(float(times[0])) for time in times]
+    steps = since[-1] * Fraction(rate)
+    assert abs(len(whole) - 1 - steps) <= 1 + 2 * Fraction(NEAR)
+    slack = 2 * NEAR * np.ptp(x) + 1e-6
+    for place, row in enumerate(whole):
+        exact = min(Fraction(place) / Fraction(rate), since[-1])
+        after = max(1, next(number for number, time in enumerate(since) if time >= exact)) if exact else 0
+        before = max(0, after - 1)
+        share = float((exact - since[before]) / (since[after] - since[before])) if after else 0.0
+        assert abs(row[0] - (x[before, 0] + (x[after, 0] - x[before, 0]) * share)) <= slack
 
 
 def test_a_regular_stream_at_the_models_rate_stays_as_it_is() -> None:
