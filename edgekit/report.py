@@ -9,15 +9,13 @@ Measures nothing and knows no engine. The parts are in `edgekit.reporting`.
 
 from __future__ import annotations
 
-import errno
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle import safe_files
-from edgekit.errors import ResourceError, UsageError, VerificationError
+from edgekit.bundle import user_files
+from edgekit.errors import UsageError, VerificationError
 from edgekit.reporting import comparison as comparing
 from edgekit.reporting import fail_if, number_text, record_file, tables
 from edgekit.reporting.comparison import Comparison
@@ -92,7 +90,7 @@ def write(record: Record, path: Path, suffix: str | None = None) -> None:
     Raises UsageError as `check_path` does, and ResourceError when the disk refuses it; an old file then stays whole.
     """
     check_path(path, suffix)
-    _write(path, FORMATS[path.suffix.lower()](record))
+    user_files.save(path, FORMATS[path.suffix.lower()](record))
 
 
 def check_path(path: Path, suffix: str | None = None) -> None:
@@ -100,15 +98,7 @@ def check_path(path: Path, suffix: str | None = None) -> None:
     suffixes = [suffix] if suffix else list(FORMATS)
     if path.suffix.lower() not in suffixes:
         raise UsageError(f"{path.name} does not end in {' '.join(suffixes)}", hint=f"name it {path.stem}{suffixes[0]}")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", hint=f"name a file in it: {path / f'report{suffixes[0]}'}")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", hint=f"mkdir -p {path.parent}")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass  # only a write shows it: a file system may be read-only, and root passes every permission check
-    except OSError as error:
-        raise UsageError(f"cannot write in {path.parent}: {error.strerror}", hint="choose another folder") from error
+    user_files.check_output(path)
 
 
 def from_files(
@@ -127,7 +117,7 @@ def from_files(
     comparison = matched if compare or (parsed and len(paths) > 1) else None
     failures = tuple(number_text.cut(failure, 400) for bound in parsed for failure in fail_if.judge(bound, matched))
     if output:
-        _write(output, _page(records, names, comparison, failures))
+        user_files.save(output, _page(records, names, comparison, failures))
     return FileReport(
         files=tuple(names),
         output=output,
@@ -186,15 +176,6 @@ def _page(
     from edgekit.reporting import html_page
 
     return html_page.html(records, names, comparison, failures).encode(errors="replace")
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        safe_files.replace_file(path, data)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some space" if full else "choose another file"
-        raise ResourceError(f"cannot write {path}: {error.strerror}", hint=hint) from error
 
 
 FORMATS: dict[str, Callable[[Record], bytes]] = {

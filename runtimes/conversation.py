@@ -159,7 +159,7 @@ class Conversation:
             return made
 
     def save(self, path: str | Path) -> None:
-        """The chat and its state, whole or not at all. Raises ResourceError where it cannot be written."""
+        """The chat and its state, whole or not at all. Raises UsageError, and ResourceError when the disk is full."""
         with self._alone():
             told = {"made_for": self._generator.name, "messages": self.messages, "ids": self._ids, "held": self._held}
             state_file.write(path, told, {} if self._state is None else self._generator.session.save(self._state))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bundle import safe_files
-from edgekit.errors import ResourceError, StateError
+from edgekit.bundle import user_files
+from edgekit.errors import StateError
 
 if TYPE_CHECKING:
     from edgekit.core import Array
@@ -23,15 +23,12 @@ TOLD, ARRAY = "told", "state/"  # the entry of what is said; what an array's nam
 
 
 def write(path: str | Path, told: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Raises ResourceError where it cannot be written."""
+    """Raises UsageError for a place that cannot be written to, ResourceError when the disk is full."""
     named: dict[str, Any] = {f"{ARRAY}{name}": array for name, array in arrays.items()}
     named[TOLD] = np.frombuffer(json.dumps(told).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **named)
-    try:
-        safe_files.replace_file(Path(path), buffer.getvalue())
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}", hint="choose another place") from error
+    user_files.save(Path(path), buffer.getvalue())
 
 
 def read(path: str | Path, what: str, made_for: str) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -40,7 +37,7 @@ def read(path: str | Path, what: str, made_for: str) -> tuple[dict[str, Any], di
     Raises StateError for a file that holds nothing of the kind, or was `made_for` another model.
     """
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as kept:
+        with user_files.open_input(Path(path)) as file, np.load(file, allow_pickle=False) as kept:
             arrays = {name: kept[name] for name in kept.files}
         told = json.loads(arrays.pop(TOLD).tobytes())
         owner = told["made_for"]

@@ -129,7 +129,7 @@ class Stream:
             return made
 
     def save(self, path: str | Path) -> None:
-        """The stream's state, whole or not at all. Raises ResourceError where it cannot be written."""
+        """The stream's state, whole or not at all. Raises UsageError, and ResourceError when the disk is full."""
         with alone(self._busy):
             self._check()
             write(self._model, Path(path), self._past, self._state)
@@ -198,7 +198,7 @@ def alone(busy: threading.Lock) -> threading.Lock:
 
 
 def write(model: Recurrent, path: str | Path, past: Past, engine_state: Any) -> None:
-    """A stream as a file. Raises ResourceError."""
+    """A stream as a file. Raises UsageError, ResourceError."""
     told = {"made_for": model.name, "steps": past.steps, "held": past.held.tolist()}
     state_file.write(path, told, model.session.save(engine_state))
 

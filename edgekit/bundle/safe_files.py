@@ -26,6 +26,10 @@ from edgekit.errors import BundleError
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_KINDS = {
+    stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a disk", stat.S_IFSOCK: "a socket",
+}  # fmt: skip
 _COPY = "copy the folder with its links followed: cp -rL FROM TO"
 
 
@@ -85,7 +89,7 @@ def open_regular(root: Path, relative: str, *, hard_links: bool = False) -> Buff
     os.close(descriptor)
     if stat.S_ISREG(found.st_mode):
         raise BundleError(f"{relative} has another name on this disk (a hard link)", hint=_COPY, file=relative)
-    raise BundleError(f"{relative} is {_kind(found.st_mode)}, not a regular file", file=relative)
+    raise BundleError(f"{relative} is {kind(found.st_mode)}, not a regular file", file=relative)
 
 
 def walk(root: Path) -> Iterator[str]:
@@ -125,10 +129,17 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that any reader, and a crash, finds the old content or the new, never a part."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    """Write a file so that any reader, and a crash, finds the old content or the new, never a part.
+
+    A file that is replaced keeps its permissions. Raises OSError also where anything but a regular file is there.
+    """
+    fresh = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{secrets.token_hex(8)}")
     try:
+        if (old := _regular(path)) is not None:
+            fresh.touch(0o600, exist_ok=False)
+            fresh.chmod(stat.S_IMODE(old.st_mode))
         write_file(fresh, data)
+        _regular(path)  # what came there meanwhile
         os.replace(fresh, path)
     except BaseException:
         fresh.unlink(missing_ok=True)
@@ -145,6 +156,11 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def kind(mode: int) -> str:
+    """What a file is, in words, by its mode."""
+    return _KINDS.get(stat.S_IFMT(mode), "a special file")
+
+
 def size_text(size: int) -> str:
     """A size for people, in powers of ten: `950 bytes`, `1.5 MB`."""
     if size < 1000:
@@ -155,6 +171,17 @@ def size_text(size: int) -> str:
         if value < 999.95:
             return f"{value:.1f} {unit}"
     return f"{value / 1000:.1f} TB"
+
+
+def _regular(path: Path) -> os.stat_result | None:
+    """What is known of the regular file at the path, None for a new name. Raises FileExistsError for anything else."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        raise FileExistsError(errno.EEXIST, f"it is {kind(found.st_mode)}", os.fspath(path))
+    return found
 
 
 def _keep(opened: contextlib.ExitStack, descriptor: int) -> int:
@@ -181,8 +208,3 @@ def _cannot_open(root: Path, relative: str, error: OSError) -> BundleError:
     if error.errno == errno.ENXIO:
         return BundleError(f"{relative} is a socket, not a regular file", file=relative)
     return BundleError(f"{relative} cannot be opened: {os.strerror(error.errno or 0)}", file=relative)
-
-
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-    return kinds.get(stat.S_IFMT(mode), "a special file")

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.bundle import safe_files
+from edgekit.bundle import user_files
 from edgekit.cli.sample_rows import cells
-from edgekit.errors import ResourceError, UsageError
+from edgekit.errors import UsageError
 from edgekit.results import Anomaly, Forecast, Label, Ranked, Result, Span, Token
 from edgekit.text_table import one_line, plain
 
@@ -160,18 +160,12 @@ def check_path(path: Path) -> None:
     """Raise UsageError where results cannot be written: before anything is computed."""
     if path.suffix not in FORMATS:
         raise UsageError(f"cannot write {path.name}", hint="end its name in .json, or in .npy for vectors")
-    if path.is_dir() or not path.parent.is_dir():
-        why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise UsageError(f"cannot write {path}: {why}")
+    user_files.check_output(path)
 
 
 def save(path: Path, known: Mapping[str, Any], answers: Any) -> None:
     """Write the whole file or nothing. Raises UsageError for answers that this format cannot hold, ResourceError."""
-    data = FORMATS[path.suffix](known, answers)
-    try:
-        safe_files.replace_file(path, data)
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}", hint="choose another place with -o") from error
+    user_files.save(path, FORMATS[path.suffix](known, answers))
 
 
 def _json(known: Mapping[str, Any], answers: Any) -> bytes:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.bundle import safe_files
+from edgekit.bundle import user_files
 from edgekit.errors import InputError, SourceError
 from edgekit.registry import suggest
 from edgekit.zoo.metrics import METRICS
@@ -118,13 +118,13 @@ def score(on: HeldOut, answers: Sequence[Any] | Floats) -> float:
 def write_calibration(test: HeldOut, path: Path) -> None:
     """Write the calibration inputs where `--calibration` reads them: a text a line, or a folder of pictures."""
     if not test.calibration[0].startswith(PICTURE):
-        safe_files.replace_file(path, "\n".join(test.calibration).encode())
+        user_files.save(path, "\n".join(test.calibration).encode())
         return
     path.mkdir(exist_ok=True)
     for number, picture in enumerate(test.calibration):
         head, _, data = picture.partition(";base64,")
         name = f"{number:03}.{head.removeprefix(PICTURE)}"
-        safe_files.replace_file(path / name, base64.b64decode(data, validate=True))
+        user_files.save(path / name, base64.b64decode(data, validate=True))
 
 
 def _read(name: str, file: str) -> dict[str, Any]:

@@ -164,12 +164,27 @@ def test_run_writes_json(call: Call, vectors: Path, tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(results, np.float32), embedded(vectors, "a"))
 
 
-@pytest.mark.parametrize(("name", "said"), [("a.json", "it is a folder"), ("/proc/a.json", "cannot write")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("a.json", "it is a folder"), ("/proc/a.json", "cannot write"), ("link.json", "a symbolic link")]
+)
 def test_run_cannot_write(call: Call, vectors: Path, tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "a.json").mkdir()
+    (tmp_path / "thesis.json").write_text("mine")
+    (tmp_path / "link.json").symlink_to("thesis.json")
     ended = call("run", vectors, "a", "-o", tmp_path / name)
-    assert ended.code in (2, 7)
+    assert ended.code == 2
     assert said in ended.err
+    assert (tmp_path / "thesis.json").read_text() == "mine"
+
+
+def test_run_writes_to_a_pipe(call: Call, vectors: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out.json")
+    reader = os.open(tmp_path / "out.json", os.O_RDONLY | os.O_NONBLOCK)
+    ended = call("run", vectors, "a", "-q", "--json", "-o", tmp_path / "out.json")
+    assert ended.json["output"] == str(tmp_path / "out.json")
+    with os.fdopen(reader, "rb") as pipe:
+        assert json.loads(pipe.read())["results"]
+    assert (tmp_path / "out.json").is_fifo()
 
 
 def test_run_says_what_ran_with_v(call: Call, vectors: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from chat_bundles import HELLO, MORE, bundle, folder, model
 
 import edgekit
-from edgekit.errors import ResourceError, SessionBusyError, StateError, UsageError
+from edgekit.errors import SessionBusyError, StateError, UsageError
 from edgekit.model import Model
 
 __all__ = ["bundle", "folder", "model"]
@@ -71,7 +71,7 @@ def test_a_saved_chat_belongs_to_its_model(model: Model, bundle: Path, tmp_path:
     np.savez(tmp_path / "less.npz", **kept)
     with pytest.raises(StateError, match="does not have the number of tokens"):
         chat.load(tmp_path / "less.npz")
-    with pytest.raises(ResourceError, match="cannot write"):
+    with pytest.raises(UsageError, match="no folder"):
         chat.save(tmp_path / "no-such-folder" / "chat.state")
 
 
