@@ -24,8 +24,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgekit.bundle import safe_files
-from edgekit.bundle.manifest import MANIFEST
+from edgekit.bundle import ownership, safe_files
 from edgekit.errors import BusyError, EdgeKitError, ResourceError, UsageError
 
 _log = logging.getLogger("edgekit")
@@ -41,9 +40,9 @@ _NO_RENAMEAT2 = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)  # the kernel's o
 def into(target: Path, *, force: bool = False) -> Iterator[Path]:
     """An empty folder to fill; it becomes `target` when the block ends, and vanishes if the block raises.
 
-    `force`: an older bundle, or an empty folder, may be there and is replaced; nothing else ever is. Raises
-    UsageError for a target that cannot or must not be written, BusyError while another process writes it, and
-    ResourceError when the disk is full.
+    `force`: replace an older bundle in a folder that holds nothing else, or an empty folder; nothing else is ever
+    replaced. Raises UsageError for a target that cannot or must not be written, BusyError while another process writes
+    it, and ResourceError when the disk is full.
     """
     target = _place(target)
     work = _sibling(target, "tmp")
@@ -102,15 +101,24 @@ def _check_vacant(target: Path, force: bool) -> None:
 
 
 def _check_replaceable(folder: Path, target: Path) -> None:
-    """Only a bundle or an empty folder may go: a link, a file or somebody's folder of work never does."""
+    """Only a bundle, whole and alone, or an empty folder may go: a link, a file or somebody's work never does."""
     hint = "choose another name; edgekit replaces only its own bundles and empty folders"
     if folder.is_symlink() or not folder.is_dir():
         what = "a symbolic link" if folder.is_symlink() else "a file"
         raise UsageError(f"{target} is {what}", hint=hint, target=str(target))
-    manifest = folder / MANIFEST
-    is_bundle = manifest.is_file() and not manifest.is_symlink()
-    if os.path.ismount(folder) or (os.listdir(folder) and not is_bundle):
+    if os.path.ismount(folder):
+        raise UsageError(f"{target} is a mount point", hint=hint, target=str(target))
+    if not os.listdir(folder):
+        return
+    others = ownership.other_files(folder)
+    if others is None:
         raise UsageError(f"{target} is a folder, but not a bundle", hint=hint, target=str(target))
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise UsageError(
+            f"{target} holds files that do not belong to the bundle: {others[0]!a}{more}",
+            hint="move them to another folder, or choose another name", target=str(target), files=others[:20],
+        )  # fmt: skip
 
 
 # 2. The lock

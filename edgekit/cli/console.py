@@ -7,6 +7,7 @@ Every error becomes `error:`, `hint:` and an exit code. Knows the error tree, an
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
+from edgekit.bundle import user_files
 from edgekit.cli import signals
 from edgekit.core import Progress
 from edgekit.errors import DeviceError, EdgeKitError, ResourceError
@@ -76,8 +78,7 @@ class Console:
         if sys.stdout is None:
             raise ResourceError("cannot write the result: stdout is closed", hint="send stdout to a file, or use -o")
         try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            _write_all(sys.stdout, text)
         except BrokenPipeError:
             _abandon(sys.stdout)
             raise OutputClosed from None
@@ -187,10 +188,21 @@ def _write_stderr(line: str) -> None:
     if sys.stderr is None:
         return
     try:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        _write_all(sys.stderr, line + "\n")
     except OSError:
         _abandon(sys.stderr)
+
+
+def _write_all(stream: IO[str], text: str) -> None:
+    """Write all of a text, or raise OSError. With PYTHONUNBUFFERED, Python's own `write` drops what a disk or a pipe
+    did not take at once, and reports nothing."""
+    try:
+        descriptor = stream.fileno()
+    except io.UnsupportedOperation:  # a caller's own stream in memory
+        stream.write(text)
+        return
+    stream.flush()
+    user_files.write_all(descriptor, text.encode(stream.encoding, stream.errors or "strict"))
 
 
 def _abandon(stream: IO[str]) -> None:

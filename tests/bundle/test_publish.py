@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -113,9 +114,21 @@ def _work_with_a_link(path: Path) -> None:
     (path / "edgekit.json").symlink_to("thesis.txt")
 
 
+def _work_with(manifest: str) -> Callable[[Path], None]:
+    def place(path: Path) -> None:
+        _work(path)
+        (path / "edgekit.json").write_text(manifest)
+
+    return place
+
+
 @pytest.mark.parametrize(
     ("place", "what"),
     [
+        (_work_with("{}"), "a folder, but not a bundle"),
+        (_work_with("not JSON"), "a folder, but not a bundle"),
+        (_work_with('{"format": 2, "files": []}'), "a folder, but not a bundle"),
+        (_work_with('{"format": 2, "files": {}}'), "files that do not belong to the bundle: 'thesis.txt'"),
         (lambda path: path.write_text("mine"), "a file"),
         (lambda path: path.symlink_to(path.parent.parent), "a symbolic link"),
         (lambda path: path.symlink_to("nowhere"), "a symbolic link"),
@@ -132,6 +145,46 @@ def test_only_bundles_are_replaced(
     with pytest.raises(UsageError, match=what):
         export_to(out / "mine", seed, "new", force=force)
     assert sorted(safe_files.walk(out.parent)) == before
+
+
+def test_a_bundle_with_other_files_is_not_replaced(out: Path, seed: Path) -> None:
+    target = out / "m.ek"
+    export_to(target, seed, "old")
+    (target / "cpu" / "thesis.txt").write_text("mine")
+    (target / "notes\udcff").touch()
+    with pytest.raises(UsageError, match=r"do not belong to the bundle: 'cpu/thesis.txt' and 1 more") as caught:
+        export_to(target, seed, "new", force=True)
+    assert caught.value.details["files"] == ["cpu/thesis.txt", "notes\udcff"]
+    assert (target / "cpu" / "thesis.txt").read_text() == "mine"
+    (target / "cpu" / "thesis.txt").unlink()
+    (target / "notes\udcff").unlink()
+    export_to(target, seed, "new", force=True)
+    assert tag_of(target) == "new"
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "newer"])
+def test_a_damaged_bundle_is_replaced(out: Path, seed: Path, harm: str) -> None:
+    """What is wrong with its files, or with its format, is what a new export mends."""
+    target = out / "m.ek"
+    export_to(target, seed, "old")
+    (target / "edgekit.sha256").touch()
+    if harm == "newer":
+        text = (target / "edgekit.json").read_text()
+        (target / "edgekit.json").write_text(re.sub('"format": [0-9]+', '"format": 99', text))
+    elif harm == "cut":
+        (target / "cpu" / "model.onnx").write_bytes(b"")
+    else:
+        (target / "cpu" / "model.onnx").unlink()
+    export_to(target, seed, "new", force=True)
+    assert tag_of(target) == "new"
+
+
+def test_a_mount_point_is_not_replaced(out: Path, seed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_to(out / "m.ek", seed, "old")
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    with pytest.raises(UsageError, match="a mount point"):
+        export_to(out / "m.ek", seed, "new", force=True)
+    assert tag_of(out / "m.ek") == "old"
 
 
 @pytest.mark.parametrize("name", ["/", ".", "..", "m/..", "", "~", "../out", ".m.ek-tmp-0123456789abcdef", "x" * 240])

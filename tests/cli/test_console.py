@@ -48,7 +48,10 @@ sys.exit(run(console, work))
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    line = command.replace("edgekit", f"{sys.executable} -m edgekit")
+    return bash(command.replace("edgekit", f"{sys.executable} -m edgekit"), **environment)
+
+
+def bash(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-c", line], capture_output=True, text=True, env=os.environ | environment, timeout=300
     )
@@ -88,6 +91,40 @@ def test_full_stdout(words: str) -> None:
     assert ended.stderr.startswith("error: ")
     assert len(ended.stderr.splitlines()) == 2
     assert "Traceback" not in ended.stderr
+
+
+LARGE = """
+import sys
+from edgekit.cli.console import Console, run
+
+console = Console(json="--json" in sys.argv)
+sys.exit(run(console, lambda: console.answer({"text": "x" * 4_000_000}, "x" * 4_000_000)))
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["", "--json"])
+def test_a_large_result_is_written_whole_or_reported(tmp_path: Path, unbuffered: str, words: str) -> None:
+    """However Python buffers: into a pipe that is read in pieces, onto a disk with too little room, to a reader that
+    goes after the first bytes."""
+    program = f"PYTHONUNBUFFERED={unbuffered} {sys.executable} -c '{LARGE}' {words}"
+    whole = bash(f"{program} | (sleep 0.2; wc -c)")
+    assert 4_000_000 < int(whole.stdout) < 4_000_020
+    # A file size limit is a small disk that needs no mount; Python ignores its signal.
+    full = bash(f"ulimit -f 1000; {program} > {tmp_path}/out")
+    assert full.returncode == 7
+    assert full.stderr.startswith("error: cannot write the result to stdout: File too large")
+    gone = bash(f"{program} | head -c 5; exit ${{PIPESTATUS[0]}}")
+    assert (gone.returncode, gone.stderr) == (141, "")
+
+
+def test_a_stdout_that_does_not_block() -> None:
+    """Whoever shares a terminal or a pipe with us may have made it so."""
+    script = f"import os; os.set_blocking(1, False){LARGE}"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    time.sleep(0.5)
+    out, _ = process.communicate(timeout=300)
+    assert (process.returncode, len(out)) == (0, 4_000_001)
 
 
 def test_closed_stdout() -> None:

@@ -78,7 +78,7 @@ def tmpfs(folder: Path, size: str) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_a_mount_point_is_not_replaced(out: Path, seed: Path) -> None:
-    with tmpfs(out / "m.ek", "1m"), pytest.raises(UsageError, match="not a bundle"):
+    with tmpfs(out / "m.ek", "1m"), pytest.raises(UsageError, match="a mount point"):
         export_to(out / "m.ek", seed, "new", force=True)
 
 
