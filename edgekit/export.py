@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -43,6 +44,7 @@ def export(
     revision: str | None = None,
     trust_remote_code: bool = False,
     memory_limit: int | None = None,
+    time_limit: float | None = None,
     force: bool = False,
     offline: bool = False,
     states: Mapping[str, str] | None = None,
@@ -61,9 +63,10 @@ def export(
     runs: `{"openvino": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "64"}}`. `max_accuracy_loss`: the largest loss of a
     quantized variant, by the task's measure (1 - mean cosine, share of other labels); beyond it nothing is published.
     `calibration`: a file or folder with samples of your own. `dimensions`: the bundle's default Matryoshka cut.
-    `memory_limit`: bytes for each worker. Raises any EdgeKitError.
+    `memory_limit`: bytes for each worker. `time_limit`: seconds for each stage, by default 15 minutes, and 20 minutes
+    more per GB of weights. Raises any EdgeKitError.
     """
-    from edgekit import device, registry
+    from edgekit import device, limits, registry
     from edgekit.bundle import publish
     from edgekit.source import onnx_file
     from edgekit.workbench import plan as planning
@@ -71,6 +74,8 @@ def export(
 
     if max_accuracy_loss is not None and not 0 <= max_accuracy_loss <= 1:
         raise UsageError(f"--max-accuracy-loss is {max_accuracy_loss}", hint="give a share from 0 to 1: 0.02")
+    if time_limit is not None and not 0 < time_limit < math.inf:
+        raise UsageError(f"--time-limit is {time_limit}", hint="give the seconds that a stage may take: 3600")
     _require(BUILDING)
     say = progress or (lambda stage, what: None)
     with contextlib.ExitStack() as stack:
@@ -97,7 +102,8 @@ def export(
         publish.need(work, plan.disk_needed)
         for missing in plan.left_out:
             say("plan", missing)
-        bench = stages.Workbench(plan, work, memory_limit or device.available_memory(), say)
+        seconds = time_limit or limits.STAGE_SECONDS + limits.STAGE_SECONDS_PER_GB * plan.weight_bytes / 1e9
+        bench = stages.Workbench(plan, work, memory_limit or device.available_memory(), seconds, say)
         bundle = stages.make(bench, Path(calibration) if calibration else None, dimensions, max_accuracy_loss)
     return replace(bundle, folder=Path(output))
 

@@ -50,3 +50,13 @@ LINE_BYTES = 1 << 20  # of a line of CSV
 # A file of measurements
 RECORD_BYTES = 64 << 20
 RECORD_ROWS = 10_000
+
+# An export: what a stage may take in seconds, unless --time-limit says otherwise
+STAGE_SECONDS = 15 * 60
+STAGE_SECONDS_PER_GB = 20 * 60  # of weights, besides
+
+# What a user gives to read
+CALIBRATION_BYTES = 64 << 20  # a file of texts or series
+SAMPLE_LETTERS = 64 << 10  # of a text in it: a bundle keeps some of them
+INPUT_LETTERS = 1 << 30  # of texts on stdin, in all
+INPUT_LINES = 10_000_000

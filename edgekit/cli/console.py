@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from edgekit.bundle import user_files
 from edgekit.cli import signals
@@ -193,7 +193,7 @@ def _write_stderr(line: str) -> None:
         _abandon(sys.stderr)
 
 
-def _write_all(stream: IO[str], text: str) -> None:
+def _write_all(stream: TextIO, text: str) -> None:
     """Write all of a text, or raise OSError. With PYTHONUNBUFFERED, Python's own `write` drops what a disk or a pipe
     did not take at once, and reports nothing."""
     try:
@@ -205,7 +205,7 @@ def _write_all(stream: IO[str], text: str) -> None:
     user_files.write_all(descriptor, text.encode(stream.encoding, stream.errors or "strict"))
 
 
-def _abandon(stream: IO[str]) -> None:
+def _abandon(stream: TextIO) -> None:
     """Redirect a broken stream to /dev/null, or the interpreter fails again when it flushes the stream at exit."""
     with open(os.devnull, "w") as null:
         os.dup2(null.fileno(), stream.fileno())

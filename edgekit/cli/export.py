@@ -20,6 +20,7 @@ from edgekit.cli.options import (
     loss,
     one_of,
     output_switches,
+    seconds,
     size,
     states,
 )
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub model.")
 @click.option("--trust-remote-code", is_flag=True, help="Accept a repository with code. The code is not run.")
 @click.option("--memory-limit", type=size, metavar="SIZE", help="Memory limit of each worker: 8G, 512MiB.")
+@click.option("--time-limit", type=seconds, metavar="TIME", help="Time limit of each stage: 90s, 15m, 2h.  [by size]")
 @click.option("--force", is_flag=True, help="Replace BUNDLE if it exists.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and export nothing.")
 @click.option("--offline", is_flag=True, help="Use only files that are already downloaded.")
@@ -90,6 +92,7 @@ def export(
     max_accuracy_loss: float | None,
     dimensions: int | None,
     memory_limit: int | None,
+    time_limit: float | None,
     force: bool,
     dry_run: bool,
     **choices: Any,
@@ -121,6 +124,7 @@ def export(
             max_accuracy_loss=max_accuracy_loss,
             dimensions=dimensions,
             memory_limit=memory_limit,
+            time_limit=time_limit,
             force=force,
             progress=progress,
             **choices,

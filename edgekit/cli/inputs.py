@@ -112,14 +112,16 @@ def _text_parts(words: Words) -> list[str | list[str]]:
 
 
 def _stdin_lines() -> Iterator[str]:
-    """Raises InputError naming the line that is not UTF-8."""
+    """Raises InputError naming the line that is not UTF-8 or too long, and for more than `edgekit.limits` allows."""
     if sys.stdin is None:
         return
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        try:
-            yield line.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise InputError(f"line {number} of stdin is not UTF-8", hint="convert it: iconv -t UTF-8") from None
+    letters = 0
+    for number, line in enumerate(_lines(sys.stdin.buffer, STDIN, limits.PROMPT_BYTES, "is it text?"), start=1):
+        letters += len(line)
+        if letters > limits.INPUT_LETTERS or number > limits.INPUT_LINES:
+            most = f"{limits.INPUT_LINES} lines or {limits.INPUT_LETTERS} characters"
+            raise InputError(f"stdin has more than {most}", hint="give it in parts: head -n 1000000")
+        yield line.rstrip("\r\n")
 
 
 def images(model: Any, words: Words) -> list[Path | bytes]:
@@ -173,7 +175,8 @@ def tables(model: Any, words: Words) -> Iterator[Samples]:
     settings = model.bundle.settings
     for name in words.all:
         with _file(name) as file:
-            table = table_of(_lines(file, name), settings["features"], timed=settings.get("rate") is not None)
+            lines = _lines(file, name, limits.LINE_BYTES, "is it CSV?")
+            table = table_of(lines, settings["features"], timed=settings.get("rate") is not None)
             yield Samples(name, table, table.header, table.ignored, table.timed)
 
 
@@ -194,15 +197,13 @@ def _file(name: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _lines(file: IO[bytes], name: str) -> Iterator[str]:
-    """Raises InputError naming the line that is too long or not UTF-8."""
+def _lines(file: IO[bytes], name: str, limit: int, hint: str) -> Iterator[str]:
+    """Lines of at most `limit` bytes. Raises InputError naming the line that is too long or not UTF-8."""
     number = 0
-    while line := _read(file, name):
+    while line := _read(file, name, limit):
         number += 1
-        if len(line) > limits.LINE_BYTES:
-            raise InputError(
-                f"line {number} of {title(name)} has more than {limits.LINE_BYTES} bytes", hint="is it CSV?"
-            )
+        if len(line) > limit:
+            raise InputError(f"line {number} of {title(name)} has more than {limit} bytes", hint=hint)
         try:
             yield line.decode("utf-8")
         except UnicodeDecodeError:
@@ -211,11 +212,11 @@ def _lines(file: IO[bytes], name: str) -> Iterator[str]:
             ) from None
 
 
-def _read(file: IO[bytes], name: str) -> bytes:
+def _read(file: IO[bytes], name: str, limit: int) -> bytes:
     try:
-        return file.readline(limits.LINE_BYTES + 1)
+        return file.readline(limit + 1)
     except OSError as error:
-        raise InputError(f"cannot read {title(name)}: {error.strerror}", hint="name a CSV file") from error
+        raise InputError(f"cannot read {title(name)}: {error.strerror}", hint="name a file, or pipe text in") from error
 
 
 def title(name: str) -> str:

@@ -176,6 +176,14 @@ def size(text: str) -> int:
     return int(float(match[1]) * base ** UNITS.index(match[2]))
 
 
+def seconds(text: str) -> float:
+    """Seconds from 90, 90s, 15m or 2h."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([smh]?)", text.lower())
+    if match is None or not float(match[1]):
+        raise UsageError(f"{text!r} is not a time", hint="write it like 90s, 15m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
 def loss(text: str) -> float:
     """A share from 0 to 1. NaN is refused, which click's own range type would accept."""
     try:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgekit.bundle import user_files
 from edgekit.errors import InputError
 
 TIME, WATTS = "time", "watts"
@@ -57,14 +58,11 @@ def joules_of(file: Path, run: Interval) -> tuple[float | None, str]:
 
 
 def read(file: Path) -> list[Sample]:
-    """All samples, in order of time. Raises InputError."""
+    """All samples, in order of time. Raises UsageError for a file that cannot be read, InputError for what it holds."""
     try:
-        with file.open(encoding="utf-8", newline="") as opened:
-            text = opened.read(MOST_BYTES + 1)
-    except (OSError, UnicodeDecodeError) as error:
+        text = user_files.read_input(file, MOST_BYTES, "give the log of this run only, a CSV in UTF-8").decode()
+    except UnicodeDecodeError as error:
         raise InputError(f"{file.name} cannot be read as text", hint="give a CSV in UTF-8", cause=str(error)) from error
-    if len(text) > MOST_BYTES:
-        raise InputError(f"{file.name} has more than {MOST_BYTES >> 20} MiB", hint="give the log of this run only")
     rows = csv.reader(text[: text.rfind("\n") + 1].splitlines())
     try:
         return list(_samples(file.name, rows))

@@ -47,6 +47,7 @@ class Workbench:
     plan: Plan
     work: Path
     memory_limit: int | None
+    time_limit: float  # seconds for each stage
     say: Progress
 
     @property
@@ -62,7 +63,15 @@ class Workbench:
 
     def run(self, function: str, stage: str, order: dict[str, Any]) -> Any:
         """What a worker of that stage returns."""
-        return worker.run(function, order, self.work, stage=stage, memory_limit=self.memory_limit, progress=self.say)
+        return worker.run(
+            function,
+            order,
+            self.work,
+            stage=stage,
+            memory_limit=self.memory_limit,
+            time_limit=self.time_limit,
+            progress=self.say,
+        )
 
 
 def make(bench: Workbench, calibration: Path | None, dimensions: int | None, max_loss: float | None) -> Bundle:

@@ -16,7 +16,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -38,28 +39,51 @@ def run(
     *,
     stage: str,
     memory_limit: int | None = None,
+    time_limit: float | None = None,
     progress: Progress | None = None,
 ) -> Any:
     """What `function` ("module:name", of ours) returns for `payload`, called in a fresh process in `folder`.
 
     It is also given a function to say what it is doing. Payload and result are JSON values; `memory_limit` bounds the
-    process's own memory, in bytes. Raises the EdgeKitError that the function raised, ResourceError when memory ran
-    out, CrashError when it died.
+    process's own memory, in bytes, `time_limit` its life, in seconds. Raises the EdgeKitError that the function raised,
+    ResourceError when memory or time ran out, CrashError when it died.
     """
     process, log = start(function, folder), folder / LOG
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        answer = _converse(process.stdin, process.stdout, order(payload, stage, memory_limit), stage, progress)
-        status = process.wait()
+        with _deadline(process, time_limit) as expired:
+            answer = _converse(process.stdin, process.stdout, order(payload, stage, memory_limit), stage, progress)
+            status = process.wait()
     finally:
         end(process)
+    if answer is None and expired.is_set():
+        raise _out_of_time(stage, time_limit)
     if answer is None:
         raise post_mortem(status, stage, log)
     log.unlink(missing_ok=True)
     if "error" in answer:
         raise from_dict(answer["error"])
     return answer["result"]
+
+
+@contextlib.contextmanager
+def _deadline(process: subprocess.Popen[bytes], seconds: float | None) -> Iterator[threading.Event]:
+    """Kill the worker and all that it started when the time is over, and set the event. None: it may take for ever."""
+    expired = threading.Event()
+
+    def expire() -> None:
+        expired.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(min(threading.TIMEOUT_MAX if seconds is None else seconds, threading.TIMEOUT_MAX), expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield expired
+    finally:
+        timer.cancel()
 
 
 def start(function: str, folder: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -196,6 +220,13 @@ def _disk_full(order: dict[str, Any], error: OSError) -> ResourceError:
         f"the disk is full in stage {order['stage']!r}",
         hint="free some space, or choose an output on another disk",
         cause=str(error),
+    )
+
+
+def _out_of_time(stage: str, seconds: float | None) -> ResourceError:
+    return ResourceError(
+        f"stage {stage!r} did not end within {seconds:.0f} seconds",
+        hint="if the model is only large, allow more: --time-limit 2h; a graph may also hold a loop without an end",
     )
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit import limits
+from edgekit.bundle import user_files
 from edgekit.errors import InputError, UsageError
 
 from ..ingest.csv_table import Table
@@ -74,10 +76,9 @@ def late(items: Sequence[Any], answers: Sequence[Array]) -> list[Array]:
 
 
 def _lines(file: Path, option: str) -> list[str]:
+    data = user_files.read_input(file, limits.CALIBRATION_BYTES, f"give a CSV file to {option}")
     try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", hint=f"give a CSV file to {option}") from error
+        return data.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{file.name} is not a CSV file: {error}", hint="write one row per step and one column per feature"

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from edgekit import limits
+from edgekit.bundle import user_files
 from edgekit.errors import UsageError
 
 # Of a decoder, whose samples cost most: tokens of a prompt, enough to be read as long ones are, and the fewest prompts.
@@ -71,16 +73,21 @@ TEXTS = (
 def read(file: Path, option: str = "--calibration") -> list[str]:
     """The user's own samples: one a line, empty lines left out. `option`: that they came with, for messages.
 
-    Raises UsageError for no file, no text, no samples.
+    Raises UsageError for no file, no text, no samples, and for more than `edgekit.limits` allows.
     """
+    data = user_files.read_input(file, limits.CALIBRATION_BYTES, f"give a text file to {option}")
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", hint=f"give a text file to {option}") from error
+        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         hint = "save it as UTF-8, one sample per line"
         raise UsageError(f"{file.name} is not UTF-8 text at byte {error.start}", hint=hint) from error
-    texts = [line.strip() for line in lines if line.strip()]
+    for number, line in enumerate(lines, start=1):
+        if len(line) > limits.SAMPLE_LETTERS:
+            raise UsageError(
+                f"line {number} of {file.name} has {len(line)} characters; {limits.SAMPLE_LETTERS} are allowed",
+                hint="write one sample per line",
+            )
+    texts = list(filter(None, lines))
     if not texts:
         raise UsageError(f"{file.name} has no samples", hint="write one sample per line")
     return texts

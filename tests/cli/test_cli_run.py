@@ -14,6 +14,7 @@ import pytest
 import small_bundles
 from cli_calls import Call, bundles, call, vectors
 
+from edgekit import limits
 from edgekit.cli import render
 from edgekit.model import load
 
@@ -213,3 +214,15 @@ def test_the_summary_of_one_item() -> None:
     known = {"bundle": "x.ek", "variant": "cpu/fp32", "placement": "CPU", "seconds": {"load": 0.1, "run": 0.01}}
     assert render.summary(known, 1, "texts").endswith("1 text in 10.0 ms")
     assert render.summary(known, 2, "texts").endswith("2 texts in 10.0 ms, 5.00 ms each")
+
+
+def test_run_reads_no_more_than_it_can_hold(call: Call, vectors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PROMPT_BYTES", 10)
+    ended = call("run", vectors, stdin=b"one\ntwo and three\n")
+    assert (ended.code, "line 2 of stdin has more than 10 bytes" in ended.err) == (2, True)
+    monkeypatch.setattr(limits, "INPUT_LINES", 3)
+    ended = call("run", vectors, stdin=b"a\n" * 4)
+    assert (ended.code, "stdin has more than 3 lines" in ended.err) == (2, True)
+    monkeypatch.setattr(limits, "INPUT_LETTERS", 5)
+    ended = call("run", vectors, stdin=b"abc\nab\n")
+    assert (ended.code, "or 5 characters" in ended.err) == (2, True)

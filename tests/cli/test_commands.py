@@ -80,6 +80,8 @@ def test_no_option_is_dead() -> None:
         (["export", "m", "-o", "b", "--precision", "imt8"], "no precision named 'imt8'", "did you mean 'int8'?"),
         (["export", "m", "-o", "b", "--memory-limit", "lots"], "'lots' is not a size", "512M"),
         (["export", "m", "-o", "b", "--memory-limit", "-1G"], "'-1G' is not a size", "512M"),
+        (["export", "m", "-o", "b", "--time-limit", "soon"], "'soon' is not a time", "15m"),
+        (["export", "m", "-o", "b", "--time-limit", "0"], "'0' is not a time", "15m"),
         (["export", "m", "-o", "b", "--max-accuracy-loss", "nan"], "'nan' is not a share", "0.01"),
         (["export", "m", "-o", "b", "--max-accuracy-loss", "much"], "'much' is not a share", "0.01"),
         (

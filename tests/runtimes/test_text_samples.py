@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from edgekit import goldens, registry
+from edgekit import goldens, limits, registry
 from edgekit.errors import UsageError
 from edgekit.runtimes.samples import texts as samples
 
@@ -46,6 +47,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="cannot read") as caught:
             samples.read(path)
         assert "--calibration" in caught.value.hint
+
+
+def test_no_file_keeps_us_waiting_or_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(UsageError, match=f"it is {what}, not a regular file"):
+            samples.read(path)
+    (tmp_path / "mine.txt").write_text("one\n" + "two " * 20_000)
+    with pytest.raises(UsageError, match=r"line 2 of mine\.txt has 79999 characters; 65536 are allowed"):
+        samples.read(tmp_path / "mine.txt")
+    monkeypatch.setattr(limits, "CALIBRATION_BYTES", 1000)
+    with pytest.raises(UsageError, match=r"mine\.txt has more than 1\.0 kB"):
+        samples.read(tmp_path / "mine.txt")
 
 
 def form(task: str, texts: list[str], settings: dict[str, str]) -> list[object]:

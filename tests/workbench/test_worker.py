@@ -78,6 +78,20 @@ def test_memory_limit_is_the_workers_own(tmp_path: Path) -> None:
     assert run("eat", tmp_path, bytes=1 << 20) == 1 << 20
 
 
+def test_a_time_limit_ends_the_worker_and_its_children(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    with pytest.raises(ResourceError, match="stage 'trial' did not end within 5 seconds") as caught:
+        worker.run("worker_jobs:children", {"pids": str(pids)}, tmp_path, stage="trial", time_limit=5)
+    assert "--time-limit" in caught.value.hint
+    for pid in map(int, pids.read_text().split() if pids.exists() else ()):  # a slow machine never came to them
+        _wait(lambda pid=pid: not _alive(pid))  # type: ignore[misc]
+
+
+def test_a_worker_within_its_time(tmp_path: Path) -> None:
+    for limit in (300, 1e300):
+        assert worker.run("worker_jobs:echo", {}, tmp_path, stage="trial", time_limit=limit) == {}
+
+
 @pytest.mark.parametrize("job", ["openblas_out_of_memory", "library_out_of_memory"])
 def test_libraries_say_out_of_memory_in_their_own_ways(job: str, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="out of memory"):
