@@ -30,6 +30,9 @@ SPARSE_ELEMENTS = 1 << 26  # of a sparse tensor, once it is dense
 TOKENIZER_BYTES = 256 << 20
 VOCABULARY = 2_000_000  # tokens
 PROMPT_BYTES = 8 << 20  # as UTF-8
+TOKENIZER_GROWTH = 64  # times as long as a text may become by its tokenizer's steps
+WORDPIECE_CHARACTERS = 10_000  # of a word that WordPiece takes apart
+SPECIAL_TOKENS = 1024  # around one text or pair
 
 # Generating
 NEW_TOKENS = 1 << 20  # that one answer may have

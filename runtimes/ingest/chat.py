@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from edgekit import limits
 from edgekit.errors import BundleError, InputError
 
 from . import text
+from ._tokenizer import open_tokenizer
 from .chat_template import Template, Words
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -42,6 +44,7 @@ class Chat:
     vocabulary: int
     template: Template | None
     words: Words
+    most_bytes: int = limits.PROMPT_BYTES  # of one prompt, as UTF-8
 
     def encode(
         self,
@@ -80,7 +83,7 @@ class Chat:
 
     def _encode(self, item: Prompt, number: int, truncate: bool, begin: bool) -> Encoded:
         if isinstance(item, str):
-            text.check(item, number)
+            text.check(item, number, self.most_bytes)
             ids = self._ids(self.words.split(self.words.broken(item)), begin=begin)
         elif len(item) and all(isinstance(part, Mapping) for part in item):
             ids = self.chat([part for part in item if isinstance(part, Mapping)])
@@ -110,6 +113,8 @@ class Chat:
 
     def _ids(self, parts: Sequence[tuple[str, bool]], *, begin: bool) -> list[int]:
         """`begin`: with what the tokenizer puts before a text. Special tokens count in the parts that say so."""
+        if self.most_bytes < limits.PROMPT_BYTES:  # the tokenizer's own steps make texts longer
+            text.check("".join(words for words, _ in parts), 0, self.most_bytes)
         if begin and not (parts and parts[0][1]):
             parts = [("", True), *parts]
         ids: list[int] = []
@@ -161,7 +166,8 @@ class Stream:
 
 def open(folder: Path, settings: Mapping[str, Any], *, threads: int | None = None) -> Chat:
     """The tokenizer of the bundle in `folder`, tried once. Raises TokenizerError, TemplateError, BundleError."""
-    tokenizer = text.load(text.inside(folder, settings.get("tokenizer", "tokenizer.json")))
+    file = open_tokenizer(text.inside(folder, settings.get("tokenizer", "tokenizer.json")))
+    tokenizer = file.tokenizer
     context, vocabulary = settings.get("context_length"), settings.get("vocab_size")
     if not isinstance(context, int) or not isinstance(vocabulary, int) or context < 1:
         raise BundleError("the settings do not state the context length", hint="export the model again")
@@ -170,7 +176,7 @@ def open(folder: Path, settings: Mapping[str, Any], *, threads: int | None = Non
     words = tuple(token.content for token in added if not token.special and _looks_like_markup(token.content))
     source = settings.get("chat_template")
     template = Template(source, settings.get("special_tokens") or {}, controls, words) if source else None
-    return Chat(tokenizer, context, vocabulary, template, Words((*controls, *words)))
+    return Chat(tokenizer, context, vocabulary, template, Words((*controls, *words)), file.most_bytes)
 
 
 def _looks_like_markup(word: str) -> bool:

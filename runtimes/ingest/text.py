@@ -19,11 +19,8 @@ every call on one thread. `open(..., threads=1)` tokenizes one text after the ot
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -33,7 +30,10 @@ import numpy as np
 
 from edgekit import limits
 from edgekit.bundle import safe_files
-from edgekit.errors import BundleError, InputError, TokenizerError
+from edgekit.errors import BundleError, InputError
+
+from ._tokenizer import guarded as guarded
+from ._tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,8 +45,6 @@ Item = str | tuple[str, str]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 RUN_TOKENS = 128  # what a run costs beside its tokens, in tokens: a small BERT on two CPU cores
-
-_STDERR = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,6 +122,7 @@ class Text:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     cuts_left: bool = False  # the file says that a long text loses its beginning, not its end
+    most_bytes: int = limits.PROMPT_BYTES  # of one text, as UTF-8
     threads: int | None = None
 
     def encode(
@@ -145,7 +144,7 @@ class Text:
         """
         assert not isinstance(items, str), "a list of texts"
         prefix = self._prefix(prompt)
-        texts = [_checked(item, prefix, position) for position, item in enumerate(items, first)]
+        texts = [_checked(item, prefix, position, self.most_bytes) for position, item in enumerate(items, first)]
         raws = guarded("the tokenizer cannot encode this text", lambda: self._run(texts, offsets))
         found = enumerate(zip(texts, raws), first)
         return [self._encoding(position, text, raw, truncate, offsets) for position, (text, raw) in found]
@@ -236,18 +235,16 @@ def open(folder: Path, settings: Mapping[str, Any], *, threads: int | None = Non
     Raises TokenizerError if the file is bad or too big, BundleError if the settings do not fit it.
     """
     path = inside(folder, settings.get("tokenizer", "tokenizer.json"))
-    tokenizer = load(path, lowercase=bool(settings.get("lowercase")))
-    left = (tokenizer.truncation or {}).get("direction") == "left"
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    file = open_tokenizer(path, lowercase=bool(settings.get("lowercase")))
     text = Text(
-        tokenizer,
+        file.tokenizer,
         max_length=settings.get("max_length"),
         pad_id=settings.get("pad_id", 0),
         inputs=tuple(settings.get("inputs") or INPUTS[:2]),
         prompts=settings.get("prompts") or {},
         default_prompt=settings.get("default_prompt"),
-        cuts_left=left,
+        cuts_left=file.cuts_left,
+        most_bytes=file.most_bytes,
         threads=threads,
     )
     _fits(text)
@@ -259,28 +256,6 @@ def inside(folder: Path, name: object) -> Path:
     if not isinstance(name, str):
         raise BundleError(f"the settings name a file as {name!r}", hint="export the model again")
     return safe_files.safe_join(folder, name)
-
-
-def load(path: Path, *, lowercase: bool = False) -> Any:
-    """The tokenizer in that file, tried once on a word. Raises TokenizerError."""
-    with _without_backtrace():
-        return guarded(f"{path.name} is not a tokenizer that works", lambda: _load(path, lowercase))
-
-
-def _load(path: Path, lowercase: bool) -> Any:
-    from tokenizers import Tokenizer, normalizers
-
-    if path.stat().st_size > limits.TOKENIZER_BYTES:
-        raise ValueError(f"the file is larger than {limits.TOKENIZER_BYTES} bytes")
-    tokenizer = Tokenizer.from_file(str(path))
-    if tokenizer.get_vocab_size() > limits.VOCABULARY:
-        raise ValueError(f"the vocabulary has more than {limits.VOCABULARY} tokens")
-    if lowercase:
-        # As a normalizer, unlike str.lower() on the text, it keeps offsets right where "İ" turns into two characters.
-        own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
-    tokenizer.encode("a")  # a bad pre-tokenizer or template shows only now
-    return tokenizer
 
 
 def _fits(text: Text) -> None:
@@ -300,52 +275,13 @@ def _fits(text: Text) -> None:
         raise BundleError(f"max_length is {text.max_length}, and the tokenizer adds {added} special tokens to a pair")
 
 
-def guarded(what: str, call: Callable[[], T]) -> T:
-    """`call()`, with the tokenizer's failures as TokenizerError.
-
-    A Rust panic arrives as a PanicException, which is a BaseException and not an Exception. It prints a line to
-    stderr before (with RUST_BACKTRACE, a backtrace); holding that back on every call would hold back what other
-    threads of the application write, so only `open` does.
-    """
-    try:
-        return call()
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise TokenizerError(
-            what, hint="export the model again from a tokenizer.json that you trust", cause=str(error)
-        ) from error
-
-
-@contextmanager
-def _without_backtrace() -> Iterator[None]:
-    """Drops what a panic writes to stderr. If there was no failure, what others wrote meanwhile is passed on."""
-    with _STDERR:
-        try:
-            real = os.dup(2)
-        except OSError:  # stderr is closed: nothing can be written to it
-            yield
-            return
-        held = os.memfd_create("stderr")
-        os.dup2(held, 2)
-        said = b""
-        try:
-            yield
-            said = os.pread(held, os.fstat(held).st_size, 0)
-        finally:
-            os.dup2(real, 2)
-            os.write(2, said)
-            os.close(real)
-            os.close(held)
-
-
-def _checked(item: object, prefix: str, position: int) -> Item:
+def _checked(item: object, prefix: str, position: int, most_bytes: int) -> Item:
     if isinstance(item, tuple) and len(item) == 2:
-        return prefix + check(item[0], position), check(item[1], position)
-    return prefix + check(item, position)
+        return prefix + check(item[0], position, most_bytes), check(item[1], position, most_bytes)
+    return prefix + check(item, position, most_bytes)
 
 
-def check(text: object, position: int) -> str:
+def check(text: object, position: int, most_bytes: int = limits.PROMPT_BYTES) -> str:
     if not isinstance(text, str):
         raise InputError(
             f"texts[{position}] holds {type(text).__name__}, not text", hint="give strings, or pairs (a tuple) of them"
@@ -357,8 +293,8 @@ def check(text: object, position: int) -> str:
             f"texts[{position}] holds half a surrogate pair at character {error.start}",
             hint="it is not valid Unicode: decode the source again, or text.encode(errors='replace').decode()",
         ) from None
-    if size > limits.PROMPT_BYTES:
-        raise InputError(f"texts[{position}] has {size} bytes, and {limits.PROMPT_BYTES} are allowed", hint="split it")
+    if size > most_bytes:
+        raise InputError(f"texts[{position}] has {size} bytes, and {most_bytes} are allowed", hint="split it")
     return text
 
 

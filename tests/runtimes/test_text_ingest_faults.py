@@ -13,6 +13,7 @@ from tiny_bert import WORDS, minilm, write_tokenizer
 
 from edgekit import limits
 from edgekit.errors import BundleError, TokenizerError
+from edgekit.runtimes.ingest import _tokenizer
 from edgekit.runtimes.ingest import text as module
 from edgekit.runtimes.ingest.text import Text
 
@@ -91,7 +92,7 @@ def test_decode_errors_are_tokenizer_errors() -> None:
 
 
 def test_what_others_write_to_stderr_while_a_tokenizer_is_opened_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
-    with module._without_backtrace():
+    with _tokenizer._without_backtrace():
         os.write(2, b"from another thread\n")
         assert capfd.readouterr().err == ""
     assert capfd.readouterr().err == "from another thread\n"
