@@ -7,7 +7,7 @@ a span has no white space at its ends (SentencePiece); and S, E, U and L are rea
 
 Settings read from the bundle:
     output   the graph output, logits (B, T, n)
-    labels   the names, by id: BIO, BIOES, BILOU, or plain; "O" is no answer
+    labels   the names, by id: BIO, BIOES, BILOU or plain, also mixed; "O" is no answer
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..ingest.text import Encoding, TextBatch
 
 
-_PREFIXED = re.compile(r"[BIOESLU]-.+")
+_PREFIXED = re.compile(r"([BIESLU])-(.+)", re.DOTALL)
 
 
 class _Pieces(NamedTuple):
@@ -44,7 +44,7 @@ class _Pieces(NamedTuple):
 class _Word(NamedTuple):
     first: int  # its first piece and the one behind its last
     stop: int
-    mark: str  # B, I, O, E, S, L, U
+    mark: str  # B, I, E, S, L, U
     label: str
     score: float
 
@@ -65,7 +65,7 @@ def numbers(outputs: Arrays, batch: TextBatch, settings: Mapping[str, Any]) -> l
 
 def answers(numbers: Sequence[Floats], encodings: Sequence[Encoding], settings: Mapping[str, Any]) -> list[list[Span]]:
     """The spans of each text in the order of the text. Raises InputError for a pair of texts."""
-    marks = [_mark(label, _has_prefixes(settings["labels"])) for label in settings["labels"]]
+    marks = _marks(settings["labels"])
     return [_spans(logits, encoding, marks) for logits, encoding in zip(numbers, encodings, strict=True)]
 
 
@@ -79,14 +79,19 @@ def compare(
     return Measure("token label agreement", agreement, 1.0 - agreement)
 
 
-def _has_prefixes(labels: Sequence[str]) -> bool:
-    """Whether the labels are BIO, BIOES or BILOU: every one but O says so. `I-PER` alone is BIO too (CoNLL's IOB1)."""
-    return all(_PREFIXED.fullmatch(label) for label in labels if label != "O")
+def _marks(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Mark and name of each label: `B-PER` is B, PER; a plain label is I, since neighbours with one label are one span.
 
-
-def _mark(label: str, prefixed: bool) -> tuple[str, str]:
-    """`B-PER` -> B, PER. A plain label counts as a continuation, as neighbours with one label are one span."""
-    return (label[0], label[2:]) if prefixed and label != "O" else ("I", label)
+    Label by label, as transformers does, so that an `X`, `[PAD]` or `LABEL_3` leaves the others as they are. A plain
+    label may begin with `S-` (`S-Bahn`): E, S, L and U count where the name has a B or I too, or all labels a mark.
+    """
+    parts = [_PREFIXED.fullmatch(label) for label in labels]
+    all_marked = all(part for part, label in zip(parts, labels, strict=True) if label != "O")
+    names = {part[2] for part in parts if part and part[1] in "BI"}
+    return [
+        (part[1], part[2]) if part and (part[1] in "BI" or all_marked or part[2] in names) else ("I", label)
+        for part, label in zip(parts, labels, strict=True)
+    ]
 
 
 def _spans(logits: Floats, encoding: Encoding, marks: Sequence[tuple[str, str]]) -> list[Span]:

@@ -19,6 +19,7 @@ from edgekit.runtimes.ingest.text import Text
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 PLAIN = ["NOUN", "VERB", "O"]
+MIXED = ["[PAD]", "O", "B-PER", "I-PER", "LABEL_4", "X"]  # as fine-tuned BERTs and gaps in id2label have them
 SURE: Any = pytest.approx(1)
 
 
@@ -27,7 +28,7 @@ def text() -> Text:
     return ingest.open(minilm(), {"inputs": list(ingest.INPUTS)})
 
 
-@pytest.fixture(scope="module", params=[BIO, PLAIN], ids=["bio", "plain"])
+@pytest.fixture(scope="module", params=[BIO, PLAIN, MIXED], ids=["bio", "plain", "mixed"])
 def tagger(request: pytest.FixtureRequest) -> Any:
     """transformers' pipeline on a tiny BERT with random weights that likes every label."""
     import torch
@@ -114,6 +115,18 @@ def test_bioes_and_bilou(text: Text, single: str, end: str) -> None:
 def test_plain_labels_keep_their_whole_name(text: Text) -> None:
     labels = ["O", "E-mail", "URL"]
     assert short(say(text, labels, "a b c d", ["E-mail", "E-mail", "URL", "O"])) == [("E-mail", "a b"), ("URL", "c")]
+
+
+@pytest.mark.parametrize("plain", ["X", "[CLS]", "[SEP]", "[PAD]", "PAD", "MISC", "LABEL_3"])
+def test_one_plain_label_leaves_the_prefixes_of_the_others(text: Text, plain: str) -> None:
+    chosen = ["B-PER", "I-PER", plain, plain, "B-LOC", "I-LOC"]
+    assert short(say(text, [*BIO, plain], "a b c d e f", chosen)) == [("PER", "a b"), (plain, "c d"), ("LOC", "e f")]
+
+
+def test_a_plain_label_that_looks_marked_keeps_its_name_beside_marked_ones(text: Text) -> None:
+    labels = ["O", "B-LOC", "I-LOC", "S-LOC", "S-Bahn"]
+    chosen = ["S-Bahn", "S-Bahn", "S-LOC", "S-LOC"]
+    assert short(say(text, labels, "a b c d", chosen)) == [("S-Bahn", "a b"), ("LOC", "c"), ("LOC", "d")]
 
 
 def test_scores_are_the_mean_over_words(text: Text) -> None:
