@@ -15,6 +15,7 @@ from typing import Any
 from edgekit import registry
 from edgekit.bundle import strict_json
 from edgekit.errors import BundleError, UnsupportedError
+from edgekit.source import refusals
 
 MAX_BYTES = 16 << 20  # the largest on the hub list 21,000 labels: about 1 MB
 
@@ -89,9 +90,11 @@ def architecture(config: dict[str, Any]) -> str:
     """The name of the architecture: config.json's `model_type` as an exporter's file is named (`xlm-roberta`:
     xlm_roberta), or would be, for a decoder that only transformers knows.
 
-    Raises UnsupportedError with the nearest name where there is none, and for a decoder that cannot be traced.
+    Raises UnsupportedError with the nearest name where there is none, for a decoder that cannot be traced, and for
+    weights that are quantized already.
     """
     name = file_name(config)
+    refusals.refuse_quantized(config)
     known = registry.names("exporters")
     if registry.is_traced(name):
         registry.exporter(name).refuse(name, config)

@@ -17,8 +17,9 @@ from pathlib import Path
 from edgekit import registry
 from edgekit.core import Source
 from edgekit.errors import SourceError, UnsupportedError, UsageError
-from edgekit.source import config_json, hub, onnx_file, weights
+from edgekit.source import config_json, hub, onnx_file, refusals, sentence_layout, weights
 from edgekit.source.config_json import architecture
+from edgekit.source.refusals import FORMS
 from edgekit.source.stand_in_tokenizer import stand_in_tokenizer
 from edgekit.zoo import folder as zoo_folder
 from edgekit.zoo import names as zoo
@@ -29,7 +30,6 @@ log = logging.getLogger("edgekit")
 
 HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?(?<![.-])", re.ASCII)
 HUB_URL = re.compile(r"https?://[^/]+/([^/?#]+/[^/?#]+)")
-FORMS = "MODEL is a hub id (org/name), a Hugging Face folder, zoo:NAME, random:CONFIG_PATH or an .onnx file"
 # What else belongs to a model: config and tokenizer files, sentence-transformers modules, chat templates.
 SMALL = (".json", ".txt", ".model", ".jinja")
 
@@ -120,15 +120,23 @@ def _random(model: str, trust: bool) -> Source:
 def _folder(path: Path) -> Path:
     if path.is_dir():
         return path
-    hint = f"did you mean random:{path} ?" if path.suffix == ".json" else FORMS
-    raise UnsupportedError(f"{path} is a file, not a model's folder", hint=hint)
+    raise refusals.not_a_folder(str(path))
 
 
 def _in_folder(model: str, folder: Path, trust: bool) -> Source:
-    _require_config([entry.name for entry in folder.iterdir()], model)
-    source = _checked(model, folder / hub.CONFIG, "", trust)
+    inner = sentence_layout.encoder(folder)
+    names = _names(folder, inner)
+    refusals.require_config(names, model)
+    source = _checked(model, folder / inner / hub.CONFIG, "", trust)
     weights.check(folder)
     return source
+
+
+def _names(folder: Path, inner: str) -> list[str]:
+    """Relative names of the folder's own files, those one folder down, and those of the encoder as if at the top."""
+    here = [entry.name for entry in folder.iterdir()]
+    below = [path.relative_to(folder).as_posix() for path in folder.glob(f"*/{hub.CONFIG}")]
+    return [*here, *below, *(entry.name for entry in (folder / inner).iterdir() if inner)]
 
 
 def _on_the_hub(model: str, revision: str | None, offline: bool, trust: bool) -> Source:
@@ -141,19 +149,32 @@ def _on_the_hub(model: str, revision: str | None, offline: bool, trust: bool) ->
             "--trust-remote-code needs --revision, so that the code that you reviewed is the code of this export",
             hint="add --revision with the 40 hex digits of a commit",
         )
-    snapshot = hub.find(model, revision, offline=offline)
+    try:
+        snapshot = hub.find(model, revision, offline=offline)
+    except SourceError as error:
+        error.message = f"no folder {model} here, and {error.message}"
+        raise
     names = list(snapshot.digests)
-    _require_config(names, model)
-    folder = hub.download(snapshot, [hub.CONFIG])
-    source = _checked(model, folder / hub.CONFIG, snapshot.commit, trust, names)
-    if snapshot.offline and not any(name.endswith((weights.SUFFIX, *weights.PICKLES)) for name in names):
+    inner = _encoder_on_the_hub(snapshot)
+    refusals.require_config([*names, *(name.removeprefix(f"{inner}/") for name in names if inner)], model)
+    config = f"{inner}/{hub.CONFIG}" if inner else hub.CONFIG
+    folder = hub.download(snapshot, [config])
+    source = _checked(model, folder / config, snapshot.commit, trust, names)
+    if snapshot.offline and not any(name.endswith((refusals.SUFFIX, *refusals.PICKLES)) for name in names):
         raise SourceError(f"the local cache holds {model} without its weights", hint="run the command once online")
-    weights.refuse_pickles(names)
+    refusals.require_safetensors(names)
     hub.download(snapshot, sorted(name for name in names if name.endswith(SMALL) and not weights.is_aside(name)))
     # Weights last: a cache that holds them holds the rest too. Which ones, the index among the small files says.
     hub.download(snapshot, weights.choose(names, folder))
     weights.check(folder)
     return source
+
+
+def _encoder_on_the_hub(snapshot: hub.Snapshot) -> str:
+    """The sub-folder that an old sentence-transformers repository keeps its encoder in; empty for the top."""
+    if hub.CONFIG in snapshot.digests or sentence_layout.MODULES not in snapshot.digests:
+        return ""
+    return sentence_layout.encoder(hub.download(snapshot, [sentence_layout.MODULES]))
 
 
 def _checked(
@@ -166,16 +187,6 @@ def _checked(
     config_json.refuse_remote_code(config, removed, files, trust)
     # Absolute: an export's workers run in a folder of their own.
     return Source(model, architecture(config), path.parent.absolute(), revision, config, random)
-
-
-def _require_config(names: list[str], model: str) -> None:
-    if hub.CONFIG in names:
-        return
-    if "edgekit.json" in names:
-        raise UsageError(f"{model} is a bundle already", hint=f"edgekit run {model}")
-    if "model_index.json" in names:
-        raise UnsupportedError(f"{model} is a diffusion pipeline, which EdgeKit cannot export yet", hint=FORMS)
-    raise SourceError(f"{model} has no config.json", hint="name a folder that transformers' save_pretrained wrote")
 
 
 def _refuse_closed(model: str) -> None:
@@ -193,9 +204,11 @@ def _looks_like_a_path(model: str) -> bool:
 
 
 def _no_such_path(model: str, path: Path) -> SourceError:
-    beside = sorted(os.listdir(path.parent)) if os.path.isdir(path.parent) else []
+    """The error, with the folders and .onnx files (for `random:`, also .json files) that could have been meant."""
+    if not os.path.isdir(path.parent):
+        return SourceError(f"{model} does not exist", hint=f"{path.parent} does not exist either")
+    kinds = (".onnx", ".json") if model.startswith("random:") else (".onnx",)
+    beside = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix in kinds or os.path.isdir(entry))
     near = registry.suggest(path.name, beside)
-    if not beside:
-        hint = f"{path.parent} is empty" if os.path.isdir(path.parent) else f"{path.parent} does not exist either"
-        return SourceError(f"{model} does not exist", hint=hint)
-    return SourceError(f"{model} does not exist", hint=near or f"the folder holds: {', '.join(beside[:5])}")
+    there = f"the folder holds: {', '.join(beside[:5])}" if beside else f"{path.parent} holds no model"
+    return SourceError(f"{model} does not exist", hint=near or there)

@@ -6,18 +6,21 @@ architecture; one file's bytes are `edgekit.source.safetensors`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgekit.bundle import strict_json
 from edgekit.errors import BundleError
+from edgekit.source.refusals import SUFFIX, require_safetensors
 from edgekit.source.safetensors import Tensor, header, is_nonfinite
 
 MAX_INDEX = 64 << 20
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
+# What torch.compile, DataParallel and peft put before the name of every tensor that they save.
+WRAPPERS = ("_orig_mod.", "module.", "base_model.model.")
+INDEX = ".safetensors.index.json"
 # Folders in which repositories keep the same weights again, for other programs.
 ASIDE = {".git", ".cache", "onnx", "openvino", "coreml", "flax", "gguf", "metal", "original", "runs"}
 
@@ -28,7 +31,7 @@ def check(folder: Path) -> None:
     Raises BundleError. Reads headers only: tens of milliseconds for a model of many gigabytes.
     """
     names = _names(folder)
-    refuse_pickles(names)
+    require_safetensors(names)
     for home, chosen in _homes(names, folder).items():
         owner: dict[str, str] = {}
         for name in chosen.files:
@@ -51,19 +54,40 @@ def nonfinite(folder: Path) -> list[str]:
     return [name for name, path, tensor in _all(folder) if is_nonfinite(path, tensor)]
 
 
-def refuse_pickles(names: Iterable[str]) -> None:
-    """Raises BundleError where files of these names hold no safetensors; the hint differs for pickled weights."""
-    known = list(names)
-    if any(name.endswith(SUFFIX) for name in known):
-        return
-    pickles = sorted(name for name in known if name.endswith(PICKLES))
-    if not pickles:
-        raise BundleError("no weights: there is no .safetensors file", hint="random:PATH exports with random weights")
-    raise BundleError(
-        f"only pickled weights ({', '.join(pickles[:3])}): loading them can run any code, so EdgeKit does not",
-        hint="on the hub, look for a revision with safetensors (often --revision refs/pr/1); or convert the file in a "
-        "container without network: torch.load(FILE, weights_only=True), then safetensors.torch.save_file",
-        files=pickles,
+def names(folder: Path) -> list[str]:
+    """Names of the tensors that would be loaded."""
+    return [name for name, *_ in _all(folder)]
+
+
+def wrapper(names: Collection[str]) -> str:
+    """What torch.compile, DataParallel or a merged adapter put before every name; empty where nothing did."""
+    found = ""
+    while names:
+        before = next((each for each in WRAPPERS if all(name.startswith(found + each) for name in names)), "")
+        if not before:
+            break
+        found += before
+    return found
+
+
+def missing(name: str, names: Collection[str]) -> BundleError:
+    """The error for a tensor that the model needs and the files, which hold `names`, have not."""
+    prefixed = next((stored for stored in sorted(names) if stored.endswith("." + name)), "")
+    if prefixed:
+        prefix = prefixed.removesuffix(name)
+        hint = f"there is {prefixed!r}: rename the tensors without {prefix!r}, or save the inner model"
+    else:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"there is {near[0]!r}; is config.json of another model?" if near else "download the model again"
+    return BundleError(f"the weights have no {name!r}", hint=hint, tensor=name)
+
+
+def misfit(name: str, stored: Sequence[int], needed: Sequence[int]) -> BundleError:
+    """The error for a tensor whose shape is not the one that config.json asks for."""
+    return BundleError(
+        f"{name!r} has shape {list(stored)}; config.json needs {list(needed)}",
+        hint="config.json and the weights belong to different models: download both again",
+        tensor=name,
     )
 
 

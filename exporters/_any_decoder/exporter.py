@@ -71,8 +71,6 @@ class AnyDecoder:
             raise unable(arch, "has an encoder, or attends to one")
         if any(type(count) is int and count > 1 for count in map(config.get, EXPERTS)):
             raise unable(arch, "is a mixture of experts")
-        if config.get("quantization_config"):
-            raise unable(arch, "is quantized here")
 
     def task(self, source: Source) -> str:
         return TASK

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core import Source
-from edgekit.errors import BundleError, UnsupportedError
+from edgekit.errors import UnsupportedError
+from edgekit.source import weights
 
 from .._decoder.attention import HIDDEN
-from .._decoder.config import AGAIN
 from .._trace import transformers_model
 from .._trace.trace import OPSET
 
@@ -60,15 +60,9 @@ def load(source: Source) -> Any:
 
     config = transformers_model.config_of(source)
     told = {} if asks_for_attention(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]) else {"attn_implementation": "eager"}
-    try:
-        model, missing = transformers_model.load(AutoModelForCausalLM, source, config, **told)
-    except (AssertionError, RuntimeError, ValueError, OSError) as error:
-        if source.random:
-            what = f"transformers makes no decoder of this config of {source.arch}"
-            raise UnsupportedError(what, hint="choose a model of another architecture", cause=str(error)) from error
-        raise BundleError("transformers cannot load these weights", hint=AGAIN, cause=str(error)[:2000]) from error
+    model, missing = transformers_model.load(AutoModelForCausalLM, source, config, **told)
     if missing:
-        raise BundleError(f"the weights have no {missing[0]!r}", hint=AGAIN, missing=missing[:20])
+        raise weights.missing(missing[0], weights.names(source.folder))
     return model
 
 

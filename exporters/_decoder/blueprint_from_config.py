@@ -87,10 +87,6 @@ def _refuse(decoder: Decoder, config: Config) -> None:
             raise UnsupportedError(
                 f"config.json sets {key}, which EdgeKit does not know", hint="choose a model without it", key=key
             )
-    if config.get("quantization_config"):
-        raise UnsupportedError(
-            "the weights are quantized already", hint="export the unquantized model and let EdgeKit quantize it"
-        )
 
 
 def _rotations(decoder: Decoder, config: Config) -> Mapping[str, dict[str, Any]]:

@@ -6,7 +6,6 @@ not what a weight is for.
 
 from __future__ import annotations
 
-import difflib
 import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from edgekit.errors import BundleError, UnsupportedError, VerificationError
+from edgekit.errors import UnsupportedError, VerificationError
 from edgekit.source import safetensors, weights
 
 if TYPE_CHECKING:
@@ -127,19 +126,23 @@ def stored(
 ) -> Stored:
     """The tensors of `folder`, held against the `shapes` that the config asks for.
 
-    Names without `prefix` are taken as if they had it: checkpoints of the bare model lack it. `optional` may be
+    Names without `prefix` are taken as if they had it: checkpoints of the bare model lack it. What torch.compile or
+    DataParallel put before every name is left out. `optional` may be
     missing; a name that ends in one of `unused` is a buffer that some versions of transformers wrote.
     Raises BundleError, UnsupportedError.
     """
     weights.check(folder)
+    tensors = list(_all(folder))
+    wrapper = weights.wrapper([tensor.name for _, tensor in tensors])
     places = {}
-    for path, tensor in _all(folder):
-        bare = tensor.name not in shapes and prefix + tensor.name in shapes
-        places[prefix + tensor.name if bare else tensor.name] = path, tensor
+    for path, tensor in tensors:
+        name = tensor.name.removeprefix(wrapper)
+        bare = name not in shapes and prefix + name in shapes
+        places[prefix + name if bare else name] = path, tensor
     for name, shape in shapes.items():
         if name not in places:
             if name not in optional:
-                raise _missing(name, places)
+                raise weights.missing(name, places)
         else:
             _check(*places[name], shape)
     extra = [name for name in places if name not in shapes and not name.endswith(tuple(unused))]
@@ -159,15 +162,6 @@ def _all(folder: Path) -> Iterator[tuple[Path, safetensors.Tensor]]:
             yield folder / name, tensor
 
 
-def _missing(name: str, places: Collection[str]) -> BundleError:
-    near = difflib.get_close_matches(name, places, n=1)
-    return BundleError(
-        f"the weights have no {name!r}",
-        hint=f"there is {near[0]!r}; is config.json of another model?" if near else "download the model again",
-        tensor=name,
-    )
-
-
 def _check(path: Path, tensor: safetensors.Tensor, shape: tuple[int, ...]) -> None:
     if tensor.dtype not in DTYPES:
         raise UnsupportedError(
@@ -175,9 +169,4 @@ def _check(path: Path, tensor: safetensors.Tensor, shape: tuple[int, ...]) -> No
             hint="EdgeKit reads F32, F16 and BF16: export the unquantized model and let EdgeKit quantize it",
         )
     if tensor.shape != shape:
-        raise BundleError(
-            f"{tensor.name!r} has shape {list(tensor.shape)}; config.json needs {list(shape)}",
-            hint="config.json and the weights belong to different models: download both again",
-            file=str(path),
-            tensor=tensor.name,
-        )
+        raise weights.misfit(tensor.name, tensor.shape, shape)

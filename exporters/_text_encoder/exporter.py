@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.core import Source
 from edgekit.errors import UnsupportedError
+from edgekit.source import sentence_layout
 
 from .._json_files import read_object
 from .._labels import labels, problem
@@ -56,7 +57,7 @@ class TextEncoder(Traced):
 
     def task(self, source: Source) -> str:
         """The task that the folder was made for, from its modules.json, else from the class its config names."""
-        if (source.folder / "modules.json").is_file():
+        if sentence_layout.home(source.folder) is not None:
             return "feature-extraction"
         name = next(iter(source.config.get("architectures") or ()), "")
         found = next((task for task, (ending, *_) in TASKS.items() if name.endswith(ending)), "")
@@ -85,7 +86,7 @@ class TextEncoder(Traced):
             "output": TASKS[task][1],
         }
         if task == "feature-extraction":
-            settings |= sentence_settings(source.folder, folder, limit=settings["max_length"])
+            settings |= sentence_settings(source.folder, folder, positions=self._max_length(config, {}))
         elif task == "fill-mask":
             settings |= _mask(source.folder, tokenizer)
         else:
@@ -148,7 +149,8 @@ def _load(source: Source, task: str) -> torch.nn.Module:
     config = transformers_model.config_of(source)
     attention = {"attn_implementation": "sdpa" if _has_sdpa(model_class, config) else "eager"}
     model, absent = transformers_model.load(model_class, source, config, **attention)
-    transformers_model.check_weights([key for key in absent if task not in UNUSED or UNUSED[task] not in key], task)
+    needed = [name for name in absent if task not in UNUSED or UNUSED[task] not in name]
+    transformers_model.check_weights(needed, model, task, source)
     found: torch.nn.Module = model
     return found
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BundleError, UnsupportedError
+from edgekit.source import sentence_layout
 
-from .._json_files import read_list, read_object
+from .._json_files import read_object
 
 if TYPE_CHECKING:
     from edgekit.core import Floats
@@ -25,22 +26,28 @@ POOLING = {
     "pooling_mode_max_tokens": "max",
 }
 ACTIVATIONS = {"Tanh": "tanh", "Identity": "identity", "ReLU": "relu", "Sigmoid": "sigmoid", "SiLU": "silu"}
+# The Transformer module's own settings, by the architecture in old models; the first that is there counts.
+TRANSFORMER_FILES = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 FLOATS = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
 
 
-def sentence_settings(source: Path, folder: Path, *, limit: int) -> dict[str, Any]:
-    """The embedding head's settings; Dense weights are written into `folder`. `limit`: the model's own longest input.
+def sentence_settings(source: Path, folder: Path, *, positions: int) -> dict[str, Any]:
+    """The embedding head's settings; Dense weights are written into `folder`. `positions`: what the model has.
 
     Without a modules.json the vectors are mean-pooled and left unscaled, as sentence-transformers does.
     Raises UnsupportedError for what the head cannot do, BundleError for bad files.
     """
-    settings: dict[str, Any] = {"pooling": "mean", "normalize": False, "dense": []} | _defaults(source)
-    for kind, place in _modules(source):
+    home = sentence_layout.home(source) or source
+    settings: dict[str, Any] = {"pooling": "mean", "normalize": False, "dense": []} | _defaults(home)
+    for kind, place in _modules(home):
         match kind:
             case "Transformer":
-                settings |= _transformer(place, limit)
+                settings |= _transformer(place, positions)
             case "Pooling":
-                settings["pooling"] = _pooling(read_object(place / "config.json"))
+                settings |= _pooling(read_object(place / "config.json"))
             case "Dense":
                 settings["dense"].append(_dense(place, folder, number=len(settings["dense"])))
             case "Normalize":
@@ -65,19 +72,16 @@ def _defaults(source: Path) -> dict[str, Any]:
 def _modules(source: Path) -> Iterator[tuple[str, Path]]:
     """Kind and folder of each module, in their order."""
     kinds = []
-    for module in read_list(source / "modules.json"):
-        stated, path = (module.get("type"), module.get("path")) if isinstance(module, dict) else (None, None)
-        if not isinstance(stated, str) or not isinstance(path, str):
-            raise BundleError("modules.json has an entry without type and path", hint="download the model again")
+    for module in sentence_layout.modules(source):
+        stated, path = module["type"], module["path"]
         origin, _, kind = stated.rpartition(".")
         # A repository's own class may have the same name and do something else.
         if kind not in ORDER or not origin.startswith("sentence_transformers."):
             raise UnsupportedError(
                 f"modules.json asks for {stated!r}, which EdgeKit does not know",
-                hint=f"known modules: {', '.join(ORDER)}; remove {kind} if it is not needed",
+                hint=f"known modules: {', '.join(ORDER)}; remove {kind} if it is not needed, or save a model of an old "
+                "version again with sentence-transformers",
             )
-        if path.startswith("/") or ".." in Path(path).parts:
-            raise BundleError(f"modules.json points out of its folder: {path!r}", hint="do not use this model")
         kinds.append(kind)
         yield kind, source / path
     once = [kind for kind in kinds if kind in ORDER[:2]]
@@ -87,21 +91,23 @@ def _modules(source: Path) -> Iterator[tuple[str, Path]]:
         )
 
 
-def _transformer(place: Path, limit: int) -> dict[str, Any]:
-    """Length and case. Up to version 5 a file of their own holds them, named after the architecture in old models."""
-    files = sorted(place.glob("sentence_*_config.json"))
-    stated = read_object(files[0]) if files else {}
+def _transformer(place: Path, positions: int) -> dict[str, Any]:
+    """Length and case. `max_seq_length` replaces the tokenizer's limit; the model's positions bound both."""
+    file = next((place / name for name in TRANSFORMER_FILES if (place / name).is_file()), place / TRANSFORMER_FILES[0])
+    stated = read_object(file)
     task = stated.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise UnsupportedError(f"vectors made by a {task} model are not supported", hint="feature-extraction ones are")
-    return {
-        "max_length": min(limit, stated.get("max_seq_length") or limit),
-        "lowercase": bool(stated.get("do_lower_case")),
-    }
+    options = stated.get("processor_kwargs") or stated.get("tokenizer_args") or {}
+    length = options.get("model_max_length") or stated.get("max_seq_length")
+    if length is not None and not (type(length) in (int, float) and length >= 1):
+        raise BundleError(f"{file.name} has max_seq_length {length!r}", hint="it is a number of tokens, or null")
+    settings: dict[str, Any] = {"lowercase": bool(stated.get("do_lower_case"))}
+    return settings if length is None else settings | {"max_length": int(min(positions, length))}
 
 
-def _pooling(config: dict[str, Any]) -> str:
-    """One mode; the joining of several is not supported."""
+def _pooling(config: dict[str, Any]) -> dict[str, Any]:
+    """One mode, and whether the prompt's tokens count; the joining of several modes is not supported."""
     mode = config.get("pooling_mode")  # from version 5.2 on a word, or a list of them
     chosen = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
     names = [POOLING.get(key, key) for key in chosen]
@@ -111,11 +117,8 @@ def _pooling(config: dict[str, Any]) -> str:
         raise UnsupportedError(
             f"pooling by {' and '.join(names) or 'nothing'} is not supported", hint="one of mean, cls, last or max is"
         )
-    if names[0] in ("mean", "max") and config.get("include_prompt") is False:
-        raise UnsupportedError(
-            "pooling without the prompt's tokens is not supported", hint="the model needs include_prompt: true"
-        )
-    return names[0]
+    prompt = {"include_prompt": False} if config.get("include_prompt") is False else {}
+    return {"pooling": names[0], **prompt}
 
 
 def _dense(place: Path, folder: Path, *, number: int) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgekit.core import Source
-from edgekit.errors import BundleError, UnsupportedError
+from edgekit.errors import BundleError, EdgeKitError, UnsupportedError
+from edgekit.source import weights
 
 from .._decoder.config import AGAIN
 
@@ -29,34 +32,86 @@ def config_of(source: Source) -> Any:
         ) from error
 
 
-def load(model_class: Any, source: Source, config: Any, **told: Any) -> tuple[Any, list[str]]:
+def load(model_class: Any, source: Source, config: Any, **options: Any) -> tuple[Any, list[str]]:
     """The model, ready to run, and the names of weights that it has and the files have not.
 
-    Made-up weights, the same for every call, where the source is `random`. Raises what transformers raises.
+    Made-up weights, the same for every call, where the source is `random`. The only place that calls from_pretrained:
+    whatever it raises is an EdgeKitError here, UnsupportedError for a config and BundleError for files.
     """
     import torch
 
     if source.random:
         torch.manual_seed(0)
-        return model_class.from_config(config, **told).float().eval(), []
-    model, found = model_class.from_pretrained(
-        str(source.folder),
-        config=config,
-        dtype=torch.float32,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-        **told,
-    )
-    return model.eval(), sorted(found["missing_keys"])
-
-
-def check_weights(missing: Sequence[str], task: str) -> None:
-    """Raise UnsupportedError where the files lack weights that the task needs."""
-    if missing:
-        raise UnsupportedError(
-            f"the weights have no {missing[0]!r}, so this model was not trained for {task}",
-            hint="choose the task it was trained for with --task",
-            missing=list(missing[:20]),
+        with _explained(source):
+            return model_class.from_config(config, **options).float().eval(), []
+    with _explained(source):
+        model, report = model_class.from_pretrained(
+            str(source.folder),
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are listed, and refused here
+            key_mapping=_unwrapped(source),
+            **options,
         )
+    for name, stored, needed in sorted(report["mismatched_keys"])[:1]:
+        raise weights.misfit(name, stored, needed)
+    return model.eval(), sorted(report["missing_keys"])
+
+
+def check_weights(absent: Sequence[str], model: Any, task: str, source: Source) -> None:
+    """Raise where the files lack weights that the task needs: BundleError for some of a part that they hold, or all of
+    them, UnsupportedError for a whole part, which is then the head of another task.
+    """
+    if not absent:
+        return
+    names, body = weights.names(source.folder), model.base_model_prefix + "."
+    stored = {_part(name, body) for name in names}
+    is_foreign = stored.isdisjoint(_part(name, body) for name, _ in model.named_parameters())
+    lost = next((name for name in absent if is_foreign or _part(name, body) in stored), None)
+    if lost is not None:
+        raise weights.missing(lost, names)
+    raise UnsupportedError(
+        f"the weights have no {absent[0]!r}, so this model was not trained for {task}",
+        hint="choose the task it was trained for with --task",
+        missing=list(absent[:20]),
+    )
+
+
+def _part(name: str, body: str) -> str:
+    """`classifier` of `classifier.bias`, `encoder` of `bert.encoder.layer.0…`."""
+    return name.removeprefix(body).partition(".")[0]
+
+
+def _unwrapped(source: Source) -> dict[str, str] | None:
+    """The renaming that removes what torch.compile or DataParallel put before every name; None where nothing did."""
+    wrapper = weights.wrapper(weights.names(source.folder))
+    return {f"^{re.escape(wrapper)}": ""} if wrapper else None
+
+
+@contextlib.contextmanager
+def _explained(source: Source) -> Iterator[None]:
+    """Whatever transformers raises as an EdgeKitError with its class; a lack of memory and our own errors pass."""
+    try:
+        yield
+    except (EdgeKitError, MemoryError):
+        raise
+    except Exception as error:  # a model's own code may trip over anything
+        if "alloc" in str(error):  # how torch says that memory ran out
+            raise
+        cause = f"{type(error).__name__}: {error}"[:2000]
+        if source.random:
+            what = f"transformers makes no model of this config of {source.arch}"
+            raise UnsupportedError(what, hint="choose a model of another architecture", cause=cause) from error
+        raise BundleError(
+            f"transformers cannot load this {source.arch} model ({type(error).__name__}: {_first_line(error)})",
+            hint="config.json and the weights may belong to different models: download or save both again",
+            cause=cause,
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason"])[0][:200]

@@ -105,7 +105,7 @@ class ImageEncoder(Traced):
         missing = [key for key in absent if not key.endswith(COUNTER)]
         if self.loose_pooler and missing and all(key.startswith("pooler.") for key in missing):
             model.pooler, missing = None, []
-        transformers_model.check_weights(missing, task)
+        transformers_model.check_weights(missing, model, task, source)
         loaded: torch.nn.Module = model
         return loaded
 

@@ -10,6 +10,7 @@ Settings read from the bundle:
     dimensions  how many leading numbers of a vector to keep (Matryoshka); None: all
     normalize   whether a vector has unit length, after the cut
     similarity  "cosine" (default) or "dot"
+    include_prompt  False: pooling leaves out the tokens of the prompt (and the special ones before it)
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ def numbers(outputs: Arrays, batch: TextBatch, settings: Mapping[str, Any], *, d
     """
     hidden = outputs[settings["output"]].astype(np.float32, copy=False)
     pooling = settings["pooling"]
-    vectors = hidden if pooling == "none" else POOLINGS[pooling](hidden, batch.lengths)
+    if pooling != "none":
+        first = batch.prompt_tokens if settings.get("include_prompt") is False else np.zeros_like(batch.lengths)
+        hidden = POOLINGS[pooling](hidden, first, batch.lengths)
+    vectors = hidden
     for layer in settings.get("dense") or ():
         vectors = vectors @ layer["weight"].T
         if layer["bias"] is not None:
@@ -100,33 +104,39 @@ def compare(reference: Rows, candidate: Rows, settings: Mapping[str, Any] | None
     return Measure("cosine", cosine, max(0.0, 1.0 - cosine))
 
 
-def _mean(hidden: Floats, lengths: Lengths) -> Floats:
-    mask = np.arange(hidden.shape[1]) < lengths[:, None]
-    weights = mask / np.maximum(lengths, 1).astype(np.float32)[:, None]  # bool by float32 is float32
+def _mean(hidden: Floats, first: Lengths, end: Lengths) -> Floats:
+    weights = _mask(hidden, first, end) / np.maximum(end - first, 1).astype(np.float32)[:, None]  # float32
     pooled: Floats = np.matmul(weights[:, None], hidden)[:, 0]
     return pooled
 
 
-def _cls(hidden: Floats, lengths: Lengths) -> Floats:
-    return hidden[:, 0]
-
-
-def _last(hidden: Floats, lengths: Lengths) -> Floats:
-    pooled: Floats = hidden[np.arange(len(hidden)), np.maximum(lengths, 1) - 1]
+def _cls(hidden: Floats, first: Lengths, end: Lengths) -> Floats:
+    if not first.any():
+        return hidden[:, 0]
+    pooled: Floats = hidden[np.arange(len(hidden)), np.where(first < end, first, 0)]
     return pooled
 
 
-def _max(hidden: Floats, lengths: Lengths) -> Floats:
-    mask = np.arange(hidden.shape[1]) < lengths[:, None]
-    pooled: Floats = np.where(mask[..., None], hidden, np.float32(-np.inf)).max(axis=1)
+def _last(hidden: Floats, first: Lengths, end: Lengths) -> Floats:
+    pooled: Floats = hidden[np.arange(len(hidden)), np.maximum(end, 1) - 1]
     return pooled
 
 
-def _none(vectors: Floats, lengths: Lengths) -> Floats:
+def _max(hidden: Floats, first: Lengths, end: Lengths) -> Floats:
+    pooled: Floats = np.where(_mask(hidden, first, end)[..., None], hidden, np.float32(-np.inf)).max(axis=1)
+    return pooled
+
+
+def _mask(hidden: Floats, first: Lengths, end: Lengths) -> NDArray[np.bool_]:
+    places = np.arange(hidden.shape[1])
+    return (places >= first[:, None]) & (places < end[:, None])
+
+
+def _none(vectors: Floats, first: Lengths, end: Lengths) -> Floats:
     return vectors
 
 
-# Hidden states (B, T, H) of rows with so many tokens (B,), padded on the right, to vectors (B, H).
+# Hidden states (B, T, H) to vectors (B, H): of each row, padded on the right, tokens `first` to `end` (B,).
 POOLINGS = {"mean": _mean, "cls": _cls, "last": _last, "max": _max, "none": _none}
 
 

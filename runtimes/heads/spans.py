@@ -83,11 +83,12 @@ def _marks(labels: Sequence[str]) -> list[tuple[str, str]]:
     """Mark and name of each label: `B-PER` is B, PER; a plain label is I, since neighbours with one label are one span.
 
     Label by label, as transformers does, so that an `X`, `[PAD]` or `LABEL_3` leaves the others as they are. A plain
-    label may begin with `S-` (`S-Bahn`): E, S, L and U count where the name has a B or I too, or all labels a mark.
+    label may begin with `S-` (`S-Bahn`): E, S, L and U count where the name has a B or I too, or where all labels are
+    marked and some by B or I.
     """
     parts = [_PREFIXED.fullmatch(label) for label in labels]
-    all_marked = all(part for part, label in zip(parts, labels, strict=True) if label != "O")
     names = {part[2] for part in parts if part and part[1] in "BI"}
+    all_marked = bool(names) and all(part for part, label in zip(parts, labels, strict=True) if label != "O")
     return [
         (part[1], part[2]) if part and (part[1] in "BI" or all_marked or part[2] in names) else ("I", label)
         for part, label in zip(parts, labels, strict=True)

@@ -61,6 +61,7 @@ class Encoding:
     kept: tuple[int, ...] | None = field(repr=False)  # the tokens that are left after cutting; None: all
     placed: bool = field(repr=False)  # offsets and word ids were asked for
     position: int = 0  # in the call, for messages
+    prompt_tokens: int = 0  # of the model's prompt at its beginning, with the special tokens before it
 
     def __len__(self) -> int:
         return len(self.raw) if self.kept is None else len(self.kept)
@@ -106,6 +107,11 @@ class TextBatch:
     lengths: NDArray[np.int64]
 
     @property
+    def prompt_tokens(self) -> NDArray[np.int64]:
+        """The tokens of the prompt in each row."""
+        return np.fromiter((encoding.prompt_tokens for encoding in self.encodings), np.int64, len(self.encodings))
+
+    @property
     def mask(self) -> NDArray[np.bool_]:
         """(B, T), True where there is a token and not padding."""
         return _mask(self.lengths, next(iter(self.feeds.values())).shape[1])
@@ -146,8 +152,9 @@ class Text:
         prefix = self._prefix(prompt)
         texts = [_checked(item, prefix, position, self.most_bytes) for position, item in enumerate(items, first)]
         raws = guarded("the tokenizer cannot encode this text", lambda: self._run(texts, offsets))
+        length = self._tokens_of_prompt(prefix) if prefix else 0
         found = enumerate(zip(texts, raws), first)
-        return [self._encoding(position, text, raw, truncate, offsets) for position, (text, raw) in found]
+        return [self._encoding(position, text, raw, truncate, offsets, length) for position, (text, raw) in found]
 
     def batches(
         self, encodings: Sequence[Encoding], *, max_tokens: int = 512, max_rows: int = 64, multiple: int = 1
@@ -193,6 +200,11 @@ class Text:
             raise InputError(f"this model has no prompt named {name!r}", hint=f"its prompts: {known}")
         return self.prompts[name]
 
+    def _tokens_of_prompt(self, prompt: str) -> int:
+        """As sentence-transformers counts them: the prompt alone, without a special token at its end."""
+        raw = guarded("the tokenizer cannot encode the prompt", lambda: self.tokenizer.encode(prompt))
+        return len(raw) - (raw.special_tokens_mask[-1] if len(raw) else 0)
+
     def _run(self, texts: list[Item], offsets: bool) -> list[Any]:
         run = self.tokenizer.encode_batch if offsets else self.tokenizer.encode_batch_fast
         if self.threads == 1:
@@ -200,11 +212,13 @@ class Text:
         found: list[Any] = run(texts)
         return found
 
-    def _encoding(self, position: int, text: Item, raw: Any, truncate: bool, placed: bool) -> Encoding:
+    def _encoding(
+        self, position: int, text: Item, raw: Any, truncate: bool, placed: bool, prompt_tokens: int
+    ) -> Encoding:
         first, second = (text, None) if isinstance(text, str) else text
         limit = self.max_length
         if limit is None or len(raw) <= limit:
-            return Encoding(self, first, second, raw, None, placed, position)
+            return Encoding(self, first, second, raw, None, placed, position, prompt_tokens)
         if not truncate:
             raise InputError(
                 f"texts[{position}] has {len(raw)} tokens, and {limit} are allowed",
@@ -213,7 +227,8 @@ class Text:
                 tokens=len(raw),
                 limit=limit,
             )
-        return Encoding(self, first, second, raw, _cut(raw, limit, self.cuts_left), placed, position)
+        kept = _cut(raw, limit, self.cuts_left)
+        return Encoding(self, first, second, raw, kept, placed, position, prompt_tokens)
 
     def _batch(self, encodings: tuple[Encoding, ...], rows: tuple[int, ...], width: int) -> TextBatch:
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))

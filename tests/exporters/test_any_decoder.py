@@ -209,7 +209,6 @@ def test_transformers_list_is_read_without_importing_it() -> None:
         ({"vision_config": {}}, r"several models \(vision_config\)"),
         ({"is_encoder_decoder": True}, "has an encoder"),
         ({"num_experts": 8}, "mixture of experts"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "is quantized here"),
     ],
 )
 def test_what_a_config_tells_by_itself(told: dict[str, Any], why: str) -> None:

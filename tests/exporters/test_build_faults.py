@@ -148,7 +148,6 @@ def test_a_group_that_does_not_divide(tmp_path: Path, group: int) -> None:
         ({"hidden_act": "quick_gelu"}, UnsupportedError, "activation 'quick_gelu' is not known"),
         ({"hidden_act": "x" * 500}, UnsupportedError, "activation 'x+ is not known"),
         ({"rope_scaling": {"rope_type": "spiral"}}, UnsupportedError, "'spiral' is not known"),
-        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedError, "quantized already"),
     ],
 )
 def test_a_config_that_makes_no_sense(tmp_path: Path, changes: dict[str, Any], error: Any, why: str) -> None:

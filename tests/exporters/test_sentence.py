@@ -11,6 +11,7 @@ import tiny_models
 
 from edgekit.errors import BundleError, EdgeKitError, UnsupportedError
 from edgekit.exporters._text_encoder.sentence import sentence_settings
+from edgekit.source import sentence_layout
 
 OLD = "sentence_transformers.models."
 # Where version 6 keeps each class.
@@ -47,8 +48,8 @@ def old(*kinds: str) -> list[str]:
     return [OLD + kind for kind in kinds]
 
 
-def settings(folder: Path, limit: int = LIMIT) -> dict[str, Any]:
-    found: dict[str, Any] = sentence_settings(folder, folder, limit=limit)
+def settings(folder: Path, positions: int = LIMIT) -> dict[str, Any]:
+    found: dict[str, Any] = sentence_settings(folder, folder, positions=positions)
     return found
 
 
@@ -85,7 +86,7 @@ def test_class_names_of_every_version(tmp_path: Path, names: dict[str, str]) -> 
     found = settings(folder)
     assert found["pooling"] == "cls"
     assert found["normalize"] is True
-    assert found["max_length"] == LIMIT
+    assert "max_length" not in found  # the tokenizer's limit holds
     assert found["lowercase"] is False
 
 
@@ -96,7 +97,6 @@ def test_class_names_of_every_version(tmp_path: Path, names: dict[str, str]) -> 
         (old_pooling("cls_token"), "cls"),
         (old_pooling("max_tokens"), "max"),
         (old_pooling("lasttoken"), "last"),
-        (old_pooling("lasttoken", include_prompt=False), "last"),
         ({"embedding_dimension": 4, "pooling_mode": "mean", "include_prompt": True}, "mean"),
         ({"embedding_dimension": 4, "pooling_mode": "cls", "include_prompt": True}, "cls"),
         ({"embedding_dimension": 4, "pooling_mode": "max", "include_prompt": True}, "max"),
@@ -114,9 +114,47 @@ def test_length_and_case(tmp_path: Path, file: str) -> None:
     write_json(tmp_path, file, {"max_seq_length": 64, "do_lower_case": True})
     assert settings(tmp_path)["max_length"] == 64
     assert settings(tmp_path)["lowercase"] is True
-    assert settings(tmp_path, limit=32)["max_length"] == 32
+    assert settings(tmp_path, positions=32)["max_length"] == 32
     write_json(tmp_path, file, {"max_seq_length": None, "do_lower_case": False})
-    assert settings(tmp_path)["max_length"] == LIMIT
+    assert "max_length" not in settings(tmp_path)
+    write_json(tmp_path, file, {"max_seq_length": 64, "processor_kwargs": {"model_max_length": 48}})
+    assert settings(tmp_path)["max_length"] == 48
+
+
+@pytest.mark.parametrize("length", ["64", 0, -1, True, [64]])
+def test_a_length_that_is_no_number_of_tokens(tmp_path: Path, length: Any) -> None:
+    write(tmp_path, *old("Transformer", "Pooling"), Pooling=old_pooling("mean_tokens"))
+    write_json(tmp_path, "sentence_bert_config.json", {"max_seq_length": length})
+    with pytest.raises(BundleError, match="has max_seq_length"):
+        settings(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["cls_token", "mean_tokens", "max_tokens", "lasttoken"])
+def test_whether_the_prompt_is_pooled(tmp_path: Path, mode: str) -> None:
+    write(tmp_path, *old("Transformer", "Pooling"), Pooling=old_pooling(mode, include_prompt=False))
+    assert settings(tmp_path)["include_prompt"] is False
+    write_json(tmp_path / "1_Pooling", "config.json", old_pooling(mode, include_prompt=True))
+    assert "include_prompt" not in settings(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["0_Transformer", "a/b"])
+def test_an_encoder_in_a_folder_of_its_own(tmp_path: Path, place: str) -> None:
+    entries = [
+        {"idx": 0, "name": "0", "path": place, "type": OLD + "Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": OLD + "Pooling"},
+    ]
+    write_json(tmp_path, "modules.json", entries)
+    for folder in (tmp_path / place, tmp_path / "1_Pooling", tmp_path / "other"):
+        folder.mkdir(parents=True)
+    write_json(tmp_path / "1_Pooling", "config.json", old_pooling("cls_token"))
+    write_json(tmp_path / place, "sentence_bert_config.json", {"max_seq_length": 64})
+    found = settings(tmp_path / place)
+    assert (found["pooling"], found["max_length"]) == ("cls", 64)
+    assert settings(tmp_path / "other")["pooling"] == "mean"  # modules.json does not speak of it
+    entries[0]["path"] = "a/b/c/d"
+    write_json(tmp_path, "modules.json", entries)
+    with pytest.raises(BundleError, match="more than 3 folders down"):
+        sentence_layout.encoder(tmp_path)
 
 
 def test_prompts_similarity_and_matryoshka(tmp_path: Path) -> None:
@@ -224,8 +262,6 @@ def test_modules_that_would_give_other_vectors(tmp_path: Path, types: list[str],
         ({}, "by nothing"),
         ({"pooling_mode": "weightedmean"}, "weightedmean"),
         ({"pooling_mode": ["cls", "mean"]}, "cls and mean"),
-        (old_pooling("mean_tokens", include_prompt=False), "without the prompt's tokens"),
-        ({"pooling_mode": "max", "include_prompt": False}, "without the prompt's tokens"),
     ],
 )
 def test_poolings_that_are_refused(tmp_path: Path, config: dict[str, Any], message: str) -> None:

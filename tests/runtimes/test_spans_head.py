@@ -124,7 +124,7 @@ def test_one_plain_label_leaves_the_prefixes_of_the_others(text: Text, plain: st
 
 
 def test_a_plain_label_that_looks_marked_keeps_its_name_beside_marked_ones(text: Text) -> None:
-    labels = ["O", "B-LOC", "I-LOC", "S-LOC", "S-Bahn"]
+    labels = ["O", "B-LOC", "I-LOC", "S-LOC", "S-Bahn", "X"]
     chosen = ["S-Bahn", "S-Bahn", "S-LOC", "S-LOC"]
     assert short(say(text, labels, "a b c d", chosen)) == [("S-Bahn", "a b"), ("LOC", "c"), ("LOC", "d")]
 

@@ -112,9 +112,3 @@ def test_quantization_that_points_away(tmp_path: Path, value: Any, nested: bool)
     error = refusal(UnsupportedError, str(folder))
     assert error.exit_code == 4
     assert "quantization_config" in error.message
-
-
-def test_quantization_that_stays_is_kept(tmp_path: Path) -> None:
-    own = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.0.self_attn", "lm_head"]}
-    folder = model(tmp_path / "tiny", {**CONFIG, "quantization_config": own})
-    assert resolve.resolve(str(folder)).config["quantization_config"] == own

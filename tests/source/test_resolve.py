@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,8 +87,38 @@ def test_a_path_that_does_not_exist(name: str, tmp_path: Path, monkeypatch: pyte
     assert "tiny" in error.hint
 
 
+def test_only_what_could_be_a_model_is_proposed(tmp_path: Path) -> None:
+    for name in ("notes.txt", "net.onnx", "run.log", "config.json"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "folder").mkdir()
+    assert refusal(SourceError, f"{tmp_path}/xyz").hint == "the folder holds: folder, net.onnx"
+    assert refusal(SourceError, f"random:{tmp_path}/xyz").hint == "the folder holds: config.json, folder, net.onnx"
+
+
+def test_an_encoder_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    model(tmp_path / "old" / "0_Transformer")
+    entry = {"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}
+    (tmp_path / "old" / "modules.json").write_text(json.dumps([entry]))
+    found = resolve.resolve(str(tmp_path / "old"))
+    assert (found.folder, found.config) == (tmp_path / "old" / "0_Transformer", CONFIG)
+
+
+def test_weights_with_a_second_name_on_the_disk_are_read(tmp_path: Path) -> None:
+    """As tools that save space leave them; what is read is checked byte by byte all the same."""
+    folder = model(tmp_path / "tiny")
+    (tmp_path / "other").hardlink_to(folder / "model.safetensors")
+    assert resolve.sizes(resolve.resolve(str(folder))) == {"w": 8}
+
+
+def test_a_folder_whose_name_is_not_unicode(tmp_path: Path) -> None:
+    folder = model(Path(os.fsdecode(bytes(tmp_path) + b"/\xff\xfe")))
+    assert resolve.resolve(str(folder)).folder == folder
+    error = refusal(SourceError, str(folder) + "-x")
+    json.dumps(error.as_dict()).encode()
+
+
 def test_a_path_whose_parent_is_empty_or_missing(tmp_path: Path) -> None:
-    assert "is empty" in refusal(SourceError, f"{tmp_path}/a").hint
+    assert "holds no model" in refusal(SourceError, f"{tmp_path}/a").hint
     assert "does not exist either" in refusal(SourceError, f"{tmp_path}/a/b").hint
 
 
@@ -282,7 +313,22 @@ def test_repositories_that_are_no_models(server: Hub) -> None:
     server.repos["org/pipeline"] = {"model_index.json": b"{}"}
     server.repos["org/gguf"] = {"model.gguf": b""}
     assert "diffusion" in refusal(UnsupportedError, "org/pipeline").message
-    assert "no config.json" in refusal(SourceError, "org/gguf").message
+    assert "GGUF" in refusal(UnsupportedError, "org/gguf").message
+
+
+def test_an_encoder_in_a_folder_of_its_own_on_the_hub(server: Hub) -> None:
+    files = repo()
+    inner = {f"0_Transformer/{name}": files.pop(name) for name in list(files) if "/" not in name}
+    entry = {"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}
+    server.repos["org/old"] = {**files, **inner, "modules.json": json.dumps([entry]).encode()}
+    found = resolve.resolve("org/old")
+    assert found.folder.name == "0_Transformer"
+    assert (found.folder / "model.safetensors").is_file()
+    assert (found.folder.parent / "1_Pooling/config.json").is_file()
+
+
+def test_a_name_that_is_neither_here_nor_on_the_hub(server: Hub) -> None:
+    assert "no folder org/tinny here" in refusal(SourceError, "org/tinny").message
 
 
 def test_remote_code_of_a_hub_model(server: Hub, tmp_path: Path) -> None:
