@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast nightly explore lint clean
+.PHONY: demo test fast nightly explore fuzz lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgekit demo
@@ -24,6 +24,10 @@ nightly: $(VENV)/.ready
 # Property tests on random examples, many more than the same few of every other run. What fails becomes an @example.
 explore: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile explore -m hypothesis
+
+# The fuzz tests of tests/faults, and flipped bits, with their full number of cases.
+fuzz: $(VENV)/.ready
+	EDGEKIT_FUZZ=1 $(BIN)/python -m pytest -n 2 tests/faults tests/bundle -k "fuzz or flipped"
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

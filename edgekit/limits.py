@@ -10,6 +10,13 @@ MANIFEST_BYTES = 1 << 20
 JSON_DEPTH = 32  # levels of objects and lists
 JSON_INTEGER = 2**63 - 1  # largest absolute value
 FILES = 10_000  # in a bundle's folder
+CHECKSUMS_BYTES = 16 << 20  # edgekit.sha256
+
+# Settings, in the manifest
+SETTING_CHARACTERS = 1 << 16  # of a name, a label, a prompt
+SETTING_ITEMS = 1 << 17  # of a list of names, labels or numbers
+SETTING_NUMBER = 1e30  # largest absolute value, of a deviation also the inverse of the smallest
+CONTEXT = 1 << 26  # tokens
 
 # Names that a file gives for other files
 PATH_BYTES = 1024  # as UTF-8

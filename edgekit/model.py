@@ -25,6 +25,8 @@ from edgekit.sessions import Sessions
 from edgekit.variants import choose
 
 if TYPE_CHECKING:
+    from msgspec import Struct
+
     from edgekit.core import Array, Bundle, Graph, Measure, Target, Variant
     from edgekit.session import Session
 
@@ -87,6 +89,7 @@ class Model:
     # Largest loss of `compare` for each precision, unless the user gives another.
     BUDGET: ClassVar[Mapping[str, float]] = {"fp32": 1e-4, "bf16": 5e-3, "fp16": 5e-3, "int8": 2e-2, "int4": 5e-2}
     head: ClassVar[ModuleType]  # of runtimes/heads: outputs to answers, and how near outputs are to others
+    SETTINGS: ClassVar[tuple[type[Struct], ...]] = ()  # what each setting may be, those of its head aside
     ALONE: ClassVar[bool] = False  # an item's outputs never depend on the others of its call
 
     READER: ClassVar[int] = 0  # bytes in memory of the packages that read its input, beside a tokenizer's
@@ -129,6 +132,12 @@ class Model:
         )  # fmt: skip
         assert isinstance(model, cls)
         return model
+
+    @classmethod
+    def settings_structs(cls) -> tuple[type[Struct], ...]:
+        """The structs that declare every setting of the task: those of `SETTINGS`, and its head's."""
+        head = getattr(cls, "head", None)
+        return cls.SETTINGS if head is None else (*cls.SETTINGS, head.Settings)
 
     def prepare(self) -> None:
         """Read what the task needs of the bundle's settings and files. Raises BundleError. The engine is not open."""

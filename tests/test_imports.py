@@ -78,7 +78,7 @@ def _room_rule(folder: str, rest: str) -> Rule:
         nouns = ("edgekit.results", "edgekit.session", "edgekit.limits")
         disk = ("edgekit.bundle.safe_files", "edgekit.bundle.user_files")
         model = ("edgekit.model",) if rest.startswith("tasks.") else ()
-        return Rule((*everywhere, *nouns, *model, *disk), frozenset({"numpy"}), files)
+        return Rule((*everywhere, *nouns, *model, *disk), frozenset({"numpy", "msgspec"}), files)
     ours = ("edgekit.session", "edgekit.device", "edgekit.workbench.graph", "edgekit.bundle.onnx_file")
     ours = (*everywhere, *ours, "edgekit.footprint", "edgekit.memory_pages")
     engine = "openvino" if rest.startswith(("openvino", "_openvino")) else "onnxruntime"

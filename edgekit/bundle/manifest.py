@@ -1,12 +1,11 @@
 """The bundle: a folder with a manifest, edgekit.json, that names every other file and its SHA-256.
 
-`write` makes the manifest, the last file of a bundle. `read` is the only door to a bundle and trusts nothing before
-it has looked: the manifest is small, strict JSON of a known format; every path in it is safe and every name in it
-means something; every file has the size and the digest that it says; every .onnx file is one that an engine may see.
-No engine, no numpy and no onnx is needed for that, and nothing is written but a note of what was found right.
-What a digest cannot say is who made the bundle: that needs a signature over the manifest.
-
-Knows nothing of what settings and inputs mean to the parts that use them.
+`write` makes the manifest, and beside it the file of digests that covers it (`checksums`). `read` is the only door to
+a bundle and trusts nothing before it has looked: the manifest is small, strict JSON of a known format that has its own
+digest; every setting has the type and range that its task declares; every path is safe and every name means something;
+every file has the size and the digest that it says; every .onnx file is one that an engine may see.
+No engine and no onnx is needed for that, and nothing is written but a note of what was found right.
+What a digest cannot say is who made the bundle: that needs a signature over the digests.
 """
 
 from __future__ import annotations
@@ -24,13 +23,14 @@ import msgspec
 
 import edgekit
 from edgekit import limits
-from edgekit.bundle import onnx_file, safe_files, strict_json
+from edgekit.bundle import checksums, onnx_file, safe_files, settings, strict_json
 from edgekit.cache.digests import Memory
 from edgekit.core import Bundle, Goldens, Graph, Source, Variant
 from edgekit.errors import BundleError
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "edgekit.json"
+OWN = (MANIFEST, checksums.FILE)  # files that the manifest does not list
 Verify = Literal["always", "once", "never"]
 
 _log = logging.getLogger("edgekit")
@@ -76,7 +76,7 @@ def write(bundle: Bundle, folder: Path, versions: dict[str, str]) -> None:
     The source is written without its folder. Raises BundleError where the bundle names a file that is not there,
     holds something that is not a JSON value, or could not be read back.
     """
-    entries = {name: _entry(folder, name) for name in sorted(safe_files.walk(folder)) if name != MANIFEST}
+    entries = {name: _entry(folder, name) for name in sorted(safe_files.walk(folder)) if name not in OWN}
     source = bundle.source
     origin = Origin(_portable_id(source.id), source.arch, source.revision, _portable(source.config), source.random)
     manifest = Manifest(
@@ -85,6 +85,7 @@ def write(bundle: Bundle, folder: Path, versions: dict[str, str]) -> None:
     )  # fmt: skip
     _check_values(manifest)
     _check_names(manifest)
+    settings.check(manifest.tasks, manifest.settings, "the exporter wrote them; please report the model")
     data = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
     if len(data) > limits.MANIFEST_BYTES:
         raise BundleError(
@@ -92,6 +93,8 @@ def write(bundle: Bundle, folder: Path, versions: dict[str, str]) -> None:
             hint="keep long tables in a file of the bundle, not in the settings",
         )
     safe_files.write_file(folder / MANIFEST, data)
+    digests = {name: entry.sha256 for name, entry in entries.items()}
+    safe_files.write_file(folder / checksums.FILE, checksums.lines(MANIFEST, data, digests))
     safe_files.fsync_folder(folder)
 
 
@@ -131,6 +134,7 @@ def file_bytes(bundle: Bundle) -> int:
 def _read(root: Path, verify: Verify) -> Bundle:
     manifest = _manifest(root)
     _check_names(manifest)
+    settings.check(manifest.tasks, manifest.settings, _DAMAGED)
     _check_files(root, manifest, verify)
     for name in manifest.files:
         if name.endswith(".onnx"):  # as every graph's name does
@@ -153,6 +157,9 @@ def _manifest(root: Path) -> Manifest:
         data = file.read(limits.MANIFEST_BYTES + 1)
     if len(data) > limits.MANIFEST_BYTES:
         raise _wrong("$", f"the file has more than {limits.MANIFEST_BYTES} bytes")
+    if not os.path.lexists(root / checksums.FILE):  # as in every bundle of an older format
+        _check_format(strict_json.parse(data, MANIFEST, file=MANIFEST).get("format"))
+    content = checksums.check_manifest(root, MANIFEST, data)
     raw = strict_json.parse(data, MANIFEST, file=MANIFEST)
     _check_format(raw.get("format"))
     _check_values(raw)
@@ -161,6 +168,8 @@ def _manifest(root: Path) -> Manifest:
     except msgspec.ValidationError as error:
         raise BundleError(f"{MANIFEST}: {error}", hint=_DAMAGED, file=MANIFEST) from None
     _check_keys(raw, msgspec.to_builtins(manifest), "$")
+    digests = {name: entry.sha256 for name, entry in manifest.files.items()}
+    checksums.check_files(MANIFEST, data, digests, content)
     return manifest
 
 
@@ -236,8 +245,6 @@ def _check_names(manifest: Manifest) -> None:
         other = seen.setdefault(name.casefold(), name)
         if other != name:
             raise _wrong("$.files", f"has {other!r} and {name!r}, which are one file on some systems")
-    if MANIFEST in manifest.files:
-        raise _wrong("$.files", f"lists {MANIFEST} itself")
     names = [variant.name for variant in manifest.variants]
     if not names or len(set(names)) != len(names):
         raise _wrong("$.variants", f"must be one or more of different names; they are {names}")
@@ -299,7 +306,7 @@ def _check_files(root: Path, manifest: Manifest, verify: Verify) -> None:
     if memory:
         memory.save()
     for name in safe_files.walk(root):
-        if name != MANIFEST and name not in manifest.files:
+        if name not in OWN and name not in manifest.files:
             _log.warning("%s holds a file that its manifest does not list; it is not used: %s", root.name, ascii(name))
 
 

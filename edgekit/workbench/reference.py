@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from edgekit import device, goldens, memory_pages, registry
+from edgekit.bundle import settings as bundle_settings
 from edgekit.core import Bundle, Graph, Recipe, Source, Variant
 from edgekit.errors import UsageError
 from edgekit.workbench import prove
@@ -84,6 +85,9 @@ def _settings(exporter: Exporter, source: Source, order: Order) -> dict[str, Any
         if "dimensions" not in settings:
             raise UsageError("--dimensions is for embeddings", hint=f"the task here is {order.task}")
         settings["dimensions"] = order.dimensions
+    bundle_settings.check(
+        (order.task,), settings, "the model's own files say so; correct them, or choose another model"
+    )
     return settings
 
 

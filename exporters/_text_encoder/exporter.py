@@ -90,7 +90,9 @@ class TextEncoder(Traced):
         elif task == "fill-mask":
             settings |= _mask(source.folder, tokenizer)
         else:
-            settings |= {"labels": labels(config), "problem": problem(config), "activation": _activation(config)}
+            settings |= {"labels": labels(config)}
+            if task != "token-classification":
+                settings |= {"problem": problem(config), "activation": _activation(config)}
         return settings
 
     def _max_length(self, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:

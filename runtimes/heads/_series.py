@@ -1,22 +1,17 @@
-"""What the heads of recurrent models share: results per row in physical units, and their comparison.
-
-Settings read from the bundle:
-    outputs      the names of the results
-    per          "step": each sample has a result; "end": what was fed has one
-    denormalize  {"mean": […], "std": […]}: what results are multiplied by, and what is added then; None: nothing
-"""
+"""What the heads of recurrent models share: results per row in physical units, and their comparison."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from edgekit.core import Measure
 from edgekit.errors import BundleError, VerificationError
 
+from .. import settings as types
 from ..ingest.series import scale
 
 if TYPE_CHECKING:
@@ -25,6 +20,18 @@ if TYPE_CHECKING:
     from ..ingest.series import SeriesBatch
 
 PER = ("step", "end")
+
+
+class Settings(types.Settings):
+    """What the bundle says of the results."""
+
+    outputs: types.Names  # of the results
+    per: Literal["step", "end"]  # "step": each sample has a result; "end": what was fed has one
+    denormalize: types.Scale | None = None  # `std` multiplies results, `mean` is added then
+
+    def __post_init__(self) -> None:
+        if self.denormalize is not None:
+            self.denormalize.check("denormalize", len(self.outputs))
 
 
 def check(settings: Mapping[str, Any], results: int) -> dict[str, Any]:

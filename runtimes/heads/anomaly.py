@@ -1,8 +1,4 @@
-"""Scores of a recurrent model to anomalies: the scores above a threshold.
-
-Settings read from the bundle, besides those of `_series`:
-    threshold  a score above it is flagged; None: the model does not say, and nothing is flagged unless the caller does
-"""
+"""Scores of a recurrent model to anomalies: the scores above a threshold."""
 
 from __future__ import annotations
 
@@ -14,12 +10,25 @@ from typing import TYPE_CHECKING, Any
 from edgekit.errors import BundleError, InputError
 from edgekit.results import Anomaly
 
+from .. import settings as types
+from . import _series
 from ._series import check, last_or_all, names, restored
 from ._series import compare as compare
 from ._series import numbers as numbers
 
 if TYPE_CHECKING:
     from edgekit.core import Floats
+
+
+class Settings(_series.Settings):
+    """What the bundle says of the scores. Above `threshold` one is flagged; None: none, unless the caller has one."""
+
+    threshold: types.Number | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.outputs) != 1:
+            raise ValueError(f"{len(self.outputs)} anomaly scores per sample, not one")
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

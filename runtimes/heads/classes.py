@@ -2,25 +2,21 @@
 
 Equal to transformers' text-classification pipeline and to sentence-transformers' CrossEncoder. Knows nothing of the
 input: a picture's logits are answered the same way.
-
-Settings read from the bundle:
-    output      the graph output, logits (B, n)
-    labels      the names, by id
-    problem     "single" (softmax; sigmoid where there is one label), "multi" (a sigmoid each) or "regression" (raw)
-    activation  what `rerank` does to the logit: "sigmoid" (default, as CrossEncoder with one label) or "identity"
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from edgekit.core import Measure
 from edgekit.errors import BundleError, InputError, UnsupportedError
 from edgekit.results import Label, Ranked
+
+from .. import settings as types
 
 if TYPE_CHECKING:
     from edgekit.core import Arrays, Floats
@@ -30,6 +26,17 @@ if TYPE_CHECKING:
 
 PROBLEMS = ("single", "multi", "regression")
 ACTIVATIONS = ("sigmoid", "identity")
+
+
+class Settings(types.Settings):
+    """What the bundle says of the labels."""
+
+    output: types.Name  # of the graph: logits (B, n)
+    labels: types.Labels  # by id
+    # softmax (a sigmoid where there is one label), a sigmoid each, or the number itself
+    problem: Literal["single", "multi", "regression"] = "single"
+    # What `rerank` does to the logit; a sigmoid, as CrossEncoder with one label
+    activation: Literal["sigmoid", "identity"] = "sigmoid"
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,29 +1,21 @@
 """Hidden states to one vector per text: pooling, dense layers, Matryoshka cut, unit length.
 
 Equal to sentence-transformers' Pooling, Dense and Normalize modules in that order. Knows nothing of tokens or graphs.
-
-Settings read from the bundle:
-    output      the graph output: hidden states (B, T, H), or vectors (B, H) if pooling is "none"
-    pooling     "mean", "cls", "last", "max", or "none" where the graph pools
-    dense       layers after pooling: [{"weight": file.npy of (out, in), "bias": file.npy of (out,) or None,
-                "activation": "identity", "tanh", "relu", "sigmoid" or "silu", or torch's class name}]
-    dimensions  how many leading numbers of a vector to keep (Matryoshka); None: all
-    normalize   whether a vector has unit length, after the cut
-    similarity  "cosine" (default) or "dot"
-    include_prompt  False: pooling leaves out the tokens of the prompt (and the special ones before it)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 
 from edgekit.core import Measure
 from edgekit.errors import BundleError, InputError
 
+from .. import settings as types
 from ..ingest.text import inside
 from .classes import sigmoid
 
@@ -45,6 +37,26 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "sigmoid": sigmoid,
     "silu": lambda x: x * sigmoid(x),
 }
+
+
+class Dense(types.Settings):
+    """A layer after pooling; `weight` names a .npy file of (out, in), `bias` one of (out,)."""
+
+    weight: types.FileName
+    bias: types.FileName | None = None
+    activation: Literal["identity", "tanh", "relu", "sigmoid", "silu"] = "identity"
+
+
+class Settings(types.Settings):
+    """What the bundle says of the vectors."""
+
+    output: types.Name  # of the graph: hidden states (B, T, H), or vectors (B, H) if pooling is "none"
+    pooling: Literal["mean", "cls", "last", "max", "none"]
+    dense: Annotated[list[Dense], msgspec.Meta(max_length=64)] = msgspec.field(default_factory=list)
+    dimensions: types.Size | None = None  # leading numbers of a vector that are kept (Matryoshka)
+    normalize: bool = False  # to unit length, after the cut
+    similarity: Literal["cosine", "dot"] = "cosine"
+    include_prompt: bool = True  # False: pooling leaves out the tokens of the prompt, and the special ones before it
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,6 @@
 """Logits at masked positions to the likeliest words.
 
 Equal to transformers' fill-mask pipeline. Knows nothing of graphs.
-
-Settings read from the bundle:
-    output      the graph output, logits (B, T, vocabulary)
-    mask_id     the mask's token id
-    mask_token  what a user writes for it: "[MASK]", "<mask>"
 """
 
 from __future__ import annotations
@@ -20,12 +15,21 @@ from edgekit.core import Measure
 from edgekit.errors import BundleError, InputError
 from edgekit.results import Token
 
+from .. import settings as types
 from .classes import check_top_k, softmax
 
 if TYPE_CHECKING:
     from edgekit.core import Arrays, Floats
 
     from ..ingest.text import Encoding, TextBatch
+
+
+class Settings(types.Settings):
+    """What the bundle says of the mask."""
+
+    output: types.Name  # of the graph: logits (B, T, vocabulary)
+    mask_id: types.TokenId
+    mask_token: types.Name  # what a user writes for it: "[MASK]", "<mask>"
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

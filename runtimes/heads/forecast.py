@@ -1,8 +1,5 @@
 """Outputs of a recurrent model to forecasts in physical units, with quantiles.
 
-Settings read from the bundle, besides those of `_series`:
-    horizon    how many steps ahead a result reaches; default 1
-    quantiles  the levels that the graph gives, rising; None: one number each, and no range
 A result of the graph has horizon x outputs x quantiles numbers, the quantiles next to each other. `denormalize` has one
 mean and deviation an output, or one for each of these numbers.
 """
@@ -11,19 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import numpy as np
 
+from edgekit import limits
 from edgekit.errors import BundleError
 from edgekit.results import Forecast
 
+from . import _series
 from ._series import check, names, restored
 from ._series import compare as compare
 from ._series import numbers as numbers
 
 if TYPE_CHECKING:
     from edgekit.core import Floats
+
+
+class Settings(_series.Settings):
+    """What the bundle says of the forecasts."""
+
+    horizon: Annotated[int, msgspec.Meta(ge=1, le=limits.SETTING_ITEMS)] = 1  # steps ahead
+    # The levels that the graph gives, rising; None: one number each, and no range
+    quantiles: Annotated[list[Annotated[float, msgspec.Meta(gt=0, lt=1)]], msgspec.Meta(max_length=1000)] | None = None
+
+    def __post_init__(self) -> None:
+        levels = self.quantiles or []
+        if levels != sorted(set(levels)):
+            raise ValueError(f"quantiles are {levels!r:.200}, not rising")
+        each = len(self.outputs)
+        results = self.horizon * each * max(1, len(levels))
+        if results > limits.SETTING_ITEMS:
+            raise ValueError(f"a forecast has {results} numbers; {limits.SETTING_ITEMS} are allowed")
+        if self.denormalize is not None:
+            self.denormalize.check("denormalize", each, results)
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,25 +1,30 @@
-"""Logits of a recurrent model to labels with scores, per step or per series.
-
-Settings read from the bundle: `per` as in `_series`; `labels` and `problem` as in `classes`.
-"""
+"""Logits of a recurrent model to labels with scores, per step or per series."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from edgekit.core import Measure
 from edgekit.results import Label
 
-from . import classes
+from .. import settings as types
+from . import _series, classes
 from ._series import check, last_or_all, restored
 from ._series import numbers as numbers
 
 if TYPE_CHECKING:
     from edgekit.core import Floats
+
+
+class Settings(_series.Settings, kw_only=True):
+    """What the bundle says of the labels; `problem` is that of `classes`."""
+
+    labels: types.Labels
+    problem: Literal["single", "multi", "regression"] = "single"
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

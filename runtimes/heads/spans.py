@@ -4,10 +4,6 @@ Equal to transformers' token-classification pipeline with aggregation_strategy="
 first piece, words of one entity make a span whose score is their mean. Three things are better than there:
 words are the tokenizer's own, so a comma behind a name stays out of the span where pieces carry no "##" (RoBERTa);
 a span has no white space at its ends (SentencePiece); and S, E, U and L are read (BIOES, BILOU).
-
-Settings read from the bundle:
-    output   the graph output, logits (B, T, n)
-    labels   the names, by id: BIO, BIOES, BILOU or plain, also mixed; "O" is no answer
 """
 
 from __future__ import annotations
@@ -23,6 +19,7 @@ from edgekit.core import Measure
 from edgekit.errors import BundleError, InputError
 from edgekit.results import Span
 
+from .. import settings as types
 from .classes import check_labels, softmax
 
 if TYPE_CHECKING:
@@ -47,6 +44,13 @@ class _Word(NamedTuple):
     mark: str  # B, I, E, S, L, U
     label: str
     score: float
+
+
+class Settings(types.Settings):
+    """What the bundle says of the labels."""
+
+    output: types.Name  # of the graph: logits (B, T, n)
+    labels: types.Labels  # by id: BIO, BIOES, BILOU or plain, also mixed; "O" is no answer
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
+import msgspec
 import numpy as np
 
 from edgekit import limits
@@ -17,6 +18,7 @@ from edgekit.core import Measure
 from edgekit.errors import UsageError
 from edgekit.results import Piece
 
+from .. import settings as types
 from ..sampling import Choice, Chooser, Sampling, log_softmax
 
 if TYPE_CHECKING:
@@ -163,6 +165,48 @@ class GenerationOptions(TypedDict, total=False):
 
 SAMPLING = tuple(Sampling.__dataclass_fields__)
 OPTIONS = (*SAMPLING, "max_new_tokens", "stop", "stop_ids")
+
+
+class Generation(types.Settings):
+    """Defaults of generation_config.json; None: it does not say."""
+
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=limits.NEW_TOKENS)] | None = None
+
+    def __post_init__(self) -> None:
+        stated = {name: getattr(self, name) for name in SAMPLING if getattr(self, name, None) is not None}
+        try:
+            Sampling(**stated)
+        except UsageError as error:
+            raise ValueError(f"generation: {error.message}") from None
+
+
+class Settings(types.Settings):
+    """What the bundle says of the tokens that the model gives."""
+
+    eos_ids: Annotated[list[types.TokenId], msgspec.Meta(max_length=1024)] = msgspec.field(
+        default_factory=list
+    )  # any of them ends an answer
+    bos_id: types.TokenId | None = None
+    pad_id: types.TokenId | None = None
+    generation: Generation = msgspec.field(default_factory=Generation)
+    # The model's shape, for `inspect` and reports
+    layers: types.Size | None = None
+    kv_heads: types.Count | None = None  # 0: no layer has attention
+    head_dim: types.Count | None = None
+    windows: Annotated[list[types.Size | None], msgspec.Meta(max_length=limits.SETTING_ITEMS)] = msgspec.field(
+        default_factory=list
+    )
+    attention_layers: Annotated[list[types.Count], msgspec.Meta(max_length=limits.SETTING_ITEMS)] = msgspec.field(
+        default_factory=list
+    )
+    state_bytes: types.Count | None = None
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

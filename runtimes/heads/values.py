@@ -1,4 +1,4 @@
-"""Outputs of a recurrent model to numbers in physical units. Its settings are those of `_series`."""
+"""Outputs of a recurrent model to numbers in physical units."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._series import Settings as Settings
 from ._series import check, last_or_all, names, restored
 from ._series import compare as compare
 from ._series import numbers as numbers

@@ -10,19 +10,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from edgekit import limits
 from edgekit.errors import BundleError, InputError
 
+from .. import settings as types
 from . import text
 from ._tokenizer import open_tokenizer
 from .chat_template import Template, Words
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 HINT = "shorten it: a prompt is never cut"
+
+
+class Settings(types.Settings):
+    """What the bundle says of the prompts that the model reads."""
+
+    context_length: types.Tokens  # of prompt and answer
+    vocab_size: types.Vocabulary
+    tokenizer: types.FileName = "tokenizer.json"
+    chat_template: Annotated[str, msgspec.Meta(max_length=limits.TEMPLATE_BYTES)] | None = None
+    special_tokens: dict[types.Name, types.Text] = msgspec.field(
+        default_factory=dict
+    )  # by their names in templates: `bos_token`
 
 
 @dataclass(frozen=True, slots=True)

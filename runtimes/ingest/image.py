@@ -2,9 +2,6 @@
 
 Takes paths, bytes of files, Pillow images and arrays. Knows no model and no class of transformers: the exporter wrote
 every size, filter and number into the steps. `image_settings` lists the steps, `image_file` says what can be read.
-
-Settings read from the bundle:
-    image    a list of steps in the order in which they run
 """
 
 from __future__ import annotations
@@ -19,12 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import settings as types
 from . import _image_file, _image_settings
 from ._image_file import paths as paths
 from ._image_steps import Place, Steps
 
 if TYPE_CHECKING:
     from edgekit.core import Floats
+
+
+class Settings(types.Settings):
+    """What the bundle says of the images that the model reads."""
+
+    image: list[dict[str, Any]]  # steps in the order in which they run
+
+    def __post_init__(self) -> None:
+        _image_settings.parse(self.image)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

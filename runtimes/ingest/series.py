@@ -2,16 +2,6 @@
 
 Knows what a sample is made of, what to do where a number is missing, and the rate at which the model wants samples.
 Does not know what the numbers mean: `runtimes.heads` gives the answers.
-
-Settings read from the bundle:
-    features     the names of the F columns
-    normalize    {"mean": [F], "std": [F]}: what is taken off each column and what it is divided by; None: nothing
-    missing      where a number is NaN: "hold" (the column's last real one, its mean before any), "zero" (before
-                 normalizing), "mean" (normalize's, or 0 where there is none), or "refuse"
-    rate         samples a second; None: the model does not care
-    chunk_steps  how many samples of a long series go through the graph at once
-    inputs       which of `x` and `counts` the graph takes; default `x`
-    batched      whether the graph takes several series at once; default True
 """
 
 from __future__ import annotations
@@ -22,13 +12,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 
 from edgekit import limits
 from edgekit.errors import BundleError, InputError
 
+from .. import settings as types
 from .csv_table import Table as Table
 from .resample import resampled, seconds
 from .stream_reader import Reader
@@ -46,6 +38,27 @@ CHUNK_STEPS = 64
 MAX_ROWS = 64  # series in a batch
 KINDS = {"U": "text", "S": "bytes", "b": "booleans", "c": "complex numbers", "M": "dates"}  # numpy's, in words
 ONE = np.ones(1, np.int64)
+
+
+class Settings(types.Settings):
+    """What the bundle says of the series that the model reads."""
+
+    features: types.Names  # of the columns
+    normalize: types.Scale | None = None  # what is taken off each column and what it is divided by
+    # Where a number is NaN: the column's last real one (its mean before any), zero before normalizing, the mean of
+    # `normalize` (0 where there is none), or an error.
+    missing: Literal["hold", "zero", "mean", "refuse"] = "hold"
+    rate: Annotated[float, msgspec.Meta(ge=1e-9, le=1e9)] | None = None  # samples a second; None: any
+    # Samples of a long series that go through the graph at once
+    chunk_steps: Annotated[int, msgspec.Meta(ge=1, le=limits.SERIES_STEPS)] = CHUNK_STEPS
+    streamable: bool = True
+    why_not: types.Text = ""  # it cannot go on from a state
+
+    def __post_init__(self) -> None:
+        if len(set(self.features)) != len(self.features):
+            raise ValueError(f"two features have one name: {', '.join(self.features):.200}")
+        if self.normalize is not None:
+            self.normalize.check("normalize", len(self.features))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

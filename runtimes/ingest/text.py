@@ -3,15 +3,6 @@
 Knows tokenizer.json (through the `tokenizers` package), prompts, the length limit and the padding. Does not know what
 the ids are for: `runtimes.heads` gives the answers.
 
-Settings read from the bundle:
-    tokenizer       file name inside the bundle; default "tokenizer.json"
-    max_length      the most tokens that the model takes, special ones included; absent or None: no limit
-    pad_id          the id that fills short rows; default 0
-    inputs          which of input_ids, attention_mask, token_type_ids the graph takes; default the first two
-    lowercase       lower-case before the tokenizer's own normalizer, as sentence-transformers' do_lower_case
-    prompts         {name: text}; the text goes in front of what the user gives
-    default_prompt  the name of the prompt that is used when none is asked for
-
 Threads: `tokenizers` spreads a list over a pool of its own. The pool has RAYON_NUM_THREADS threads, or as many as this
 process may use, and it is made once for the process, so a Model cannot resize it; TOKENIZERS_PARALLELISM=false keeps
 every call on one thread. `open(..., threads=1)` tokenizes one text after the other whatever these say.
@@ -24,14 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import msgspec
 import numpy as np
 
 from edgekit import limits
 from edgekit.bundle import safe_files
 from edgekit.errors import BundleError, InputError
 
+from .. import settings as types
 from ._tokenizer import guarded as guarded
 from ._tokenizer import open_tokenizer
 
@@ -45,6 +38,27 @@ Item = str | tuple[str, str]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 RUN_TOKENS = 128  # what a run costs beside its tokens, in tokens: a small BERT on two CPU cores
+
+
+class Settings(types.Settings):
+    """What the bundle says of the texts that the model reads."""
+
+    tokenizer: types.FileName = "tokenizer.json"
+    vocab_size: types.Vocabulary | None = None
+    max_length: types.Tokens | None = None  # special tokens included; None: no limit
+    pad_id: types.TokenId = 0  # fills short rows
+    inputs: list[Literal["input_ids", "attention_mask", "token_type_ids"]] | None = None  # None: those of the graph
+    lowercase: bool = False  # before the tokenizer's own normalizer, as sentence-transformers' do_lower_case
+    prompts: dict[types.Text, types.Text] = msgspec.field(
+        default_factory=dict
+    )  # name -> text that goes in front of what the user gives
+    default_prompt: types.Text | None = None  # its name
+
+    def __post_init__(self) -> None:
+        if self.default_prompt and self.default_prompt not in self.prompts:
+            raise ValueError(f"the default prompt {self.default_prompt!r:.80} is not among the prompts")
+        if self.inputs is not None and (not self.inputs or len(set(self.inputs)) != len(self.inputs)):
+            raise ValueError("`inputs` must be one or more different names")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -42,6 +42,7 @@ class ImageModel(Model):
     """
 
     INPUT = "image"
+    SETTINGS = (image.Settings,)
     READER: ClassVar[int] = 3_500_000  # Pillow
 
     def prepare(self) -> None:

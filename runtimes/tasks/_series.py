@@ -36,6 +36,7 @@ class SeriesModel(Model):
     """
 
     INPUT = "series"
+    SETTINGS = (series.Settings,)
     SCENARIOS = ("stream", "single-stream")
     MORE_SCENARIOS = ("offline",)
 

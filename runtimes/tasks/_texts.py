@@ -26,6 +26,7 @@ class TextModel(Model):
     """Base of the tasks that read texts in one run."""
 
     INPUT = "text"
+    SETTINGS = (text.Settings,)
     OFFSETS: ClassVar[bool] = False  # whether the head needs each token's place in the text
     MAX_TOKENS: ClassVar[int | None] = None  # in a batch, where the head's numbers are large
 

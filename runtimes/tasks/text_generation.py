@@ -35,6 +35,7 @@ class TextGeneration(Model):
     """A language model: `generate` answers once, `session()` keeps a chat's state."""
 
     INPUT = "chat"
+    SETTINGS = (chat.Settings,)
     METHODS = ("generate", "agenerate", "session")
     SCENARIOS = ("llm",)
     ALONE = True

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,9 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import edited_manifest
 import pytest
+from edited_manifest import edit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from property_tests import cases
 from stub_export import describe, fill, make_graph
 
 from edgekit import limits
@@ -21,6 +25,7 @@ from edgekit.bundle import manifest, safe_files
 from edgekit.core import Goldens, Graph, Recipe, State, Variant
 from edgekit.errors import BundleError, DeviceError, EdgeKitError
 
+FLIPS = cases(50, 1000)  # of each file, with each way to verify
 Edit = Callable[[dict[str, Any]], object]
 
 
@@ -43,12 +48,6 @@ def folder(tmp_path: Path, seed_graph: Path) -> Path:
     made.mkdir()
     fill(made, seed_graph, "hello")
     return made
-
-
-def edit(folder: Path, change: Edit) -> None:
-    raw = json.loads((folder / "edgekit.json").read_text())
-    change(raw)
-    (folder / "edgekit.json").write_text(json.dumps(raw))
 
 
 # Written and read
@@ -141,8 +140,7 @@ def test_a_state_may_be_held_and_a_graph_says_its_kind(folder: Path) -> None:
     assert manifest.read(folder).variants == held.variants
     with pytest.raises(ValueError, match="a graph of kind 'encoder': known are plain, decoder, stream"):
         _with_graph(describe(folder), kind="encoder")
-    file = folder / manifest.MANIFEST
-    file.write_text(file.read_text().replace('"kind": "decoder"', '"kind": "encoder"'))
+    edit(folder, lambda raw: raw["variants"][0]["graphs"][0].update(kind="encoder"))
     with pytest.raises(BundleError, match="a graph of kind 'encoder'"):
         manifest.read(folder)
 
@@ -166,10 +164,56 @@ def test_size_on_disk(folder: Path) -> None:
 def test_reading_is_light(folder: Path) -> None:
     code = (
         "import sys, pathlib, edgekit.bundle.manifest as b; b.read(pathlib.Path(sys.argv[1]));"
-        "print([m for m in ('numpy', 'onnx', 'onnxruntime', 'torch') if m in sys.modules])"
+        "print([m for m in ('onnx', 'onnxruntime', 'openvino', 'tokenizers', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# The manifest's own digest
+
+
+def test_a_bundle_can_be_checked_without_edgekit(folder: Path) -> None:
+    done = subprocess.run(["sha256sum", "--strict", "-c", "edgekit.sha256"], cwd=folder, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        f"{name}: OK" for name in ("edgekit.json", "cpu/model.onnx", "cpu/weights.bin", "tokenizer.json")
+    ]
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("verify", ["always", "once", "never"])
+@pytest.mark.parametrize("name", ["edgekit.json", "edgekit.sha256"])
+def test_no_flipped_bit_is_accepted(folder: Path, name: str, verify: manifest.Verify) -> None:
+    path, flips = folder / name, random.Random(0)
+    good = path.read_bytes()
+    for _ in range(FLIPS):
+        bit = flips.randrange(len(good) * 8)
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        with pytest.raises(BundleError, match=r"edgekit\.(json has changed|sha256 names other)") as caught:
+            manifest.read(folder, verify=verify)
+        assert "export the model again" in caught.value.hint
+
+
+def test_a_manifest_without_its_digest(folder: Path) -> None:
+    (folder / "edgekit.sha256").unlink()
+    with pytest.raises(BundleError, match=r"edgekit\.sha256 is missing") as caught:
+        manifest.read(folder)
+    assert "copy the whole folder" in caught.value.hint
+    raw = json.loads((folder / "edgekit.json").read_bytes())
+    (folder / "edgekit.json").write_text(json.dumps(raw | {"format": 2}))
+    with pytest.raises(BundleError, match="has format 2, which edgekit"):
+        manifest.read(folder)
+
+
+def test_the_digests_must_be_those_of_the_manifest(folder: Path) -> None:
+    path = folder / "edgekit.sha256"
+    good = path.read_text()
+    for bad in (good + good.splitlines()[1] + "\n", good.rstrip("\n"), good.replace("tokenizer", "Tokenizer")):
+        path.write_text(bad)
+        with pytest.raises(BundleError, match="names other files or digests"):
+            manifest.read(folder)
 
 
 # B1: files that changed
@@ -186,7 +230,9 @@ WOUNDS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["cpu/model.onnx", "cpu/weights.bin", "tokenizer.json", "edgekit.json"])
+@pytest.mark.parametrize(
+    "name", ["cpu/model.onnx", "cpu/weights.bin", "tokenizer.json", "edgekit.json", "edgekit.sha256"]
+)
 @pytest.mark.parametrize("wound", WOUNDS)
 def test_a_changed_file_is_named(folder: Path, name: str, wound: str) -> None:
     manifest.read(folder)
@@ -194,7 +240,7 @@ def test_a_changed_file_is_named(folder: Path, name: str, wound: str) -> None:
     with pytest.raises(BundleError, match=name) as caught:
         manifest.read(folder)
     assert caught.value.exit_code == 6
-    if wound == "flipped" and name != "edgekit.json":
+    if wound == "flipped" and not name.startswith("edgekit"):
         assert len(str(caught.value.details["expected"])) == len(str(caught.value.details["actual"])) == 64
 
 
@@ -229,7 +275,7 @@ def test_a_hard_link_needs_its_digest(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda raw: raw.update(format=3), "needs a newer edgekit"),
+        (lambda raw: raw.update(format=manifest.FORMAT + 1), "needs a newer edgekit"),
         (lambda raw: raw.update(format=1), "has format 1, which edgekit .* does not read"),
         (lambda raw: raw.update(format=0), r"\$\.format is 0"),
         (lambda raw: raw.update(format="1"), r"\$\.format is '1'"),
@@ -259,7 +305,7 @@ def test_a_hard_link_needs_its_digest(folder: Path, tmp_path: Path) -> None:
             lambda raw: raw["files"].update({"Tokenizer.json": raw["files"]["tokenizer.json"]}),
             "one file on some systems",
         ),
-        (lambda raw: raw["files"].update({"edgekit.json": raw["files"]["tokenizer.json"]}), "lists edgekit.json"),
+        (lambda raw: raw["files"].update({"edgekit.json": raw["files"]["tokenizer.json"]}), "names other files"),
         (lambda raw: raw["files"].update({"none": raw["files"]["tokenizer.json"]}), "none is missing"),
         (lambda raw: raw["files"]["tokenizer.json"].update(size=-1), r"\$\.files\[\.\.\.\]\.size"),
         (lambda raw: raw["files"]["tokenizer.json"].update(sha256="AB" * 32), r"\$\.files\[\.\.\.\]\.sha256"),
@@ -295,7 +341,7 @@ def test_a_manifest_that_is_wrong_says_where(folder: Path, change: Edit, message
     ids=lambda data: ascii(data[:24]),
 )
 def test_what_is_no_proper_json(folder: Path, data: bytes) -> None:
-    (folder / "edgekit.json").write_bytes(data)
+    edited_manifest.write(folder, data)
     with pytest.raises(BundleError, match=r"edgekit\.json"):
         manifest.read(folder)
 
@@ -329,14 +375,14 @@ def test_any_value_anywhere_is_refused_or_harmless(data: st.DataObject, folder: 
     for step in way:
         place = place[step]
     place[last] = data.draw(JSON)
-    (folder / "edgekit.json").write_text(json.dumps(raw))
+    edited_manifest.write(folder, json.dumps(raw).encode(), raw)
     try:
         found = manifest.read(folder, verify="never")
         assert found.variants
     except EdgeKitError as error:
         error.message.encode("utf-8")
     finally:
-        (folder / "edgekit.json").write_bytes(good)
+        edited_manifest.write(folder, good, json.loads(good))
 
 
 # B7, and paths that are no bundle

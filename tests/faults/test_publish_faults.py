@@ -157,7 +157,7 @@ def test_all_is_on_the_disk_before_the_rename(strace: list[str], out: Path, tmp_
     before = {path for paths in synced[:rename] for path in paths}
     after = {path for paths in synced[rename:] for path in paths}
     (work,) = (path for path in before if path.endswith(".ek-tmp-" + path[-16:]))
-    inside = ("", "/cpu", "/cpu/model.onnx", "/cpu/weights.bin", "/tokenizer.json", "/edgekit.json")
+    inside = ("", "/cpu", "/cpu/model.onnx", "/cpu/weights.bin", "/tokenizer.json", "/edgekit.json", "/edgekit.sha256")
     assert before == {work + path for path in inside}
     assert after == {str(out)}
 
