@@ -1,7 +1,8 @@
 """Goldens: sample inputs in a bundle, with what the graphs are fed and the outputs that are expected.
 
 The file of a bundle's `Goldens` holds for input number N the arrays `encoded:N` (token ids, pixels' bits),
-`reference:N` (the unquantized model's outputs) and, by the variant's name, `VARIANT:N`.
+`reference:N` (the unquantized model's outputs) and, by the variant's name, `VARIANT:N`; besides `input:K`, the arrays
+that stand in the inputs (see `edgekit.samples`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.errors import BundleError
+from edgekit.bundle import array_file
 
 if TYPE_CHECKING:
     from edgekit.core import Array, Variant
@@ -22,16 +23,8 @@ ENCODED, REFERENCE = "encoded", "reference"
 
 def read_arrays(file: Path, names: Sequence[str], count: int) -> dict[str, list[Array]]:
     """`count` arrays of each of these names, as `write_arrays` wrote them. Raises BundleError."""
-    import numpy as np
-
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: [arrays[f"{name}:{number}"] for number in range(count)] for name in names}
-    except (ValueError, KeyError, OSError) as error:
-        hint = "export the model again"
-        raise BundleError(
-            f"{file.name} does not have the arrays of the goldens", hint=hint, cause=str(error)
-        ) from error
+    arrays = array_file.read_npz(file, [f"{name}:{number}" for name in names for number in range(count)])
+    return {name: [arrays[f"{name}:{number}"] for number in range(count)] for name in names}
 
 
 def write_arrays(file: Path, arrays: Mapping[str, Sequence[Array]]) -> None:

@@ -33,6 +33,11 @@ TENSOR_RANK = 64  # numpy's own limit
 TENSOR_DIM = 2**31  # elements along one axis
 SPARSE_ELEMENTS = 1 << 26  # of a sparse tensor, once it is dense
 
+# Arrays: known answers, saved states, layers
+ARRAYS_BYTES = 4 << 30  # of a file
+ARRAYS = 100_000  # in a file
+ARRAY_HEADER_BYTES = 4096
+
 # Text
 TOKENIZER_BYTES = 256 << 20
 VOCABULARY = 2_000_000  # tokens

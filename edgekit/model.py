@@ -79,7 +79,8 @@ class Model:
     Threads may share it. It owns the engine's memory: use it in a `with`, or call `close()`.
 
     A task's class says what it reads and does (`INPUT`, `METHODS`, `SCENARIOS`), and answers what gate, goldens, verify
-    and bench ask of any task: `samples`, `encode`, `outputs`, `compare`. A sample is a JSON value.
+    and bench ask of any task: `samples`, `encode`, `outputs`, `compare`. A sample is a JSON value, in which arrays and
+    bytes may stand.
     """
 
     INPUT: ClassVar[str] = ""  # what `edgekit run` reads for it: "text", "pair", "chat", "series", "image", …
@@ -152,7 +153,7 @@ class Model:
 
     @staticmethod
     def item(sample: Any) -> Any:
-        """A sample, once it was JSON, as the methods take it."""
+        """A sample, as the methods take it."""
         return sample
 
     def encode(self, samples: Sequence[Any]) -> list[Array]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import registry
+from edgekit import registry, samples
 from edgekit.core import Check
 from edgekit.errors import BundleError
 from edgekit.goldens import ENCODED, REFERENCE, largest_difference, read_arrays
@@ -63,10 +63,11 @@ def check(model: Model) -> Check:
     """Hold an open model against its bundle's goldens, which it has. Raises BundleError."""
     bundle, variant = model.bundle, model.variant
     assert bundle.goldens is not None
-    samples, name = bundle.goldens.inputs, variant.name
-    kept = read_arrays(bundle.folder / bundle.goldens.file, (REFERENCE, ENCODED, name), len(samples))
+    file, name = bundle.folder / bundle.goldens.file, variant.name
+    inputs = samples.read(file, bundle.goldens.inputs)
+    kept = read_arrays(file, (REFERENCE, ENCODED, name), len(inputs))
     start = time.perf_counter()
-    encoded, outputs = model.encode(samples), model.outputs(samples)
+    encoded, outputs = model.encode(inputs), model.outputs(inputs)
     seconds = time.perf_counter() - start
     agreement = model.compare(kept[REFERENCE], outputs, bundle.settings)
     difference = largest_difference(kept[name], outputs)

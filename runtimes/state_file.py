@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bundle import user_files
+from edgekit.bundle import array_file, user_files
 from edgekit.errors import StateError
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def read(path: str | Path, what: str, made_for: str) -> tuple[dict[str, Any], di
     Raises StateError for a file that holds nothing of the kind, or was `made_for` another model.
     """
     try:
-        with user_files.open_input(Path(path)) as file, np.load(file, allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in kept.files}
+        arrays = array_file.read_npz(Path(path))
         told = json.loads(arrays.pop(TOLD).tobytes())
         owner = told["made_for"]
     except Exception as error:  # what a torn file makes numpy, zipfile and json raise has no end

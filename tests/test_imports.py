@@ -50,6 +50,9 @@ def name_of(file: Path) -> str:
 MODULES = {name_of(file) for file in FILES}
 
 
+FILES_OF_ARRAYS = ("edgekit.bundle.safe_files", "edgekit.bundle.array_file")
+
+
 def rule_for(module: str) -> Rule:
     folder, _, rest = module.removeprefix("edgekit").lstrip(".").partition(".")
     if folder == "distribution":
@@ -76,11 +79,11 @@ def _room_rule(folder: str, rest: str) -> Rule:
     if folder == "runtimes":
         files = frozenset({"tokenizers", "minijinja", "PIL", "soundfile", "soxr", "llguidance"})
         nouns = ("edgekit.results", "edgekit.session", "edgekit.limits")
-        disk = ("edgekit.bundle.safe_files", "edgekit.bundle.user_files")
+        disk = (*FILES_OF_ARRAYS, "edgekit.bundle.user_files")
         model = ("edgekit.model",) if rest.startswith("tasks.") else ()
         return Rule((*everywhere, *nouns, *model, *disk), frozenset({"numpy", "msgspec"}), files)
     ours = ("edgekit.session", "edgekit.device", "edgekit.workbench.graph", "edgekit.bundle.onnx_file")
-    ours = (*everywhere, *ours, "edgekit.footprint", "edgekit.memory_pages")
+    ours = (*everywhere, *ours, *FILES_OF_ARRAYS, "edgekit.footprint", "edgekit.memory_pages")
     engine = "openvino" if rest.startswith(("openvino", "_openvino")) else "onnxruntime"
     return Rule(ours, frozenset({"numpy"}), frozenset({engine, "onnx", "onnx_ir"}))
 

@@ -74,7 +74,7 @@ def test_goldens_that_cannot_be_read(folder: Path) -> None:
     bundle = manifest.read(folder)
     (folder / "goldens.npz").write_bytes(b"not an archive")
     manifest.write(bundle, folder, {})
-    with pytest.raises(BundleError, match="does not have the arrays"):
+    with pytest.raises(BundleError, match="is not a file of arrays"):
         verify(folder)
 
 

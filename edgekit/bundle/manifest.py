@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -26,7 +26,7 @@ from edgekit import limits
 from edgekit.bundle import checksums, onnx_file, safe_files, settings, strict_json
 from edgekit.cache.digests import Memory
 from edgekit.core import Bundle, Goldens, Graph, Source, Variant
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, UsageError
 
 FORMAT = 3
 MANIFEST = "edgekit.json"
@@ -104,6 +104,8 @@ def read(folder: Path, *, verify: Verify = "once") -> Bundle:
     `verify`: compare digests "always", "once" (then remembered by each file's inode, size and times) or "never";
     sizes and .onnx files are looked at each time. A bundle that is replaced meanwhile is read again.
     """
+    if verify not in get_args(Verify):
+        raise UsageError(f"verify is {verify!r:.40}", hint=f"give one of {', '.join(get_args(Verify))}")
     root = Path(os.path.realpath(folder))  # once: from here on no link is followed
     for _ in range(_READS):
         before = _identity(root)

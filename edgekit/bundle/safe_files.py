@@ -92,6 +92,29 @@ def open_regular(root: Path, relative: str, *, hard_links: bool = False) -> Buff
     raise BundleError(f"{relative} is {kind(found.st_mode)}, not a regular file", file=relative)
 
 
+def open_file(path: Path) -> BufferedReader:
+    """A regular file that the user or a program of ours named, opened for reading; a link to one is followed.
+
+    A pipe or a device is refused at once: waiting for what nobody writes has no end. Raises BundleError, which says
+    what the path is; FileNotFoundError and other OSErrors as they come.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise BundleError(f"{path.name} is {kind(mode)}, not a regular file", hint="name a file", file=str(path))
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The content of a regular file, as `open_file`. Raises BundleError for one of more than `limit` bytes too."""
+    with open_file(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise BundleError(f"{path.name} has more than the {size_text(limit)} that are allowed", file=str(path))
+    return data
+
+
 def walk(root: Path) -> Iterator[str]:
     """The name of everything under `root` that is not a folder, relative to it. Links are named, not followed.
 

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import limits
+from edgekit.bundle import safe_files
 from edgekit.errors import BundleError
 
 
 def read(path: Path, max_bytes: int) -> dict[str, Any]:
     """The object that the file holds. Raises BundleError; at most `max_bytes` are read."""
-    if not path.is_file():  # a pipe would keep us waiting for ever
-        raise _bad(f"{path.name} is missing, or not a regular file", str(path))
     try:
-        with path.open("rb") as file:
+        with safe_files.open_file(path) as file:
             data = file.read(max_bytes + 1)
+    except (FileNotFoundError, BundleError):
+        raise _bad(f"{path.name} is missing, or not a regular file", str(path)) from None
     except OSError as error:
         raise _bad(f"{path.name} cannot be read: {error.strerror}", str(path)) from None
     if len(data) > max_bytes:

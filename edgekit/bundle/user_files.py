@@ -12,14 +12,12 @@ import os
 import select
 import stat
 import tempfile
-from io import BufferedReader
 from pathlib import Path
 
 from edgekit.bundle import safe_files
-from edgekit.errors import EdgeKitError, ResourceError, UsageError
+from edgekit.errors import BundleError, EdgeKitError, ResourceError, UsageError
 
 _THROUGH = (stat.S_IFIFO, stat.S_IFCHR)  # kinds of files that are written to and never replaced
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SHORTAGES = (*_FULL, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPIPE)
@@ -65,26 +63,15 @@ def write_all(descriptor: int, data: bytes) -> None:
             select.select([], [descriptor], [])
 
 
-def open_input(path: Path) -> BufferedReader:
-    """The regular file at `path`, opened for reading; links are followed. Raises OSError for anything else."""
-    try:
-        descriptor = os.open(path, _READ)
-    except ValueError as error:  # a null character
-        raise OSError(errno.EINVAL, str(error), os.fspath(path)) from None
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, f"it is {safe_files.kind(mode)}, not a regular file", os.fspath(path))
-
-
 def read_input(path: Path, limit: int, hint: str) -> bytes:
     """All bytes of a file that a user named. Raises UsageError where it cannot be read or has more than `limit`."""
     try:
-        with open_input(path) as file:
+        with safe_files.open_file(path) as file:
             data = file.read(limit + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint=hint) from error
+    except BundleError as error:
+        raise UsageError(f"cannot read {path}: {error.message}", hint=hint) from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in its name
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}", hint=hint) from error
     if len(data) > limit:
         raise UsageError(f"{path} has more than {safe_files.size_text(limit)}", hint="use a part of it")
     return data

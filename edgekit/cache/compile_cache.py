@@ -13,8 +13,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.bundle import publish
+from edgekit import limits
+from edgekit.bundle import publish, safe_files
 from edgekit.cache import digests
+from edgekit.errors import BundleError
 
 if TYPE_CHECKING:
     from edgekit.core import Bundle, Graph, Variant
@@ -47,10 +49,18 @@ def _key(lies: Path, variant: Variant, graph: Graph) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(name).digest() for name in names)).hexdigest()[:32]
 
 
+def _content(note: Path) -> bytes:
+    """What a note says; nothing where it is not a file. Raises OSError."""
+    try:
+        return safe_files.read_file(note, limits.PATH_BYTES * 4)
+    except BundleError:
+        return b""
+
+
 def tidy(home: Path) -> None:
     """Remove what belongs to no bundle that is still there. Raises OSError."""
     for note in home.glob(f"*{NOTE}"):
-        if not os.path.isdir(os.fsdecode(note.read_bytes())):
+        if not os.path.isdir(os.fsdecode(_content(note))):
             note.unlink(missing_ok=True)
     for kept in home.iterdir():
         if kept.is_dir() and not kept.with_suffix(NOTE).exists():

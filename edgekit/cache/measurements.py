@@ -19,6 +19,7 @@ import msgspec
 from edgekit import device, registry
 from edgekit.bundle import safe_files
 from edgekit.cache import digests
+from edgekit.errors import BundleError
 
 log = logging.getLogger("edgekit")
 
@@ -111,14 +112,14 @@ def _path() -> Path | None:
 def _read(path: Path) -> list[Entry]:
     """The entries in the file. A file that this version cannot read is moved aside."""
     try:
-        with path.open("rb") as file:
+        with safe_files.open_file(path) as file:
             data = file.read(MOST_BYTES + 1)
         content = msgspec.json.decode(data, type=_File)
         if content.format == FORMAT and len(data) <= MOST_BYTES:
             return content.entries
     except FileNotFoundError:
         return []
-    except OSError as error:
+    except (OSError, BundleError) as error:
         log.debug("%s cannot be read: %s", path, error)
         return []
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import model as models
+from edgekit import samples
 from edgekit.core import Check
 from edgekit.measuring import process_memory, scenarios, timing
 from edgekit.measuring.configuration import Test
@@ -39,8 +40,8 @@ SHORTEST = 0.5  # seconds of a window
 def serve(order: dict[str, Any], say: Say) -> dict[str, Any]:
     """Open, run once, warm up, and answer requests until `finish`, whose answer is the result.
 
-    `order`: `folder`, `target`, `precision`, `threads`, `test`, `items` (its inputs), `file`
-    (the user's, for prompts), `spawned` (the monotonic
+    `order`: `folder`, `target`, `precision`, `threads`, `test`, `items` (its inputs, apart from their arrays, which
+    are in the file `arrays`), `file` (the user's, for prompts), `spawned` (the monotonic
     clock when this process was asked for) and `patience` (for the warm-up; None: the first run is all).
     """
     import msgspec
@@ -98,7 +99,8 @@ class Subject:
         self._test = Test(**order["test"])
         file = order["file"] and Path(order["file"])
         begun = time.perf_counter()
-        self._scenario = scenarios.open(self.model, self._test, order["items"], file)
+        items = samples.read(Path(order["arrays"]), order["items"])
+        self._scenario = scenarios.open(self.model, self._test, items, file)
         self._looking += time.perf_counter() - begun  # making inputs is not starting up
         self._done = 0
         self._hertz: int | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from edgekit import samples
 from edgekit.core import Variant
 from edgekit.errors import ResourceError, from_dict
 from edgekit.measuring.configuration import Test
@@ -24,6 +25,7 @@ from edgekit.workbench import worker
 
 JOB = "edgekit.measuring.child:serve"
 SILENCE = 1800.0  # seconds without a word after which it is given up
+ITEMS = "items.npz"  # the arrays of what it is fed, in its folder
 WARM_UP = 10.0  # seconds at most
 
 
@@ -56,7 +58,8 @@ class Subject:
             "precision": variant.recipe.name,
             "threads": threads,
             "test": plain(test),
-            "items": items,
+            "items": samples.write(place / ITEMS, items),
+            "arrays": str(place / ITEMS),
             "file": None if file is None else str(file.resolve()),
             "spawned": spawned,
             "patience": patience,

@@ -125,7 +125,7 @@ def _verify(path: Path, promised: str) -> None:
     """Raises BundleError, after removing the file from the cache, if its content is not what the hub promised."""
     if not promised:  # a cache without links holds no digests: then the structure checks must do
         return
-    with path.open("rb") as file:
+    with safe_files.open_file(path) as file:
         if len(promised) == 64:
             found = safe_files.sha256(file)
         else:

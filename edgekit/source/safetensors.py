@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edgekit.bundle import strict_json
+from edgekit.bundle import safe_files, strict_json
 from edgekit.errors import BundleError
 
 MAX_HEADER = 100_000_000  # bytes; the reference reader's limit
@@ -57,7 +57,7 @@ class Tensor:
 def header(path: Path) -> list[Tensor]:
     """The tensors of one safetensors file, in the order of their bytes. Raises BundleError; never trusts a length."""
     try:
-        with path.open("rb") as file:
+        with safe_files.open_file(path) as file:
             size, length, entries = _entries(path, file)
     except OSError as error:
         raise _bad(path, f"cannot be read: {error.strerror}") from None
@@ -146,7 +146,7 @@ def is_nonfinite(path: Path, tensor: Tensor) -> bool:
         return False
     kind, mask, equal = NONFINITE[tensor.dtype]
     dtype = np.dtype(kind)
-    with path.open("rb") as file:
+    with safe_files.open_file(path) as file:
         file.seek(tensor.begin)
         for begin in range(tensor.begin, tensor.end, CHUNK):
             wanted = min(CHUNK, tensor.end - begin)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit import goldens, registry
+from edgekit import goldens, registry, samples
 from edgekit.bundle.safe_files import size_text
 from edgekit.core import QUANTIZED, Bundle, Graph, Measure, Recipe, Variant
 from edgekit.errors import VerificationError
@@ -29,6 +29,7 @@ OUTPUTS, GOLDENS, ENCODED = "outputs", "goldens", "encoded"  # of each variant, 
 class Order(msgspec.Struct):
     """What the worker is told: variants of one target, and where each one's outputs are written.
 
+    `samples` are apart from their arrays, which are in the file `arrays`.
     `floats`: the folder of the float graphs, relative to the bundle's, with their proofs, if an exporter left them to
     be quantized; `graphs` are these.
     """
@@ -37,6 +38,7 @@ class Order(msgspec.Struct):
     variants: list[Variant]
     files: list[str]
     samples: list[Any]
+    arrays: str
     floats: str = ""
     graphs: tuple[Graph, ...] = ()
 
@@ -50,6 +52,7 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, 
 
     order = msgspec.convert(payload, Order)
     bundle, figures = bundle_of(order.bundle), list[dict[str, Any]]()
+    order.samples = samples.read(Path(order.arrays), order.samples)
     for variant, file in zip(order.variants, order.files, strict=True):
         say(f"comparing {variant.name} with the reference")
         figures.append(_measured(bundle, variant, order, Path(file)))
@@ -86,8 +89,8 @@ def _opened(bundle: Bundle, variant: Variant) -> Model:
     return kind(bundle, variant, device.threads())
 
 
-def _milliseconds(model: Model, samples: list[Any]) -> float:
-    return round(model.seconds(samples) * 1e3, 3)
+def _milliseconds(model: Model, inputs: list[Any]) -> float:
+    return round(model.seconds(inputs) * 1e3, 3)
 
 
 def plain(variant: Variant, order: Order) -> Variant:

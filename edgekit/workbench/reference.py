@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 from msgspec.structs import replace
 
-from edgekit import device, goldens, memory_pages, registry
+from edgekit import device, goldens, memory_pages, registry, samples
 from edgekit.bundle import settings as bundle_settings
 from edgekit.core import Bundle, Graph, Recipe, Source, Variant
 from edgekit.errors import UsageError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgekit.model import Model
     from edgekit.session import Session
 
-FLOATS, STORED, OUTPUTS = "fp32", "stored", "reference.npz"  # in the scratch folder
+FLOATS, STORED, OUTPUTS, SAMPLES = "fp32", "stored", "reference.npz", "samples.npz"  # in the scratch folder
 PROOFS = "proof-"  # how the names of files begin that are not the model's
 
 
@@ -65,12 +65,12 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     settings = _settings(exporter, source, order)
     bundle = Bundle(Path(order.folder), source, (order.task,), settings, ())
     kind: type[Model] = registry.task(order.task)
-    samples = kind.samples(bundle, Path(order.calibration) if order.calibration else None)
+    inputs = kind.samples(bundle, Path(order.calibration) if order.calibration else None)
     if source.random:  # nothing is judged by them
-        samples = samples[: goldens.COUNT]
-    made = Reference(settings, samples)
+        inputs = inputs[: goldens.COUNT]
+    made = Reference(settings, samples.write(Path(order.scratch) / SAMPLES, inputs))
     if exporter.needs_torch or not source.random:
-        made = _computed(exporter, bundle, order, made, say)
+        made = _computed(exporter, bundle, order, made, inputs, say)
     return cast("dict[str, Any]", msgspec.to_builtins(made))
 
 
@@ -91,7 +91,9 @@ def _settings(exporter: Exporter, source: Source, order: Order) -> dict[str, Any
     return settings
 
 
-def _computed(exporter: Exporter, bundle: Bundle, order: Order, made: Reference, say: Say) -> Reference:
+def _computed(
+    exporter: Exporter, bundle: Bundle, order: Order, made: Reference, inputs: Sequence[Any], say: Say
+) -> Reference:
     """The reference with its outputs, which are written into the scratch folder."""
     scratch = Path(order.scratch)
     floats: tuple[Graph, ...] = ()
@@ -105,7 +107,7 @@ def _computed(exporter: Exporter, bundle: Bundle, order: Order, made: Reference,
     kind: type[Model] = registry.task(order.task)
     variant = Variant("cpu", Recipe(), graphs)
     with memory_pages.giving_back(home), kind(bundle, variant, device.threads(), sessions=sessions) as model:
-        outputs = model.outputs(made.samples)
+        outputs = model.outputs(inputs)
     goldens.write_arrays(scratch / OUTPUTS, {goldens.REFERENCE: outputs})
     files = (file for file in home.iterdir() if not file.name.startswith(PROOFS))
     size = sum(file.stat().st_size for file in files)

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from edgekit import goldens, registry
+from edgekit import samples as samples_of
 from edgekit.bundle import manifest, onnx_file
 from edgekit.core import Bundle, Exporter, Goldens, Graph, Progress, Variant
 from edgekit.errors import VerificationError
 from edgekit.source import weights
 from edgekit.workbench import gate, worker
 from edgekit.workbench.plan import Plan, keeps_floats
-from edgekit.workbench.reference import FLOATS, OUTPUTS, Reference
+from edgekit.workbench.reference import FLOATS, OUTPUTS, SAMPLES, Reference
 
 if TYPE_CHECKING:
     from edgekit.core import Array
@@ -81,7 +82,8 @@ def make(bench: Workbench, calibration: Path | None, dimensions: int | None, max
     bundle = Bundle(bench.work, bench.plan.source, (bench.plan.task,), made.settings, ())
     gated = judge(bench, bundle, variants(bench, bundle, made), made, max_loss)
     bundle = replace(bundle, variants=gated.variants)
-    return finish(bench, replace(bundle, goldens=known_answers(bundle, made, gated)))
+    inputs = read_samples(bench, made)[: goldens.COUNT]
+    return finish(bench, replace(bundle, goldens=known_answers(bundle, inputs, gated)))
 
 
 def reference(bench: Workbench, calibration: Path | None, dimensions: int | None) -> Reference:
@@ -133,7 +135,8 @@ def judge(
 ) -> Gated:
     """Each variant proved, measured and compared with the reference. Raises VerificationError."""
     kind: type[Model] = registry.task(bundle.task)
-    samples, count = reference.samples, min(goldens.COUNT, len(reference.samples))
+    samples = read_samples(bench, reference)
+    count = min(goldens.COUNT, len(samples))
     figures = _measured(bench, bundle, made, reference)
     expected: list[Array] = []
     if reference.outputs:
@@ -171,6 +174,7 @@ def _measured(
             "variants": [msgspec.to_builtins(made[number]) for number in numbers],
             "files": [str(_answers(bench, number)) for number in numbers],
             "samples": reference.samples,
+            "arrays": str(bench.scratch / SAMPLES),
             "floats": floats,
             "graphs": msgspec.to_builtins(reference.graphs) if floats else [],
         }
@@ -190,19 +194,24 @@ def size_of(folder: Path, variant: Variant) -> int:
     return sum((folder / path).stat().st_size for path in paths) + sum(places.values())
 
 
-def known_answers(bundle: Bundle, made: Reference, gated: Gated) -> Goldens:
-    """The first samples with the reference's and each variant's outputs, written into the bundle."""
+def read_samples(bench: Workbench, reference: Reference) -> list[Any]:
+    """The samples with their arrays, which lie in the scratch folder."""
+    return samples_of.read(bench.scratch / SAMPLES, reference.samples)
+
+
+def known_answers(bundle: Bundle, inputs: Sequence[Any], gated: Gated) -> Goldens:
+    """These samples with the reference's and each variant's outputs, written into the bundle."""
     kind: type[Model] = registry.task(bundle.task)
-    count = min(goldens.COUNT, len(made.samples))
-    expected = gated.reference[:count]
+    expected = gated.reference[: len(inputs)]
     losses = {
         name: goldens.allowed_loss(kind.compare(expected, outputs, bundle.settings).loss)
         for name, outputs in gated.goldens.items()
     }
     tolerances = {variant.name: goldens.tolerance(variant, gated.goldens[variant.name]) for variant in gated.variants}
-    arrays = {**gated.goldens, goldens.REFERENCE: expected, goldens.ENCODED: gated.encoded}
+    stated, inside = samples_of.apart(inputs)
+    arrays = {**gated.goldens, goldens.REFERENCE: expected, goldens.ENCODED: gated.encoded, samples_of.NAME: inside}
     goldens.write_arrays(bundle.folder / goldens.FILE, arrays)
-    return Goldens(tuple(made.samples[:count]), goldens.FILE, tolerances, losses)
+    return Goldens(tuple(stated), goldens.FILE, tolerances, losses)
 
 
 def finish(bench: Workbench, bundle: Bundle) -> Bundle:

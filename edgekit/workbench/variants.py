@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit import device, registry
+from edgekit import device, registry, samples
 from edgekit.core import Bundle, Graph, Recipe, Variant
 from edgekit.quantize import smooth
 from edgekit.quantize.recipes import apply
 from edgekit.workbench import graph as graphs
-from edgekit.workbench.reference import FLOATS, opened
+from edgekit.workbench.reference import FLOATS, SAMPLES, opened
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -129,7 +129,7 @@ class Portables:
         """Run the samples through the float graphs, as the device will run them."""
         kind: type[Model] = registry.task(self.bundle.task)
         with kind(self.bundle, Variant("cpu", Recipe(), graphs), device.threads(), sessions=sessions) as model:
-            model.outputs(self.order.samples)
+            model.outputs(samples.read(Path(self.order.scratch) / SAMPLES, self.order.samples))
 
     def of(self, recipe: Recipe) -> Iterator[Portable]:
         """Each graph for the recipe, loaded, with its noun."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import numpy as np
 
+from edgekit.bundle import array_file
 from edgekit.core import Measure
 from edgekit.errors import BundleError, InputError
 
@@ -52,7 +53,7 @@ class Settings(types.Settings):
 
     output: types.Name  # of the graph: hidden states (B, T, H), or vectors (B, H) if pooling is "none"
     pooling: Literal["mean", "cls", "last", "max", "none"]
-    dense: Annotated[list[Dense], msgspec.Meta(max_length=64)] = msgspec.field(default_factory=list)
+    dense: Annotated[tuple[Dense, ...], msgspec.Meta(max_length=64)] = ()
     dimensions: types.Size | None = None  # leading numbers of a vector that are kept (Matryoshka)
     normalize: bool = False  # to unit length, after the cut
     similarity: Literal["cosine", "dot"] = "cosine"
@@ -168,10 +169,7 @@ def _dense(folder: Path, layer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _array(folder: Path, name: object, axes: int) -> Floats:
     path = inside(folder, name)
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise BundleError(f"{name} is not an array", hint="export the model again", cause=str(error)) from error
+    array = array_file.read_npy(path)
     if array.ndim != axes:
         raise BundleError(f"{name} has {array.ndim} axes, not {axes}", hint="export the model again")
     return np.asarray(array, np.float32)

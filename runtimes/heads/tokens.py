@@ -190,22 +190,16 @@ class Generation(types.Settings):
 class Settings(types.Settings):
     """What the bundle says of the tokens that the model gives."""
 
-    eos_ids: Annotated[list[types.TokenId], msgspec.Meta(max_length=1024)] = msgspec.field(
-        default_factory=list
-    )  # any of them ends an answer
+    eos_ids: Annotated[tuple[types.TokenId, ...], msgspec.Meta(max_length=1024)] = ()  # any of them ends an answer
     bos_id: types.TokenId | None = None
     pad_id: types.TokenId | None = None
-    generation: Generation = msgspec.field(default_factory=Generation)
+    generation: Generation | None = None
     # The model's shape, for `inspect` and reports
     layers: types.Size | None = None
     kv_heads: types.Count | None = None  # 0: no layer has attention
     head_dim: types.Count | None = None
-    windows: Annotated[list[types.Size | None], msgspec.Meta(max_length=limits.SETTING_ITEMS)] = msgspec.field(
-        default_factory=list
-    )
-    attention_layers: Annotated[list[types.Count], msgspec.Meta(max_length=limits.SETTING_ITEMS)] = msgspec.field(
-        default_factory=list
-    )
+    windows: Annotated[tuple[types.Size | None, ...], msgspec.Meta(max_length=limits.SETTING_ITEMS)] = ()
+    attention_layers: Annotated[tuple[types.Count, ...], msgspec.Meta(max_length=limits.SETTING_ITEMS)] = ()
     state_bytes: types.Count | None = None
 
 

@@ -34,9 +34,7 @@ class Settings(types.Settings):
     vocab_size: types.Vocabulary
     tokenizer: types.FileName = "tokenizer.json"
     chat_template: Annotated[str, msgspec.Meta(max_length=limits.TEMPLATE_BYTES)] | None = None
-    special_tokens: dict[types.Name, types.Text] = msgspec.field(
-        default_factory=dict
-    )  # by their names in templates: `bos_token`
+    special_tokens: dict[types.Name, types.Text] | None = None  # by their names in templates: `bos_token`
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import msgspec
 import numpy as np
 
 from edgekit import limits
@@ -49,13 +48,11 @@ class Settings(types.Settings):
     pad_id: types.TokenId = 0  # fills short rows
     inputs: list[Literal["input_ids", "attention_mask", "token_type_ids"]] | None = None  # None: those of the graph
     lowercase: bool = False  # before the tokenizer's own normalizer, as sentence-transformers' do_lower_case
-    prompts: dict[types.Text, types.Text] = msgspec.field(
-        default_factory=dict
-    )  # name -> text that goes in front of what the user gives
+    prompts: dict[types.Text, types.Text] | None = None  # name -> text that goes in front of what the user gives
     default_prompt: types.Text | None = None  # its name
 
     def __post_init__(self) -> None:
-        if self.default_prompt and self.default_prompt not in self.prompts:
+        if self.default_prompt and self.default_prompt not in (self.prompts or {}):
             raise ValueError(f"the default prompt {self.default_prompt!r:.80} is not among the prompts")
         if self.inputs is not None and (not self.inputs or len(set(self.inputs)) != len(self.inputs)):
             raise ValueError("`inputs` must be one or more different names")

@@ -1,12 +1,11 @@
 """Sample images to judge a bundle on when the user gives none: drawn by formula, in many sizes and kinds.
 
-A sample is a data: URL, so that goldens travel with a bundle. Real photos of a model's own field judge it better:
+A sample is an image's file, PNG or JPEG, as bytes. Real photos of a model's own field judge it better:
 `--calibration FOLDER`; they are shrunk to EDGE first.
 """
 
 from __future__ import annotations
 
-import base64
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ MOST = 64  # of a user's pictures
 EDGE, QUALITY = 256, 90  # of those: the longest edge in pixels, and the JPEG's quality
 
 
-def drawn() -> list[str]:
+def drawn() -> list[bytes]:
     """Our own pictures, the same everywhere: four of each size, the kinds in turns."""
     random = np.random.default_rng(0)
     kinds = (_waves, _discs, _stripes, _clouds)
@@ -39,7 +38,7 @@ def drawn() -> list[str]:
     ]
 
 
-def read(path: Path, option: str = "--calibration") -> list[str]:
+def read(path: Path, option: str = "--calibration") -> list[bytes]:
     """The user's pictures: a folder of images, or one image. `option`: that it came with, for messages.
 
     Raises UsageError where there is none, or one cannot be read.
@@ -99,7 +98,7 @@ def _levels(canvas: NDArray[np.floating[Any]]) -> Levels:
     return levels
 
 
-def _encoded(picture: Any, kind: str, **options: Any) -> str:
+def _encoded(picture: Any, kind: str, **options: Any) -> bytes:
     file = BytesIO()
     picture.save(file, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return file.getvalue()

@@ -1,8 +1,8 @@
 """Sample series to judge a recurrent model's bundle on: waves with noise, or the user's CSV file.
 
 A few short ones, which a bundle keeps with their answers, then some of STEPS steps: what rounding does to a state adds
-up from step to step, so a quantized model is judged by the last LATE of these. A series is a list of rows, a number a
-feature in each, None where one is missing, as JSON has it. Knows nothing of any model but its settings.
+up from step to step, so a quantized model is judged by the last LATE of these. A series is float64 (time, features),
+NaN where a number is missing. Knows nothing of any model but its settings.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgekit import limits
 from edgekit.bundle import user_files
@@ -21,37 +23,32 @@ from ..ingest.csv_table import Table
 if TYPE_CHECKING:
     from edgekit.core import Array
 
-Rows = list[list[float | None]]
-
 STEPS, LATE = 1000, 100
 SHORT = (1, 2, 3, 7, 16, 33, 64, 100)  # as many as a bundle keeps goldens
 WAVES, MOST = 4, 16  # long series: made, and cut from a user's file
 SEED = 0
 
 
-def waves(settings: Mapping[str, Any]) -> list[Rows]:
+def waves(settings: Mapping[str, Any]) -> list[Array]:
     """Each feature two sines and noise around its mean, of about its deviation (`normalize`, else 0 and 1)."""
-    import numpy as np
-
     count = len(settings["features"])
     scale = settings.get("normalize") or {"mean": [0.0] * count, "std": [1.0] * count}
-    random, steps, found = np.random.default_rng(SEED), np.arange(STEPS)[:, None], list[Rows]()
+    random, steps, found = np.random.default_rng(SEED), np.arange(STEPS)[:, None], list[Any]()
     for length in (*SHORT, *[STEPS] * WAVES):
         periods, phases = random.uniform(5, 200, (2, count)), random.uniform(0, 2 * np.pi, (2, count))
         slow, fast = np.sin(2 * np.pi * steps / periods[:, None] + phases[:, None])
         made = (0.9 * slow + 0.7 * fast + 0.5 * random.normal(size=(STEPS, count)))[:length]
-        made = made * scale["std"] + scale["mean"]
-        found.append([[float(f"{value:.6g}") for value in row] for row in made])
+        found.append(made * scale["std"] + scale["mean"])
     return found
 
 
-def read(file: Path, features: Sequence[str], option: str = "--calibration") -> list[Rows]:
+def read(file: Path, features: Sequence[str], option: str = "--calibration") -> list[Array]:
     """The user's own, as `edgekit run` reads them; besides, an empty line ends a series. One that is shorter than STEPS
     is repeated. `option`: that they came with, for messages.
 
     Raises UsageError for what is no such file, naming the line.
     """
-    series, end = list[Rows](), -1
+    series, end = list[list[Any]](), -1
     try:
         table = Table(iter(_lines(file, option)), features)
         for _, row in table:
@@ -60,12 +57,13 @@ def read(file: Path, features: Sequence[str], option: str = "--calibration") -> 
             end = table.line
             if any(map(math.isinf, row)):
                 raise UsageError(f"{file.name}, line {end}: a number is infinite", hint="leave missing values empty")
-            series[-1].append([None if math.isnan(value) else value for value in row])
+            series[-1].append(row)
     except InputError as error:
         raise UsageError(f"{file.name}, {error}", hint=error.hint) from error
     if not series:
         raise UsageError(f"{file.name} has no samples", hint=f"write one row per step: {','.join(features)}")
-    return [*_short(series), *_long(series)]
+    whole = [np.array(rows, np.float64) for rows in series]
+    return [*_short(whole), *_long(whole)]
 
 
 def late(items: Sequence[Any], answers: Sequence[Array]) -> list[Array]:
@@ -85,12 +83,12 @@ def _lines(file: Path, option: str) -> list[str]:
         ) from error
 
 
-def _short(series: Sequence[Rows]) -> Iterable[Rows]:
+def _short(series: Sequence[Array]) -> Iterable[Array]:
     """Beginnings of the user's series, one after the other."""
     return (_repeated(series[number % len(series)], length)[:length] for number, length in enumerate(SHORT))
 
 
-def _long(series: Sequence[Rows]) -> list[Rows]:
+def _long(series: Sequence[Array]) -> list[Array]:
     """Pieces of STEPS steps, each series' first before any second."""
     whole = [_repeated(rows, STEPS) for rows in series]
     longest = max(map(len, whole))
@@ -98,5 +96,5 @@ def _long(series: Sequence[Rows]) -> list[Rows]:
     return [piece for piece in pieces if len(piece) == STEPS][:MOST]
 
 
-def _repeated(rows: Rows, length: int) -> Rows:
-    return rows * -(-length // len(rows))
+def _repeated(rows: Array, length: int) -> Array:
+    return np.tile(rows, (-(-length // len(rows)), 1))

@@ -51,7 +51,7 @@ class ImageModel(Model):
 
     @classmethod
     def samples(cls, bundle: Bundle, file: Path | None = None, option: str = "--calibration") -> list[Any]:
-        """Pictures as data: URLs, so that they travel with a bundle."""
+        """Pictures as the bytes of their files."""
         return samples.read(file, option) if file else samples.drawn()
 
     def encode(self, samples: Sequence[Any]) -> list[Array]:

@@ -22,9 +22,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
+
+from edgekit.bundle import array_file, safe_files
+from edgekit.errors import BundleError
 
 if TYPE_CHECKING:
     from edgekit.core import Array, Graph
@@ -103,9 +105,8 @@ def repeats(found: dict[str, Array], kept: dict[str, Array]) -> bool:
 def _answer(file: Path) -> dict[str, Array]:
     """What was kept; nothing of a file that is missing or torn."""
     try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as kept:
-            return {name: kept[name] for name in kept.files}
-    except (OSError, ValueError, EOFError, BadZipFile):
+        return array_file.read_npz(file)
+    except (OSError, BundleError):
         return {}
 
 
@@ -117,11 +118,11 @@ def _imported(core: Any, blob: Path, device: str, options: dict[str, Any]) -> An
     import openvino
 
     try:
-        with blob.open("rb") as file:
+        with safe_files.open_file(blob) as file:
             # A copy on write, since OpenVINO takes only what it might write to; it does not.
             mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
         compiled = core.import_model(openvino.Tensor(mapped, shared_memory=True), device, options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, BundleError) as error:
         log.debug("nothing was kept in %s: %s", blob, error)
         return None
     compiled.mapped = mapped  # nothing else keeps it, and the engine reads from it as long as it lives

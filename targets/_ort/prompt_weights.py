@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.bundle import onnx_file
+from edgekit.bundle import onnx_file, safe_files
 from edgekit.errors import BundleError
 
 from .passes.prompt_graph import SCALES, VALUES
@@ -144,9 +144,9 @@ def _parts(
 def _read(path: Path, end: int) -> Bytes | None:
     """What was kept, mapped; None where there is nothing sound."""
     try:
-        with path.open("rb") as file:
+        with safe_files.open_file(path) as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):
+    except (OSError, ValueError, BundleError):
         return None
     data = np.frombuffer(mapped, np.uint8)
     if len(data) != end + PAGE:

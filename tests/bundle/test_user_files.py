@@ -66,7 +66,7 @@ def test_folders_sockets_and_places_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(os.path.relpath(tmp_path / "sock"))
-    assert "it is a folder" in refused(tmp_path / "folder").message
+    assert "is a folder" in refused(tmp_path / "folder").message
     assert "it is a socket" in refused(tmp_path / "sock").message
     assert "null" in refused(tmp_path / "a\0b").message
     assert "cannot write /proc/x" in refused(Path("/proc/x")).message
@@ -132,7 +132,7 @@ def test_what_comes_to_the_name_meanwhile_stays(tmp_path: Path, monkeypatch: pyt
         os.mkfifo(tmp_path / "x")
 
     monkeypatch.setattr(safe_files, "write_file", slow)
-    with pytest.raises(UsageError, match="it is a pipe"):
+    with pytest.raises(UsageError, match="is a pipe"):
         user_files.save(tmp_path / "x", b"new")
     assert os.listdir(tmp_path) == ["x"]
     assert (tmp_path / "x").is_fifo()
@@ -168,7 +168,7 @@ def test_a_regular_file_and_a_link_to_one_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("pipe", "it is a pipe"), ("/dev/zero", "it is a device"), (".", "it is a folder"), ("none", "No such file"),
+    [("pipe", "is a pipe"), ("/dev/zero", "is a device"), (".", "is a folder"), ("none", "No such file"),
      ("a\0b", "null")],
 )  # fmt: skip
 def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, name: str, why: str) -> None:

@@ -52,7 +52,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_no_file_keeps_us_waiting_or_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, what in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device")):
-        with pytest.raises(UsageError, match=f"it is {what}, not a regular file"):
+        with pytest.raises(UsageError, match=f"is {what}, not a regular file"):
             samples.read(path)
     (tmp_path / "mine.txt").write_text("one\n" + "two " * 20_000)
     with pytest.raises(UsageError, match=r"line 2 of mine\.txt has 79999 characters; 65536 are allowed"):

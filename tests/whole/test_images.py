@@ -16,7 +16,7 @@ from cli_calls import Call, call
 from export_cache import ExportCache
 
 import edgekit
-from edgekit import zoo
+from edgekit import goldens, samples, zoo
 from edgekit.runtimes.tasks._images import BATCH
 
 __all__ = ["call"]
@@ -182,7 +182,8 @@ def test_pictures_of_one_s_own_calibrate(exported: Exported, tmp_path: Path) -> 
     made = edgekit.export("zoo:digits", tmp_path / "d.ek", targets=["cpu"], precision="int8", calibration=folder)
     assert made.variants[0].measured["samples"] == 64
     assert made.goldens is not None
-    assert all(sample.startswith("data:image/jpeg;base64,") for sample in made.goldens.inputs)
+    assert made.goldens.inputs == tuple({"bytes": number} for number in range(goldens.COUNT))
+    assert all(file.startswith(b"\xff\xd8") for file in samples.read(made.folder / "goldens.npz", made.goldens.inputs))
     assert all(check.ok for check in edgekit.verify(made.folder))
     with edgekit.load(made.folder) as model:
         answers = model.classify(list(test.inputs), top_k=1)
