@@ -110,6 +110,7 @@ class Model:
         self.bundle, self.variant, self.threads, self.chosen_by = bundle, variant, threads, chosen_by
         self.settings: dict[str, Any] = bundle.settings
         self.sessions: Mapping[str, Session] = {}
+        self._check_output()
         self.prepare()
         self.sessions = Sessions(bundle, variant, threads) if sessions is None else sessions
         if len(variant.graphs) == 1:  # whatever is asked needs it
@@ -258,6 +259,16 @@ class Model:
             f"{self.bundle.name} is made for {', '.join(self.bundle.tasks)} and has no {name}()",
             hint=f"it has: {', '.join(self.methods)}",
         )
+
+    def _check_output(self) -> None:
+        """Raise BundleError where the setting `output`, which heads read, names no output of the variant's graphs."""
+        name = self.settings.get("output")
+        known = [port.name for graph in self.variant.graphs for port in graph.outputs]
+        if name is not None and name not in known:
+            raise BundleError(
+                f"the setting output is {name!r:.80}, and the graph gives {', '.join(known)}",
+                hint="export the model again",
+            )
 
     def _state_name(self) -> str:
         """What saved states belong to."""

@@ -23,7 +23,7 @@ import msgspec
 
 import edgekit
 from edgekit import limits
-from edgekit.bundle import checksums, onnx_file, safe_files, settings, strict_json
+from edgekit.bundle import checksums, facts, onnx_file, ports, safe_files, settings, strict_json
 from edgekit.cache.digests import Memory
 from edgekit.core import Bundle, Goldens, Graph, Source, Variant
 from edgekit.errors import BundleError, UsageError
@@ -85,7 +85,9 @@ def write(bundle: Bundle, folder: Path, versions: dict[str, str]) -> None:
     )  # fmt: skip
     _check_values(manifest)
     _check_names(manifest)
-    settings.check(manifest.tasks, manifest.settings, "the exporter wrote them; please report the model")
+    hint = "the exporter wrote it; please report the model"
+    settings.check(manifest.tasks, manifest.settings, hint)
+    facts.check(manifest.variants, hint)
     data = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
     if len(data) > limits.MANIFEST_BYTES:
         raise BundleError(
@@ -137,6 +139,7 @@ def _read(root: Path, verify: Verify) -> Bundle:
     manifest = _manifest(root)
     _check_names(manifest)
     settings.check(manifest.tasks, manifest.settings, _DAMAGED)
+    facts.check(manifest.variants, _DAMAGED)
     _check_files(root, manifest, verify)
     for name in manifest.files:
         if name.endswith(".onnx"):  # as every graph's name does
@@ -260,9 +263,9 @@ def _check_names(manifest: Manifest) -> None:
             _check_graph(manifest, graph, f"$.variants[{index}].graphs[{number}]")
     if manifest.goldens is not None:
         _check_listed(manifest, manifest.goldens.file, "$.goldens.file")
-        for key in (*manifest.goldens.tolerances, *manifest.goldens.losses):
-            if key not in names:
-                raise _wrong("$.goldens", f"names the variant {key!r}, which is not one of {names}")
+        for key, stated in (("tolerances", manifest.goldens.tolerances), ("losses", manifest.goldens.losses)):
+            if stated.keys() != set(names):
+                raise _wrong(f"$.goldens.{key}", f"are of {sorted(stated)}, and the variants are {names}")
 
 
 def _check_graph(manifest: Manifest, graph: Graph, path: str) -> None:
@@ -312,17 +315,13 @@ def _check_files(root: Path, manifest: Manifest, verify: Verify) -> None:
             _log.warning("%s holds a file that its manifest does not list; it is not used: %s", root.name, ascii(name))
 
 
-def _check_ports(manifest: Manifest, name: str, facts: onnx_file.Facts) -> None:
-    graphs = [graph for variant in manifest.variants for graph in variant.graphs]
-    graphs += [graph.prompt for graph in graphs if graph.prompt is not None]
-    for graph in (graph for graph in graphs if graph.path == name):
-        for ports, found in ((graph.inputs, facts.inputs), (graph.outputs, facts.outputs)):
-            said = {port.name: port.dtype for port in ports}
-            if said != found:
-                raise BundleError(
-                    f"{name} has the ports {found}, and the manifest says {said}",
-                    hint=_DAMAGED, file=name, expected=said, actual=found,
-                )  # fmt: skip
+def _check_ports(manifest: Manifest, name: str, stated: onnx_file.Facts) -> None:
+    for graph in (graph for variant in manifest.variants for graph in variant.graphs):
+        if graph.path == name:
+            ports.check(graph, stated)
+            ports.check_kind(graph)
+        if graph.prompt is not None and graph.prompt.path == name:
+            ports.check(graph.prompt, stated)
 
 
 # What goes into the manifest when it is written.

@@ -56,6 +56,7 @@ class Facts:
     external: tuple[External, ...]
     functions: tuple[tuple[str, str], ...]
     metadata: tuple[str, ...]  # the keys
+    shapes: dict[str, tuple[int | None, ...]]  # of inputs and outputs that state one; None: a free axis
     dequantized: frozenset[str]  # what DequantizeLinear nodes read
     widest: int  # bytes of the largest value between nodes, a row of it: of those whose only free axis is the first
 
@@ -98,6 +99,7 @@ class Walk:
         self.widest = 0
         self.depth = 0
         self.counts: Counter[str] = Counter()
+        self.shapes: dict[str, tuple[int | None, ...]] = {}
 
     def model(self) -> Facts:
         graph: tuple[dict[str, str], dict[str, str]] | None = None
@@ -122,8 +124,8 @@ class Walk:
         for body in self.functions.values():
             self.ops.update(body)
         return Facts(
-            ir_version, self.opsets, dict(self.ops), self.depth, *graph,
-            tuple(self.external), tuple(self.functions), tuple(metadata), frozenset(self.dequantized), self.widest,
+            ir_version, self.opsets, dict(self.ops), self.depth, *graph, tuple(self.external),
+            tuple(self.functions), tuple(metadata), self.shapes, frozenset(self.dequantized), self.widest,
         )  # fmt: skip
 
     def graph(self, span: Span, depth: int) -> tuple[dict[str, str], dict[str, str]]:
@@ -142,7 +144,7 @@ class Walk:
                 case "sparse_initializer":
                     self.sparse(inside)
                 case "input" | "output":
-                    self.port(inside, ports[name])
+                    self.port(inside, ports[name], self.shapes if depth == 0 else {})
                 case "value_info":
                     self.between(inside)
         inputs = {name: dtype for name, dtype in ports["input"].items() if name not in initialized}
@@ -217,17 +219,22 @@ class Walk:
                 version = value
         self.opsets[_plain(domain)] = max(version, self.opsets.get(_plain(domain), 0))
 
-    def port(self, span: Span, into: dict[str, str]) -> None:
-        label = dtype = ""
+    def port(self, span: Span, into: dict[str, str], shapes: dict[str, tuple[int | None, ...]]) -> None:
+        """Note a port's dtype, and its shape if it states one."""
+        label, dtype, shape = "", "", None
         for name, _, inside in self.reader.fields(span, _VALUE_INFO):
             if name == "name":
                 label = self.reader.text(inside)
             else:
                 for _, _, tensor in self.reader.fields(inside, _TYPE):
-                    for field, value, _ in self.reader.fields(tensor, _TENSOR_TYPE):
+                    for field, value, dims in self.reader.fields(tensor, _TENSOR_TYPE):
                         if field == "elem_type":
                             dtype = _dtype(value)[0]
+                        else:
+                            shape = tuple(self.axis(dim) for _, _, dim in self.reader.fields(dims, _SHAPE))
         into[label] = dtype
+        if shape is not None:
+            shapes[label] = shape
 
     def between(self, span: Span) -> None:
         """A value between nodes: counts where all of its axes but the first are fixed."""
