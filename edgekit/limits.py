@@ -15,7 +15,8 @@ CHECKSUMS_BYTES = 16 << 20  # edgekit.sha256
 # Settings, in the manifest
 SETTING_CHARACTERS = 1 << 16  # of a name, a label, a prompt
 SETTING_ITEMS = 1 << 17  # of a list of names, labels or numbers
-SETTING_NUMBER = 1e30  # largest absolute value, of a deviation also the inverse of the smallest
+SETTING_NUMBER = 1e30  # largest absolute value
+SETTING_DEVIATION = 1e-30  # the smallest
 CONTEXT = 1 << 26  # tokens
 
 # Names that a file gives for other files

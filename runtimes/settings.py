@@ -25,7 +25,7 @@ Tokens = Annotated[int, msgspec.Meta(ge=1, le=limits.CONTEXT)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=limits.TENSOR_DIM)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=limits.JSON_INTEGER)]
 Number = Annotated[float, msgspec.Meta(ge=-limits.SETTING_NUMBER, le=limits.SETTING_NUMBER)]
-Positive = Annotated[float, msgspec.Meta(ge=1 / limits.SETTING_NUMBER, le=limits.SETTING_NUMBER)]
+Positive = Annotated[float, msgspec.Meta(ge=limits.SETTING_DEVIATION, le=limits.SETTING_NUMBER)]
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True):

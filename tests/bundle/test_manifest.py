@@ -23,7 +23,7 @@ from stub_export import describe, fill, make_graph
 from edgekit import limits
 from edgekit.bundle import manifest, safe_files
 from edgekit.core import Goldens, Graph, Recipe, State, Variant
-from edgekit.errors import BundleError, DeviceError, EdgeKitError
+from edgekit.errors import BundleError, DeviceError, EdgeKitError, UsageError
 
 FLIPS = cases(50, 1000)  # of each file, with each way to verify
 Edit = Callable[[dict[str, Any]], object]
@@ -216,6 +216,12 @@ def test_the_digests_must_be_those_of_the_manifest(folder: Path) -> None:
             manifest.read(folder)
 
 
+def test_a_wish_to_verify_that_is_not_one(folder: Path) -> None:
+    with pytest.raises(UsageError, match="verify is 'maybe'") as caught:
+        manifest.read(folder, verify="maybe")  # type: ignore[arg-type]
+    assert "always, once, never" in caught.value.hint
+
+
 # B1: files that changed
 
 WOUNDS: dict[str, Callable[[Path], object]] = {
@@ -297,6 +303,24 @@ def test_a_hard_link_needs_its_digest(folder: Path, tmp_path: Path) -> None:
             r"at `\$\.variants\[0\]\.recipe\.group_size",
         ),
         (lambda raw: raw["variants"][0]["recipe"].update(group_size=-1), "a group of -1 weights"),
+        (
+            lambda raw: raw["settings"].update(normalhze=True),
+            "the setting 'normalhze' is not one of feature-extraction",
+        ),
+        (lambda raw: raw["settings"].pop("pooling"), "missing required field `pooling`"),
+        (
+            lambda raw: raw["settings"].update(normalize="no"),
+            r"Expected `bool`, got `str` - at `\$\.settings\.normalize",
+        ),
+        (
+            lambda raw: raw["variants"][0]["measured"].update(loss=-1.0),
+            r"variants\[0\]\.measured: Expected `float` >= 0",
+        ),
+        (lambda raw: raw["variants"][0]["compiled"].update(engne="x"), r"variants\[0\]\.compiled: .*unknown field"),
+        (lambda raw: raw["variants"][0]["graphs"][0]["inputs"][0].update(shape=["batch", 5]), r"shape \(None, 4\) in"),
+        (lambda raw: raw["variants"][0]["graphs"][0]["outputs"][0].update(shape=[1, 4]), r"shape \(None, 4\) in the"),
+        (lambda raw: raw["variants"][0]["graphs"][0]["states"].append({"into": "x"}), "two states share a port"),
+        (lambda raw: raw["variants"][0]["graphs"][0].update(kind="decoder"), "a decoder without a port 'input_ids'"),
         (lambda raw: raw["settings"].update(big=2**70), r"\$\.settings\.big is an integer"),
         (lambda raw: raw["settings"].update(text="\ud800"), r"\$\.settings\.text is not Unicode"),
         (lambda raw: raw["files"].update({"../x": raw["files"]["tokenizer.json"]}), "unsafe path '../x'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -223,8 +224,10 @@ def test_a_file_that_holds_no_stream(fresh: Recurrent, tmp_path: Path) -> None:
     stream.step([1, 2])
     stream.save(file)
     (tmp_path / "torn").write_bytes(file.read_bytes()[:-40])
+    (tmp_path / "longer").write_bytes(file.read_bytes() + b"more")
+    os.mkfifo(tmp_path / "pipe")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    for name in ("torn", "other.npz", "absent"):
+    for name in ("torn", "longer", "pipe", "other.npz", "absent"):
         with pytest.raises(StateError, match="is not a saved stream"):
             stream.load(tmp_path / name)
     with np.load(file) as kept:
