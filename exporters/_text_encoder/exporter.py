@@ -151,8 +151,8 @@ def _load(source: Source, task: str) -> torch.nn.Module:
     config = transformers_model.config_of(source)
     attention = {"attn_implementation": "sdpa" if _has_sdpa(model_class, config) else "eager"}
     model, absent = transformers_model.load(model_class, source, config, **attention)
-    needed = [name for name in absent if task not in UNUSED or UNUSED[task] not in name]
-    transformers_model.check_weights(needed, model, task, source)
+    unneeded = [name for name in absent if task in UNUSED and UNUSED[task] in name]
+    transformers_model.check_weights(absent, model, task, source, unneeded)
     found: torch.nn.Module = model
     return found
 

@@ -62,22 +62,23 @@ def load(model_class: Any, source: Source, config: Any, **options: Any) -> tuple
     return model.eval(), sorted(report["missing_keys"])
 
 
-def check_weights(absent: Sequence[str], model: Any, task: str, source: Source) -> None:
+def check_weights(absent: Sequence[str], model: Any, task: str, source: Source, unneeded: Sequence[str] = ()) -> None:
     """Raise where the files lack weights that the task needs: BundleError for some of a part that they hold, or all of
-    them, UnsupportedError for a whole part, which is then the head of another task.
+    them, UnsupportedError for a whole part, which is then the head of another task. `unneeded` may be absent.
     """
-    if not absent:
+    needed = [name for name in absent if name not in unneeded]
+    if not needed:
         return
-    names, body = weights.names(source.folder), model.base_model_prefix + "."
-    stored = {_part(name, body) for name in names}
-    is_foreign = stored.isdisjoint(_part(name, body) for name, _ in model.named_parameters())
-    lost = next((name for name in absent if is_foreign or _part(name, body) in stored), None)
+    # By the model's names: transformers renames tensors of older files as it loads them.
+    body = model.base_model_prefix + "."
+    loaded = {_part(name, body) for name, _ in model.named_parameters() if name not in absent}
+    lost = next((name for name in needed if not loaded or _part(name, body) in loaded), None)
     if lost is not None:
-        raise weights.missing(lost, names)
+        raise weights.missing(lost, weights.names(source.folder))
     raise UnsupportedError(
-        f"the weights have no {absent[0]!r}, so this model was not trained for {task}",
+        f"the weights have no {needed[0]!r}, so this model was not trained for {task}",
         hint="choose the task it was trained for with --task",
-        missing=list(absent[:20]),
+        missing=needed[:20],
     )
 
 

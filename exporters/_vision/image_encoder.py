@@ -102,10 +102,11 @@ class ImageEncoder(Traced):
         attention = {"attn_implementation": self.attention} if self.attention else {}
         model_class = AutoModelForImageClassification if task == CLASSIFICATION else AutoModel
         model, absent = transformers_model.load(model_class, source, config, **attention)
-        missing = [key for key in absent if not key.endswith(COUNTER)]
-        if self.loose_pooler and missing and all(key.startswith("pooler.") for key in missing):
-            model.pooler, missing = None, []
-        transformers_model.check_weights(missing, model, task, source)
+        unneeded = [name for name in absent if name.endswith(COUNTER)]
+        missing = [name for name in absent if name not in unneeded]
+        if self.loose_pooler and missing and all(name.startswith("pooler.") for name in missing):
+            model.pooler, unneeded = None, absent
+        transformers_model.check_weights(absent, model, task, source, unneeded)
         loaded: torch.nn.Module = model
         return loaded
 

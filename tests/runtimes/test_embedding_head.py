@@ -16,6 +16,7 @@ from edgekit.runtimes.ingest import text as ingest
 from edgekit.runtimes.ingest.text import TextBatch
 
 OUTPUT = "last_hidden_state"
+PROMPTS = {"query": "query: ", "long": "Represent this sentence for searching: "}
 TEXTS = [sentence for sentence in SENTENCES if sentence]
 
 
@@ -32,10 +33,10 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return BertModel.from_pretrained(folder)
 
 
-def embed(bert: Any, given: dict[str, Any], folder: Path = Path(), **options: Any) -> Any:
-    text = ingest.open(minilm(), {"inputs": list(ingest.INPUTS)})
+def embed(bert: Any, given: dict[str, Any], folder: Path = Path(), prompt: str | None = None, **options: Any) -> Any:
+    text = ingest.open(minilm(), {"inputs": list(ingest.INPUTS), "prompts": PROMPTS})
     opened = head.open(folder, {"output": OUTPUT, **given})
-    encodings = text.encode(TEXTS)
+    encodings = text.encode(TEXTS, prompt=prompt)
     found = numbers(head, TorchSession(bert, OUTPUT), text, encodings, opened, **options)
     return head.answers(found, encodings, opened)
 
@@ -61,6 +62,20 @@ def test_pooling_is_that_of_sentence_transformers(bert: Any, ours: str, theirs: 
     found = embed(bert, {"pooling": ours, "normalize": normalize})
     assert found.shape == (len(TEXTS), 32)
     np.testing.assert_allclose(found, reference, atol=2e-6)
+
+
+@pytest.mark.parametrize("prompt", [None, "query", "long"])
+@pytest.mark.parametrize(("ours", "theirs"), [("mean", "mean"), ("cls", "cls"), ("last", "lasttoken"), ("max", "max")])
+def test_pooling_without_the_prompt_is_that_of_sentence_transformers(
+    bert: Any, ours: str, theirs: str, prompt: str | None
+) -> None:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    model = sentence_transformer(bert, Pooling(32, theirs, include_prompt=False), prompts=PROMPTS)
+    found = embed(bert, {"pooling": ours, "include_prompt": False}, prompt=prompt)
+    np.testing.assert_allclose(found, model.encode(TEXTS, prompt_name=prompt), atol=2e-6)
+    if prompt and ours != "last":
+        assert np.abs(found - embed(bert, {"pooling": ours}, prompt=prompt)).max() > 0.01
 
 
 @pytest.mark.parametrize(
