@@ -67,11 +67,15 @@ def export(
     more per GB of weights. Raises any EdgeKitError.
     """
     from edgekit import device, limits, registry
-    from edgekit.bundle import publish
+    from edgekit.bundle import publish, safe_files
     from edgekit.source import onnx_file
     from edgekit.workbench import plan as planning
     from edgekit.workbench import stages
 
+    place = safe_files.path_of(output, "output")
+    samples = None if calibration is None else safe_files.path_of(calibration, "calibration")
+    if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 1):
+        raise UsageError(f"memory_limit is {memory_limit!r:.60}", hint="give a number of bytes: 4 << 30 is 4 GiB")
     if max_accuracy_loss is not None and not 0 <= max_accuracy_loss <= 1:
         raise UsageError(f"--max-accuracy-loss is {max_accuracy_loss}", hint="give a share from 0 to 1: 0.02")
     if time_limit is not None and not 0 < time_limit < math.inf:
@@ -79,6 +83,7 @@ def export(
     _require(BUILDING)
     say = progress or (lambda stage, what: None)
     with contextlib.ExitStack() as stack:
+        model = str(model) if isinstance(model, Path) else model
         if not isinstance(model, str):
             _require(MODULES)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-")))
@@ -98,14 +103,14 @@ def export(
         )
         _require(TRACING if registry.exporter(plan.source.arch).needs_torch else BUILDING)
         planning.check_memory(plan, memory_limit, device.available_memory())
-        work = stack.enter_context(publish.into(Path(output), force=force))
+        work = stack.enter_context(publish.into(place, force=force))
         publish.need(work, plan.disk_needed)
         for missing in plan.left_out:
             say("plan", missing)
         seconds = time_limit or limits.STAGE_SECONDS + limits.STAGE_SECONDS_PER_GB * plan.weight_bytes / 1e9
         bench = stages.Workbench(plan, work, memory_limit or device.available_memory(), seconds, say)
-        bundle = stages.make(bench, Path(calibration) if calibration else None, dimensions, max_accuracy_loss)
-    return replace(bundle, folder=Path(output))
+        bundle = stages.make(bench, samples, dimensions, max_accuracy_loss)
+    return replace(bundle, folder=place)
 
 
 def _require(needed: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from edgekit import device, registry
-from edgekit.bundle import manifest
+from edgekit.bundle import manifest, safe_files
 from edgekit.errors import BundleError, NoSuchMethodError, UnsupportedError, UsageError
 from edgekit.sessions import Sessions
 from edgekit.variants import choose
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgekit.session import Session
 
 Verify = Literal["always", "once", "never"]
+BYTES = "give a number of bytes: 1 << 30 is 1 GiB"
 TIMED, ROUNDS = 8, 5  # items and rounds of `seconds`
 ENOUGH = 5.0  # seconds of timing, after which no round begins
 
@@ -55,9 +56,8 @@ def load(
     Raises BundleError, DeviceError when the target is not on this machine, UsageError for a variant that is not there,
     UnsupportedError for a task that the bundle does not have, ResourceError where nothing fits into the limit.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}", hint="give 1 or more")
-    bundle = manifest.read(Path(folder), verify=verify)
+    _check_call(threads, memory_limit)
+    bundle = manifest.read(safe_files.path_of(folder, "folder"), verify=verify)
     if task is not None and registry.task_name(task) not in bundle.tasks:
         raise UnsupportedError(
             f"{bundle.name} does not have the task {task}", hint=f"its tasks are: {', '.join(bundle.tasks)}"
@@ -71,6 +71,14 @@ def load(
     model = kind(bundle, variant, threads or device.threads(), chosen_by=why)
     model.memory_limit = memory_limit
     return model
+
+
+def _check_call(threads: Any, memory_limit: Any) -> None:
+    for name, value in (("threads", threads), ("memory_limit", memory_limit)):
+        if value is not None and (type(value) is not int or value < 1):
+            raise UsageError(
+                f"{name} is {value!r:.60}", hint="give a whole number from 1" if name == "threads" else BYTES
+            )
 
 
 class Model:
@@ -224,6 +232,12 @@ class Model:
                 return graph
         names = ", ".join(graph.name for graph in self.variant.graphs)
         raise BundleError(f"{self.variant.name} has no graph {name!r}, only {names}", hint="export the model again")
+
+    def _with_width(self) -> dict[str, Any]:
+        """The settings, with the last axis of the output that they name as `width`; 0 where it is free."""
+        shapes = {port.name: port.shape for port in self.graph().outputs}
+        last = next(iter(shapes.get(str(self.settings.get("output")), ())[-1:]), 0)
+        return {"width": last if isinstance(last, int) else 0, **self.settings}
 
     def session_of(self, name: str = "model") -> Any:
         """The graph's session, opened now if it is not."""

@@ -28,10 +28,10 @@ def verify(folder: str | Path, *, targets: Sequence[Target] = ()) -> list[Check]
     A check that fails is in the list, not raised. Raises BundleError when the bundle is bad or has no goldens,
     DeviceError when a target that was asked for is not on this machine, or none of the bundle's is.
     """
-    from edgekit.bundle import manifest
+    from edgekit.bundle import manifest, safe_files
     from edgekit.variants import choose, probe
 
-    found = manifest.read(Path(folder), verify="always")
+    found = manifest.read(safe_files.path_of(folder, "folder"), verify="always")
     if found.goldens is None:
         raise BundleError(f"{found.name} has no goldens to verify", hint="export the model again")
     for target in targets:

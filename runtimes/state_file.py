@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bundle import array_file, user_files
+from edgekit.bundle import array_file, safe_files, user_files
 from edgekit.errors import StateError
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ TOLD, ARRAY = "told", "state/"  # the entry of what is said; what an array's nam
 
 def write(path: str | Path, told: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     """Raises UsageError for a place that cannot be written to, ResourceError when the disk is full."""
+    file = safe_files.path_of(path, "path")
     named: dict[str, Any] = {f"{ARRAY}{name}": array for name, array in arrays.items()}
     named[TOLD] = np.frombuffer(json.dumps(told).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **named)
-    user_files.save(Path(path), buffer.getvalue())
+    user_files.save(file, buffer.getvalue())
 
 
 def read(path: str | Path, what: str, made_for: str) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -36,8 +37,9 @@ def read(path: str | Path, what: str, made_for: str) -> tuple[dict[str, Any], di
 
     Raises StateError for a file that holds nothing of the kind, or was `made_for` another model.
     """
+    place = safe_files.path_of(path, "path")
     try:
-        arrays = array_file.read_npz(Path(path))
+        arrays = array_file.read_npz(place)
         told = json.loads(arrays.pop(TOLD).tobytes())
         owner = told["made_for"]
     except Exception as error:  # what a torn file makes numpy, zipfile and json raise has no end

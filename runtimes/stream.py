@@ -132,13 +132,13 @@ class Stream:
         """The stream's state, whole or not at all. Raises UsageError, and ResourceError when the disk is full."""
         with alone(self._busy):
             self._check()
-            write(self._model, Path(path), self._past, self._state)
+            write(self._model, path, self._past, self._state)
 
     def load(self, path: str | Path) -> None:
         """Go on where a saved stream stopped, in this process or another. Raises StateError for another model's."""
         with alone(self._busy):
             self._check_open()
-            self._past, self._state = read(self._model, Path(path))
+            self._past, self._state = read(self._model, path)
 
     def close(self) -> None:
         """Let go of the state; twice is once. Raises SessionBusyError where another thread is at it."""

@@ -135,13 +135,13 @@ class Streams:
         """That stream as a file, for `load` here or of a Stream. Raises StateError, ResourceError."""
         with alone(self._busy):
             self._check([key])
-            write(self._model, Path(path), self._past(key), self._state(key))
+            write(self._model, path, self._past(key), self._state(key))
 
     def load(self, path: str | Path) -> int:
         """The key of a new stream that goes on where the saved one stopped. Raises StateError for another model's."""
         with alone(self._busy):
             self._check_open()
-            return self._join(*read(self._model, Path(path)))
+            return self._join(*read(self._model, path))
 
     def close(self) -> None:
         """Let all streams go; twice is once."""

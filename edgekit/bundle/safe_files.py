@@ -20,7 +20,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from edgekit import limits
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, UsageError
 
 # O_NONBLOCK: opening a fifo returns at once, and `fstat` then refuses it.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -31,6 +31,17 @@ _KINDS = {
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a disk", stat.S_IFSOCK: "a socket",
 }  # fmt: skip
 _COPY = "copy the folder with its links followed: cp -rL FROM TO"
+
+
+def path_of(value: object, name: str) -> Path:
+    """The path that a caller gave as the argument `name`. Raises UsageError for what cannot be one."""
+    hint = "give a str or a pathlib.Path" + ("; os.fsdecode makes one of bytes" if isinstance(value, bytes) else "")
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise UsageError(f"{name} is {value!r:.60}, not a path", hint=hint)
+    path = Path(value)
+    if "\0" in str(path) or not str(value):
+        raise UsageError(f"{name} is {str(value)!r:.60}, not a path", hint="give the name of a file or folder")
+    return path
 
 
 def parts(relative: str) -> tuple[str, ...]:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgekit.core import Measure
-from edgekit.errors import BundleError, InputError, UnsupportedError
+from edgekit.errors import BundleError, UnsupportedError
 from edgekit.results import Label, Ranked
 
+from .. import arguments
 from .. import settings as types
 
 if TYPE_CHECKING:
@@ -119,9 +120,8 @@ def check_labels(settings: Mapping[str, Any]) -> None:
 
 
 def check_top_k(top_k: int | None) -> None:
-    """Raises InputError if `top_k` is below one."""
-    if top_k is not None and top_k < 1:
-        raise InputError(f"top_k is {top_k}", hint="give a number of answers from 1, or None for all")
+    """Raises InputError if `top_k` is not a whole number from one, or None."""
+    arguments.count(top_k, "top_k", "give a number of answers from 1, or None for all")
 
 
 def sigmoid(logits: Floats) -> Floats:

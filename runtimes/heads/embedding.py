@@ -16,6 +16,7 @@ from edgekit.bundle import array_file
 from edgekit.core import Measure
 from edgekit.errors import BundleError, InputError
 
+from .. import arguments
 from .. import settings as types
 from ..ingest.text import inside
 from .classes import sigmoid
@@ -61,7 +62,10 @@ class Settings(types.Settings):
 
 
 def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, checked, with the dense layers' arrays in place of their files. Raises BundleError."""
+    """The settings, checked, with the dense layers' arrays in place of their files. Raises BundleError.
+
+    `width` in them is that of the graph's output, 0 where it is not known; in the result, that of a whole vector.
+    """
     for name, value, known in (
         ("pooling", settings.get("pooling"), tuple(POOLINGS)),
         ("similarity", settings.get("similarity", "cosine"), SIMILARITIES),
@@ -72,7 +76,8 @@ def open(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise BundleError("the settings do not say which output holds the hidden states", hint="export the model again")
     if not isinstance(settings.get("dimensions"), int | None):
         raise BundleError(f"dimensions is {settings['dimensions']!r}, not a number", hint="export the model again")
-    return {**settings, "dense": [_dense(folder, layer) for layer in settings.get("dense") or ()]}
+    dense = [_dense(folder, layer) for layer in settings.get("dense") or ()]
+    return {**settings, "dense": dense, "width": len(dense[-1]["weight"]) if dense else settings.get("width") or 0}
 
 
 def numbers(outputs: Arrays, batch: TextBatch, settings: Mapping[str, Any], *, dimensions: int | None = None) -> Floats:
@@ -97,9 +102,10 @@ def numbers(outputs: Arrays, batch: TextBatch, settings: Mapping[str, Any], *, d
 
 
 def answers(numbers: Rows, encodings: Sequence[Encoding], settings: Mapping[str, Any]) -> Floats:
-    """The vectors as one float32 array (n, d); (0, dimensions or 0) for no texts."""
+    """The vectors as one float32 array (n, d); (0, d) for no texts or images."""
     if len(numbers) == 0:
-        return np.empty((0, settings.get("dimensions") or 0), np.float32)
+        width, dimensions = settings.get("width") or 0, settings.get("dimensions")
+        return _cut(np.empty((0, width or dimensions or 0), np.float32), dimensions)
     return np.asarray(numbers, np.float32)
 
 
@@ -178,7 +184,8 @@ def _array(folder: Path, name: object, axes: int) -> Floats:
 def _cut(vectors: Floats, dimensions: int | None) -> Floats:
     if dimensions is None:
         return vectors
-    if not 1 <= dimensions <= vectors.shape[1]:
+    width = vectors.shape[1]
+    if (arguments.count(dimensions, "dimensions", f"give a whole number from 1 to {width}") or 1) > width:
         raise InputError(
             f"cannot shorten vectors of {vectors.shape[1]} numbers to {dimensions}",
             hint=f"give dimensions from 1 to {vectors.shape[1]}",

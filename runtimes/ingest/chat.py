@@ -97,6 +97,8 @@ class Chat:
         if isinstance(item, str):
             text.check(item, number, self.most_bytes)
             ids = self._ids(self.words.split(self.words.broken(item)), begin=begin)
+        elif isinstance(item, bytes | Mapping) or not hasattr(item, "__len__"):
+            raise _not_a_prompt(number)
         elif len(item) and all(isinstance(part, Mapping) for part in item):
             ids = self.chat([part for part in item if isinstance(part, Mapping)])
         elif all(isinstance(part, int | np.integer) and not isinstance(part, bool) for part in item):
@@ -107,7 +109,7 @@ class Chat:
                     hint=f"give ids from 0 to {self.vocabulary - 1}",
                 )
         else:
-            raise InputError(f"prompts[{number}] is not a prompt", hint="give a text, chat messages or token ids")
+            raise _not_a_prompt(number)
         if not ids:
             raise InputError(f"prompts[{number}] has no tokens", hint="give a text that is not empty")
         if truncate:
@@ -189,6 +191,10 @@ def open(folder: Path, settings: Mapping[str, Any], *, threads: int | None = Non
     source = settings.get("chat_template")
     template = Template(source, settings.get("special_tokens") or {}, controls, words) if source else None
     return Chat(tokenizer, context, vocabulary, template, Words((*controls, *words)), file.most_bytes)
+
+
+def _not_a_prompt(number: int) -> InputError:
+    return InputError(f"prompts[{number}] is not a prompt", hint="give a text, chat messages or token ids")
 
 
 def _looks_like_markup(word: str) -> bool:

@@ -347,7 +347,7 @@ def _numbers(given: Any, what: str) -> Doubles:
         found = np.asarray(given)
         if found.dtype.kind == "O":
             found = found.astype(np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{what} is not made of numbers", hint="give an array of floats", cause=str(error)) from error
     if found.dtype.kind not in "fiu":
         kind = KINDS.get(found.dtype.kind, found.dtype.name)

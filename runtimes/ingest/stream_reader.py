@@ -36,7 +36,7 @@ class Reader:
         try:
             time, given = item if self._timed else (self._count * (self._step or 0.0), item)
             time = float(time)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(
                 f"sample {self._count} is not a pair of a time and a sample", hint="give (seconds, sample)"
             ) from None

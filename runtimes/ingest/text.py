@@ -23,6 +23,7 @@ from edgekit import limits
 from edgekit.bundle import safe_files
 from edgekit.errors import BundleError, InputError
 
+from .. import arguments
 from .. import settings as types
 from ._tokenizer import guarded as guarded
 from ._tokenizer import open_tokenizer
@@ -203,7 +204,7 @@ class Text:
         return str(text)
 
     def _prefix(self, prompt: str | None) -> str:
-        name = self.default_prompt if prompt is None else prompt
+        name = self.default_prompt if prompt is None else arguments.text(prompt, "prompt")
         if not name:
             return ""
         if name not in self.prompts:

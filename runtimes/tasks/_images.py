@@ -46,7 +46,7 @@ class ImageModel(Model):
     READER: ClassVar[int] = 3_500_000  # Pillow
 
     def prepare(self) -> None:
-        self._settings: dict[str, Any] = self.head.open(self.bundle.folder, self.settings)
+        self._settings: dict[str, Any] = self.head.open(self.bundle.folder, self._with_width())
         self._ingest = image.open(self.bundle.folder, self.settings, threads=self.threads)
 
     @classmethod

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekit.model import Model
 
+from .. import arguments
 from ..ingest import text
 from ..loops import once
 from ..samples import texts as samples
@@ -31,7 +32,7 @@ class TextModel(Model):
     MAX_TOKENS: ClassVar[int | None] = None  # in a batch, where the head's numbers are large
 
     def prepare(self) -> None:
-        self._settings: dict[str, Any] = self.head.open(self.bundle.folder, self.settings)
+        self._settings: dict[str, Any] = self.head.open(self.bundle.folder, self._with_width())
         self._ingest = text.open(self.bundle.folder, {"inputs": list(self.graph().fed), **self.settings})
 
     @classmethod
@@ -79,6 +80,7 @@ class TextModel(Model):
     def _answers(self, texts: str | Sequence[Any], truncate: bool, **options: Any) -> Any:
         """The head's answer to one text, or a list of them."""
         answers: list[Any] = []
-        for part in self._parts([texts] if isinstance(texts, str) else texts, truncate=truncate):
+        alone, items = arguments.items(texts, "texts")
+        for part in self._parts(items, truncate=truncate):
             answers += self.head.answers(self._gather(part), part, self._settings, **options)
-        return answers[0] if isinstance(texts, str) else answers
+        return answers[0] if alone else answers

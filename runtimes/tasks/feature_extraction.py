@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from .. import arguments
 from ..heads import classes, embedding
 from ._texts import TextModel
 
@@ -37,9 +38,10 @@ class FeatureExtraction(TextModel):
         `dimensions` keeps the first so many numbers (Matryoshka, arXiv:2205.13147) and makes the length 1 again.
         `prompt` names one of the model's prompts. `truncate` cuts what is too long, which is an InputError otherwise.
         """
-        items = [texts] if isinstance(texts, str) else texts
+        _, items = arguments.items(texts, "texts")
+        settings = self._settings if dimensions is None else {**self._settings, "dimensions": dimensions}
         parts = (
-            embedding.answers(self._gather(part, dimensions=dimensions), part, self._settings)
+            embedding.answers(self._gather(part, dimensions=dimensions), part, settings)
             for part in self._parts(items, truncate=truncate, prompt=prompt)
         )
         return joined(parts, len(items))
@@ -56,7 +58,8 @@ class FeatureExtraction(TextModel):
         self, query: str, documents: Sequence[str], *, top_k: int | None = None, truncate: bool = False
     ) -> list[Ranked]:
         """Sort documents by the similarity of their vectors with the query's: positions and scores, best first."""
-        scores = self.similarity(query, documents, truncate=truncate)[0] if len(documents) else np.empty(0, np.float32)
+        _, items = arguments.items(documents, "documents")
+        scores = self.similarity(arguments.text(query, "query"), items, truncate=truncate)[0]
         return classes.ranked(scores, top_k)
 
 

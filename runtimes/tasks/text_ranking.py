@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .. import arguments
 from ..heads import classes
 from ._texts import TextModel
 
@@ -29,7 +30,8 @@ class TextRanking(TextModel):
 
         `truncate` cuts what is too long, which is an InputError otherwise.
         """
-        pairs = [(query, document) for document in documents]
+        query, (_, items) = arguments.text(query, "query"), arguments.items(documents, "documents")
+        pairs = [(query, document) for document in items]
         return classes.rerank(self.numbers(pairs, truncate=truncate), self._settings, top_k=top_k)
 
     @classmethod

@@ -195,3 +195,9 @@ def _places(file: Any) -> list[tuple[Any, Any]]:
             if isinstance(holder[key], dict | list):
                 stack.append(holder[key])
     return places
+
+
+@pytest.mark.parametrize("prompt", [None, 12, 1.5, b"a", {"role": "user"}, iter("a"), [None], [1.5], [[1]], object()])
+def test_what_is_not_a_prompt(tmp_path: Path, prompt: Any) -> None:
+    with pytest.raises(InputError, match="is not a prompt"):
+        chat.open(write_tokenizer(tmp_path), CHAT).encode([prompt])
