@@ -23,7 +23,7 @@ NO_PATHS: list[Any] = [None, 3, b"bundle.ek", "a\0b", "", ["bundle.ek"]]
     "value", [None, 3, b"a", {"a": 1}, {"a"}, iter(["a"]), (each for each in "ab"), object(), np.float32(1)]
 )
 def test_what_is_not_a_list_of_texts(value: Any) -> None:
-    with pytest.raises(InputError, match="^texts is .*not a text or a list of texts") as caught:
+    with pytest.raises(InputError, match=r"^texts is .*not a text or a list of texts") as caught:
         arguments.items(value, "texts")
     assert caught.value.hint
 
