@@ -109,6 +109,8 @@ def read(folder: Path, *, verify: Verify = "once") -> Bundle:
     if verify not in get_args(Verify):
         raise UsageError(f"verify is {verify!r:.40}", hint=f"give one of {', '.join(get_args(Verify))}")
     root = Path(os.path.realpath(folder))  # once: from here on no link is followed
+    if not os.path.exists(root):
+        raise _absent(str(folder))
     for _ in range(_READS):
         before = _identity(root)
         try:
@@ -372,11 +374,20 @@ def _identity(root: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
+def _absent(typed: str) -> BundleError:
+    """Says what the name is, as it was typed, that no folder has."""
+    kind, _, name = typed.rpartition(":")
+    if kind in ("zoo", "random"):
+        stem = Path(name).name.removesuffix(".json")
+        return BundleError(
+            f"{typed} is a model, not a bundle", hint=f"make a bundle of it: edgekit export {typed} -o {stem}.ek"
+        )
+    return BundleError(f"{typed} does not exist", hint="make a bundle with: edgekit export MODEL -o NAME.ek")
+
+
 def _not_a_bundle(root: Path) -> BundleError:
     """Says what the path is instead, and what to do with that."""
     export = f"edgekit export {root} -o NAME.ek"
-    if not os.path.exists(root):
-        return BundleError(f"{root} does not exist", hint="make a bundle with: edgekit export MODEL -o NAME.ek")
     if not os.path.isdir(root):
         return BundleError(f"{root} is a file, not a bundle's folder", hint=export)
     inside = set(os.listdir(root))

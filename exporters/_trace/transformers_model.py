@@ -75,9 +75,11 @@ def check_weights(absent: Sequence[str], model: Any, task: str, source: Source, 
     lost = next((name for name in needed if not loaded or _part(name, body) in loaded), None)
     if lost is not None:
         raise weights.missing(lost, weights.names(source.folder))
+    name = next(iter(source.config.get("architectures") or ()), "")
+    own = f"config.json names {name}: leave --task out, or " if name else ""
     raise UnsupportedError(
         f"the weights have no {needed[0]!r}, so this model was not trained for {task}",
-        hint="choose the task it was trained for with --task",
+        hint=f"{own}choose the task it was trained for with --task",
         missing=needed[:20],
     )
 

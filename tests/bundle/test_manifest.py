@@ -441,6 +441,22 @@ def test_what_is_no_bundle_says_what_it_is(tmp_path: Path, make: Any, what: str,
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [("zoo:speaker", "edgekit export zoo:speaker -o speaker.ek"), ("random:a/b.json", "random:a/b.json -o b.ek")],
+)
+def test_a_model_in_place_of_a_bundle_is_named_as_it_was_typed(typed: str, hint: str) -> None:
+    with pytest.raises(BundleError, match=f"^{typed} is a model, not a bundle") as caught:
+        manifest.read(Path(typed))
+    assert hint in caught.value.hint
+
+
+def test_a_name_that_does_not_exist_is_shown_as_it_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match="^none.ek does not exist"):
+        manifest.read(Path("none.ek"))
+
+
 def test_an_export_that_did_not_end(folder: Path, tmp_path: Path) -> None:
     left = folder.rename(tmp_path / ".stub.ek.ek-tmp-0123456789abcdef")
     (left / "edgekit.json").unlink()
