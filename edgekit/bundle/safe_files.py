@@ -41,7 +41,16 @@ def path_of(value: object, name: str) -> Path:
     path = Path(value)
     if "\0" in str(path) or not str(value):
         raise UsageError(f"{name} is {str(value)!r:.60}, not a path", hint="give the name of a file or folder")
+    check_unicode(path)
     return path
+
+
+def check_unicode(path: Path) -> None:
+    """Raise UsageError for a path, made absolute, that is not UTF-8: engines and readers of weights cannot open it."""
+    try:
+        os.path.abspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"{str(path)!r:.200} is not UTF-8", hint="rename the file or folder") from None
 
 
 def parts(relative: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import registry
+from edgekit.bundle import safe_files
 from edgekit.core import Source
 from edgekit.errors import SourceError, UnsupportedError, UsageError
 from edgekit.source import config_json, hub, onnx_file, refusals, sentence_layout, weights
@@ -124,6 +125,7 @@ def _folder(path: Path) -> Path:
 
 
 def _in_folder(model: str, folder: Path, trust: bool) -> Source:
+    safe_files.check_unicode(folder)
     inner = sentence_layout.encoder(folder)
     names = _names(folder, inner)
     refusals.require_config(names, model)

@@ -7,7 +7,7 @@ A folder with two files, as torch's own modules name things (`nn.RNN`, `nn.GRU`,
     input_size      features of a step                      hidden_size     width of the state
     num_layers      [1]                                     bidirectional   [false]
     proj_size       LSTM's projection of its output [0]     bias            [true]
-    nonlinearity    of an RNN: "tanh" or "relu" ["tanh"]
+    nonlinearity    of an RNN: "tanh" or "relu" ["tanh"]    head_bias       [true]
     head            "regression", "forecast", "classification" or "anomaly"
     per             "step": a result for each step; "end": one for all that was fed ["step"]
     outputs         names of the results; or head_size, how many [output_0, output_1, …]
@@ -21,8 +21,9 @@ A folder with two files, as torch's own modules name things (`nn.RNN`, `nn.GRU`,
 
 model.safetensors: `rnn.weight_ih_l0`, `rnn.weight_hh_l0`, `rnn.bias_ih_l0`, `rnn.bias_hh_l0`, `rnn.weight_hr_l0` with a
 projection, the same with `_l1` and so on, and with `_reverse` at the end where both directions are read; `head.weight`
-(results, width) and, if the head has one, `head.bias`. A result at the end is made of the top layer's last states, both
-directions side by side, as in torch's `h_n`. An anomaly's head gives the features back: (input_size, width).
+(results, width) and, unless `head_bias` is false, `head.bias`. A result at the end is made of the top layer's last
+states, both directions side by side, as in torch's `h_n`. An anomaly's head gives the features back: (input_size,
+width).
 
 This file is what the rest of EdgeKit sees; `_recurrent_plan` reads the config, `_recurrent_graph` writes the graph.
 """

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.core import Graph, Recipe, Source, State
+from edgekit.errors import BundleError
 
 from .._decoder.tensors import MadeUp, Weights, stored
 from .._onnx_writer import Draft
@@ -39,22 +40,26 @@ def build(source: Source, plan: Plan, recipe: Recipe, path: Path, say: Callable[
     a gate), biases and what is small as float32. Raises BundleError, UnsupportedError, VerificationError (a NaN); then
     no file is left.
     """
-    weights, biased = _open(source, plan)
+    weights = _open(source, plan)
     with Draft(path) as draft:
-        states = _Body(draft, plan, Tensors(draft, plan, weights, recipe, biased, say), say).write()
+        states = _Body(draft, plan, Tensors(draft, plan, weights, recipe, say), say).write()
         draft.write(source.arch)
     kind = "stream" if plan.streamable else "plain"
     return Graph("model", path.name, tuple(draft.inputs), tuple(draft.outputs), states, kind=kind)
 
 
-def _open(source: Source, plan: Plan) -> tuple[Weights, bool]:
-    """The model's weights, checked, and whether its head has a bias."""
+def _open(source: Source, plan: Plan) -> Weights:
+    """The model's weights, checked. Raises BundleError, UnsupportedError."""
     shapes = plan.shapes()
     if source.random:
         fill = {name: 0.0 for name, shape in shapes.items() if len(shape) == 1}
-        return MadeUp(shapes, fill, plan.hidden**-0.5), True
+        return MadeUp(shapes, fill, plan.hidden**-0.5)
     found = stored(source.folder, "rnn.", shapes, {"head.bias"}, ())
-    return found, "head.bias" in found.places
+    if plan.head_bias and "head.bias" not in found.places:
+        raise BundleError(
+            "the weights have no 'head.bias'", hint='set "head_bias": false in config.json if the head has none'
+        )
+    return found
 
 
 class _Body:

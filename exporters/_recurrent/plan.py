@@ -25,7 +25,15 @@ HEADS = {
 }
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 DEEPEST, LONGEST = 100, 100_000  # layers, and results of a step: more is a mistake, and a graph without bound
-DEFAULTS = {"num_layers": 1, "bias": True, "nonlinearity": "tanh", "per": "step", "horizon": 1, "missing": "hold"}
+DEFAULTS = {
+    "num_layers": 1,
+    "bias": True,
+    "head_bias": True,
+    "nonlinearity": "tanh",
+    "per": "step",
+    "horizon": 1,
+    "missing": "hold",
+}
 DEFAULTS |= {"score": "prediction"}
 
 
@@ -47,6 +55,7 @@ class Plan:
     hidden: int
     projected: int  # 0: no projection
     bias: bool
+    head_bias: bool
     relu: bool
     head: str
     score: str
@@ -80,7 +89,7 @@ class Plan:
         return len(self.outputs) * self.horizon * max(1, len(self.quantiles))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor that the weights must hold; `head.bias` may be missing."""
+        """Every tensor that the weights must hold."""
         rows, found = GATES[self.cell] * self.hidden, dict[str, tuple[int, ...]]()
         for layer in (layer for both in self.layers for layer in both):
             found[f"rnn.weight_ih_{layer.suffix}"] = rows, layer.inputs
@@ -90,7 +99,8 @@ class Plan:
             if self.projected:
                 found[f"rnn.weight_hr_{layer.suffix}"] = self.projected, self.hidden
         given = self.inputs if self.head == "anomaly" else self.results
-        return found | {"head.weight": (given, self.width), "head.bias": (given,)}
+        head = {"head.weight": (given, self.width)} | ({"head.bias": (given,)} if self.head_bias else {})
+        return found | head
 
 
 def read(cell: str, source: Source) -> Plan:
@@ -119,6 +129,7 @@ def read(cell: str, source: Source) -> Plan:
         hidden=hidden,
         projected=projected,
         bias=config.flag("bias"),
+        head_bias=config.flag("head_bias"),
         relu=cell == "RNN" and _one_of(config, "nonlinearity", ("tanh", "relu")) == "relu",
         head=head,
         score=score,

@@ -34,13 +34,11 @@ class Tensors:
     """Reads each tensor once and writes it to the draft.
 
     A recipe's `skip` and `overrides` go by the names of the weights in their files. Where blocks do not divide a row,
-    it has one scale, in int8, which is said. `biased`: the head has a bias.
+    it has one scale, in int8, which is said.
     """
 
-    def __init__(
-        self, draft: Draft, plan: Plan, weights: Weights, recipe: Recipe, biased: bool, say: Callable[[str], None]
-    ) -> None:
-        self.draft, self.plan, self.weights, self.recipe, self.biased = draft, plan, weights, recipe, biased
+    def __init__(self, draft: Draft, plan: Plan, weights: Weights, recipe: Recipe, say: Callable[[str], None]) -> None:
+        self.draft, self.plan, self.weights, self.recipe = draft, plan, weights, recipe
         self.say = say
         self._shapes = plan.shapes()
 
@@ -85,7 +83,7 @@ class Tensors:
 
     def head(self) -> tuple[ir.Value, ir.Value | None]:
         """(width, results), and the bias if there is one."""
-        bias = self.draft.tensor("head.bias", self._read("head.bias")) if self.biased else None
+        bias = self.draft.tensor("head.bias", self._read("head.bias")) if self.plan.head_bias else None
         return self._turned("head.weight"), bias
 
     def _read(self, name: str) -> Floats:

@@ -453,7 +453,7 @@ def test_a_model_in_place_of_a_bundle_is_named_as_it_was_typed(typed: str, hint:
 
 def test_a_name_that_does_not_exist_is_shown_as_it_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BundleError, match="^none.ek does not exist"):
+    with pytest.raises(BundleError, match=r"^none\.ek does not exist"):
         manifest.read(Path("none.ek"))
 
 

@@ -125,7 +125,7 @@ def test_ports_are_those_of_the_contract(tmp_path: Path) -> None:
 
 
 def test_a_head_may_lack_its_bias_and_names_their_prefix(tmp_path: Path) -> None:
-    source, modules = tiny.trained(tmp_path, "gru", biased=False)
+    source, modules = tiny.trained(tmp_path, "gru", head_bias=False)
     arrays = {name: value.numpy() for name, value in modules.rnn.state_dict().items()}
     engines.save(tmp_path / "model.safetensors", arrays | {"head.weight": modules.head.weight.detach().numpy()})
     graph = tiny.build(source)

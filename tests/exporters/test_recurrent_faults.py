@@ -52,6 +52,11 @@ def spoiled(folder: Path, **arrays: Any) -> Source:
     return engines.folder_of(folder, config, found)
 
 
+def test_a_head_whose_bias_is_lost(tmp_path: Path) -> None:
+    """Whether a head has a bias is the config's to say: a tensor that a tool lost would be a wrong answer in silence."""
+    assert "head_bias" in refused(spoiled(tmp_path, head__bias=None), BundleError, "no 'head.bias'").hint
+
+
 def test_a_missing_tensor(tmp_path: Path) -> None:
     error = refused(spoiled(tmp_path, rnn__weight_hh_l1=None), BundleError, "no 'rnn.weight_hh_l1'")
     assert "rnn.weight_" in error.hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,13 @@ def test_vectors_of_nothing_have_their_width() -> None:
 def test_what_is_not_a_path(call: Callable[[Any], Any], value: Any) -> None:
     with pytest.raises(UsageError, match="not a path"):
         call(value)
+
+
+@pytest.mark.parametrize("call", [edgekit.load, edgekit.verify, lambda path: edgekit.export("zoo:motor", path)])
+def test_a_path_that_is_not_unicode(call: Callable[[Any], Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not UTF-8") as caught:
+        call(os.fsdecode(bytes(tmp_path) + b"/\xff.ek"))
+    assert "rename" in caught.value.hint
 
 
 @pytest.mark.parametrize("limit", ["1G", 1.5, 0, -1, True])

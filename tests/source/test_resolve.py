@@ -112,9 +112,9 @@ def test_weights_with_a_second_name_on_the_disk_are_read(tmp_path: Path) -> None
 
 def test_a_folder_whose_name_is_not_unicode(tmp_path: Path) -> None:
     folder = model(Path(os.fsdecode(bytes(tmp_path) + b"/\xff\xfe")))
-    assert resolve.resolve(str(folder)).folder == folder
-    error = refusal(SourceError, str(folder) + "-x")
-    json.dumps(error.as_dict()).encode()
+    for error in (refusal(UsageError, str(folder)), refusal(SourceError, str(folder) + "-x")):
+        json.dumps(error.as_dict()).encode()
+    assert "rename" in refusal(UsageError, str(folder)).hint
 
 
 def test_a_path_whose_parent_is_empty_or_missing(tmp_path: Path) -> None:
