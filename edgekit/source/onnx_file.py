@@ -28,7 +28,7 @@ def resolve(model: str, path: Path, states: Mapping[str, str]) -> Source:
 
     folder = path.parent.absolute()
     beside = [entry.name for entry in folder.iterdir() if entry.is_file()]
-    facts = onnx_file.check(folder, path.name, beside, hard_links=True)
+    facts = onnx_file.check(folder, path.name, beside)
     has = f"its inputs are {', '.join(facts.inputs)}; its outputs {', '.join(facts.outputs)}"
     if not states:
         raise UnsupportedError(

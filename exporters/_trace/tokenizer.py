@@ -36,8 +36,12 @@ def _convert(folder: Path, target: Path) -> None:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        except (ValueError, OSError, ImportError) as error:
-            raise _no_vocabulary(str(error)[:2000]) from error
+        except MemoryError:
+            raise
+        except BaseException as error:  # tokenizers panics with what is not an Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise _no_vocabulary(f"{type(error).__name__}: {error}"[:2000]) from error
     # Without any of its files transformers makes a tokenizer that knows no word, and says nothing.
     files = tokenizer.vocab_files_names.values()
     if files and not any((folder / name).is_file() for name in files):

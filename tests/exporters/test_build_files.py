@@ -185,6 +185,16 @@ def bfloat16(array: Any) -> Any:
     return (array.view(np.uint32) >> 16).astype(np.uint16)
 
 
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "base_model.model.", "_orig_mod.module."])
+def test_names_behind_what_another_tool_put_there(tmp_path: Path, wrapper: str) -> None:
+    source = tiny.folder_of(tmp_path / "plain", tiny.config_of("qwen3"))
+    wrapped = {wrapper + name: array for name, array in tiny.tensors(source).items()}
+    other = tiny.folder_of(tmp_path / "wrapped", source.config, wrapped)
+    tiny.build(source, tmp_path / "plain")
+    tiny.build(other, tmp_path / "wrapped")
+    assert (tmp_path / "plain" / "model.bin").read_bytes() == (tmp_path / "wrapped" / "model.bin").read_bytes()
+
+
 @pytest.mark.parametrize("arch", ["gpt2", "qwen3"])
 def test_names_of_the_bare_model_and_old_buffers(tmp_path: Path, arch: str) -> None:
     """GPT-2's own checkpoint has no `transformer.`, and a mask in every layer."""

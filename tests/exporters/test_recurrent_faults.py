@@ -53,7 +53,7 @@ def spoiled(folder: Path, **arrays: Any) -> Source:
 
 
 def test_a_head_whose_bias_is_lost(tmp_path: Path) -> None:
-    """Whether a head has a bias is the config's to say: a tensor that a tool lost would be a wrong answer in silence."""
+    """Whether a head has one is the config's to say: a tensor that a tool lost would be a wrong answer in silence."""
     assert "head_bias" in refused(spoiled(tmp_path, head__bias=None), BundleError, "no 'head.bias'").hint
 
 

@@ -197,8 +197,13 @@ def test_dense_in_bfloat16(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of sentence-transformers and transformers
-@pytest.mark.parametrize("pooling", ["mean", "lasttoken"])
-def test_vectors_are_those_of_the_model_that_sentence_transformers_saved(tmp_path: Path, pooling: str) -> None:
+@pytest.mark.parametrize(
+    ("pooling", "include_prompt", "place"),
+    [("mean", True, ""), ("lasttoken", True, ""), ("cls", False, "0_Transformer")],
+)
+def test_vectors_are_those_of_the_model_that_sentence_transformers_saved(
+    tmp_path: Path, pooling: str, include_prompt: bool, place: str
+) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
@@ -207,13 +212,16 @@ def test_vectors_are_those_of_the_model_that_sentence_transformers_saved(tmp_pat
 
     parts = [
         modules.Transformer(str(tiny_models.make(tmp_path / "encoder", "bert")), max_seq_length=40, do_lower_case=True),
-        modules.Pooling(32, pooling),
+        modules.Pooling(32, pooling, include_prompt=include_prompt),
         modules.Dense(32, 16, activation_function=torch.nn.Tanh()),
         modules.Dense(16, 12, bias=False, activation_function=torch.nn.Identity()),
         modules.Normalize(),
     ]
     reference = SentenceTransformer(modules=parts, prompts={"query": "Query: "}, device="cpu")
     reference.save(str(tmp_path / "model"))
+    if place:
+        move_encoder(tmp_path / "model", place)
+        reference = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     model, made = str(tmp_path / "model"), tmp_path / "made.ek"
     in_process.export(model, made, trace="an encoder of sentences", targets=["cpu"], precision="fp32")
     texts = [*tiny_models.TEXTS, "UPPER and lower", " spaces ", "long " * 30]
@@ -222,6 +230,16 @@ def test_vectors_are_those_of_the_model_that_sentence_transformers_saved(tmp_pat
         asked = model.embed(texts, prompt="query", truncate=True)
         assert asked == pytest.approx(reference.encode(texts, prompt_name="query"), abs=2e-6)
         assert np.abs(asked - model.embed(texts, truncate=True)).max() > 0.1
+
+
+def move_encoder(folder: Path, place: str) -> None:
+    """To where versions before 2020's kept it."""
+    (folder / place).mkdir()
+    for file in list(folder.iterdir()):
+        if file.is_file() and file.name not in ("modules.json", "config_sentence_transformers.json", "README.md"):
+            file.rename(folder / place / file.name)
+    entries = json.loads((folder / "modules.json").read_text())
+    write_json(folder, "modules.json", [{**entries[0], "path": place}, *entries[1:]])
 
 
 # What is refused, by name

@@ -63,6 +63,26 @@ def test_no_vocabulary_at_all(tmp_path: Path, kind: str) -> None:
     assert not (folder / "made" / "tokenizer.json").exists()
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"vocab.txt": "the\n\udcff\n"},
+        {"vocab.json": "{", "merges.txt": "a b"},
+        {"vocab.json": '{"a": 0}', "merges.txt": "a b c d\n"},
+        {"spiece.model": "not a model"},
+    ],
+    ids=["bytes", "cut", "merges", "sentencepiece"],
+)
+def test_a_vocabulary_that_is_bad(tmp_path: Path, files: dict[str, str]) -> None:
+    kinds = {"vocab.txt": "BertTokenizer", "vocab.json": "GPT2Tokenizer", "spiece.model": "T5Tokenizer"}
+    folder = make(tmp_path, tokenizer_class=kinds[next(iter(files))])
+    for name, content in files.items():
+        (folder / name).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UnsupportedError, match=r"none can be made of its vocabulary") as caught:
+        run(folder)
+    assert caught.value.cause
+
+
 def test_a_tokenizer_without_a_fast_form(tmp_path: Path) -> None:
     folder = make(tmp_path, tokenizer_class="CanineTokenizer")
     with pytest.raises(UnsupportedError, match="CanineTokenizer has no fast form"):

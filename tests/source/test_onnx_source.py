@@ -177,3 +177,13 @@ def test_the_command_says_what_there_is(tmp_path: Path, call: Call, options: lis
     ended = call("export", str(written(tmp_path)), "-o", str(tmp_path / "m.ek"), "--json", *options)
     assert ended.code == 2
     assert why in ended.json["error"]["message"]
+
+
+def test_weights_with_a_second_name_on_the_disk(tmp_path: Path) -> None:
+    """They could be another file of this machine, which the graph would then read out."""
+    model = onnx.load(written(tmp_path))
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    (tmp_path / "other").hardlink_to(tmp_path / "w.bin")
+    with pytest.raises(BundleError, match="a hard link") as caught:
+        resolve.resolve(str(tmp_path / "m.onnx"), states=STATES)
+    assert "copy" in caught.value.hint
