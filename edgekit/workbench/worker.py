@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +29,7 @@ from edgekit.errors import CrashError, EdgeKitError, ResourceError, from_dict
 
 SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")
 LOG = "worker.log"
+NOTES = "edgekit.exporters"  # the logger whose records a worker passes on
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_MEMORY = ("std::bad_alloc", "Memory allocation still failed")  # what C++ and OpenBLAS print as they end
 
@@ -191,6 +193,9 @@ def main(function: str) -> None:
             pipe.write(json.dumps(message) + "\n")
             pipe.flush()
 
+        notes = logging.getLogger(NOTES)
+        notes.addHandler(_Notes(say))
+        notes.setLevel(logging.INFO)
         module, name = function.split(":")
         try:
             result = getattr(import_module(module), name)(told["payload"], lambda said: say(progress=said))
@@ -208,6 +213,17 @@ def main(function: str) -> None:
             say(error=_out_of_memory(told, str(error)).as_dict())
         else:
             say(result=result)
+
+
+class _Notes(logging.Handler):
+    """Passes on, as progress, what exporters note about a model."""
+
+    def __init__(self, say: Callable[..., None]) -> None:
+        super().__init__(logging.INFO)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say(progress=record.getMessage())
 
 
 def _is_full(error: OSError) -> bool:

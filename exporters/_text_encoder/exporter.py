@@ -149,17 +149,13 @@ def _load(source: Source, task: str) -> torch.nn.Module:
     synonym = "text-classification" if task == "text-ranking" else task
     model_class = TasksManager.get_model_class_for_task(synonym, framework="pt", library="transformers")
     config = transformers_model.config_of(source)
-    attention = {"attn_implementation": "sdpa" if _has_sdpa(model_class, config) else "eager"}
+    concrete = transformers_model.concrete(model_class, config, task)
+    attention = {"attn_implementation": "sdpa" if getattr(concrete, "_supports_sdpa", False) else "eager"}
     model, absent = transformers_model.load(model_class, source, config, **attention)
     unneeded = [name for name in absent if task in UNUSED and UNUSED[task] in name]
     transformers_model.check_weights(absent, model, task, source, unneeded)
     found: torch.nn.Module = model
     return found
-
-
-def _has_sdpa(model_class: Any, config: Any) -> bool:
-    concrete = model_class._model_mapping[type(config)]
-    return bool(getattr(concrete, "_supports_sdpa", False))
 
 
 def _wrap(model: torch.nn.Module, inputs: tuple[str, ...], output: str, *, rotary: bool) -> torch.nn.Module:

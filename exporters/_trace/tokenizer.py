@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from edgekit.source.stand_in_tokenizer import stand_in_tokenizer
 from .trace import quiet
 
 FILE = "tokenizer.json"
+log = logging.getLogger("edgekit.exporters")
 
 
 def write_tokenizer(source: Source, folder: Path) -> None:
@@ -27,6 +29,20 @@ def write_tokenizer(source: Source, folder: Path) -> None:
         shutil.copyfile(source.folder / FILE, folder / FILE)
     else:
         _convert(source.folder, folder / FILE)
+    for note in _ignored(folder / FILE):
+        log.info(note)
+
+
+def _ignored(file: Path) -> list[str]:
+    """What the file says and no ingest does: it would cut or fill every text, whatever the model's own length."""
+    try:
+        stated = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # whoever opens it says what is wrong with it
+        return []
+    found = [name for name in ("truncation", "padding") if isinstance(stated, dict) and stated.get(name)]
+    if isinstance(stated, dict) and isinstance(stated.get("model"), dict) and stated["model"].get("dropout"):
+        found.append("dropout")
+    return [f"{FILE}: ignored {', '.join(found)}"] if found else []
 
 
 def _convert(folder: Path, target: Path) -> None:

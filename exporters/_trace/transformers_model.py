@@ -32,6 +32,17 @@ def config_of(source: Source) -> Any:
         ) from error
 
 
+def concrete(auto_class: Any, config: Any, task: str) -> Any:
+    """The class that one of transformers' Auto classes takes for this config. Raises UnsupportedError without one."""
+    try:
+        return auto_class._model_mapping[type(config)]
+    except KeyError:
+        raise UnsupportedError(
+            f"transformers has no {config.model_type} model for {task}",
+            hint="leave --task out, or choose a model of another architecture",
+        ) from None
+
+
 def load(model_class: Any, source: Source, config: Any, **options: Any) -> tuple[Any, list[str]]:
     """The model, ready to run, and the names of weights that it has and the files have not.
 

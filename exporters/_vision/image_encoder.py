@@ -101,6 +101,7 @@ class ImageEncoder(Traced):
         config.architectures = config.architectures or []  # what transformers chooses a class by
         attention = {"attn_implementation": self.attention} if self.attention else {}
         model_class = AutoModelForImageClassification if task == CLASSIFICATION else AutoModel
+        transformers_model.concrete(model_class, config, task)
         model, absent = transformers_model.load(model_class, source, config, **attention)
         unneeded = [name for name in absent if name.endswith(COUNTER)]
         missing = [name for name in absent if name not in unneeded]

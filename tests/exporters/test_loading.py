@@ -142,3 +142,11 @@ def test_whatever_transformers_raises_is_ours(bert: Path) -> None:
             transformers_model.load(Odd(passed), source, None)
     with pytest.raises(UnsupportedError, match="makes no model of this config"):
         transformers_model.load(Odd(ValueError("heads")), replace(source, random=True), None)
+
+
+def test_an_architecture_without_a_model_for_the_task() -> None:
+    from transformers import AutoModelForImageClassification, BertConfig
+
+    with pytest.raises(UnsupportedError, match="no bert model for image-classification") as caught:
+        transformers_model.concrete(AutoModelForImageClassification, BertConfig(), "image-classification")
+    assert "--task" in caught.value.hint

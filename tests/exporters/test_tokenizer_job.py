@@ -100,3 +100,21 @@ def test_random_weights_get_one_that_stands_in(tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 
     assert Tokenizer.from_file(str(run(make(tmp_path), random=True))).get_vocab_size() <= 64
+
+
+@pytest.mark.parametrize(
+    ("parts", "note"),
+    [
+        ({"truncation": {"max_length": 3}, "padding": {"strategy": "BatchLongest"}}, "ignored truncation, padding"),
+        ({"truncation": None, "model": {"dropout": 0.1}}, "ignored dropout"),
+        ({"truncation": None, "padding": None, "model": {"dropout": None}}, ""),
+        ([], ""),
+    ],
+)
+def test_what_the_file_says_and_nobody_does_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, parts: Any, note: str
+) -> None:
+    (make(tmp_path) / "tokenizer.json").write_text(json.dumps(parts))
+    with caplog.at_level("INFO", logger="edgekit"):
+        run(tmp_path)
+    assert [record.getMessage() for record in caplog.records] == ([f"tokenizer.json: {note}"] if note else [])

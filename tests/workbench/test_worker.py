@@ -35,6 +35,14 @@ def test_result_and_progress_come_home(tmp_path: Path) -> None:
     assert not (tmp_path / worker.LOG).exists()
 
 
+def test_what_exporters_note_comes_home_as_progress(tmp_path: Path) -> None:
+    notes: list[tuple[str, str]] = []
+    worker.run(
+        "worker_jobs:noting", {}, tmp_path, stage="trial", progress=lambda stage, what: notes.append((stage, what))
+    )
+    assert notes == [("trial", "truncation: ignored")]
+
+
 def test_what_libraries_print_does_not_disturb(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("noisy", tmp_path) == "done"
     assert capfd.readouterr() == ("", "")
