@@ -25,6 +25,7 @@ T = TypeVar("T")
 log = logging.getLogger("edgekit")
 
 CONFIG = "config.json"
+FIRST = (CONFIG, "modules.json")  # what tells a model: old sentence-transformers repositories have the second only
 TIMEOUT = 10  # seconds to wait for the hub's first byte
 RETRIES = 5
 LONGEST_WAIT = 60  # seconds; a hub that asks for more is told to the user instead
@@ -66,9 +67,10 @@ def find(repo: str, revision: str | None = None, *, offline: bool = False) -> Sn
     if not COMMIT.fullmatch(info.sha or "") or (pinned and info.sha != revision):
         raise SourceError(f"the hub does not name the commit of {what}", hint="check HF_ENDPOINT", commit=info.sha)
     digests = {item.rfilename: item.lfs.sha256 if item.lfs else item.blob_id or "" for item in info.siblings or ()}
-    if CONFIG in digests:
+    first = next((name for name in FIRST if name in digests), None)
+    if first is not None:
         # Asked by name once, so that the cache notes which commit the name means, for --offline later.
-        _asked(lambda: hf_hub_download(repo, CONFIG, revision=revision, etag_timeout=TIMEOUT), what, repo)
+        _asked(lambda: hf_hub_download(repo, first, revision=revision, etag_timeout=TIMEOUT), what, repo)
     return Snapshot(repo, info.sha, digests)
 
 
@@ -104,8 +106,9 @@ def download(snapshot: Snapshot, names: Iterable[str]) -> Path:
 def _cached(repo: str, revision: str | None) -> Snapshot:
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(repo, CONFIG, revision=revision)
-    if not isinstance(config, str):  # None: unknown; an object of its own: known not to exist
+    cached = (try_to_load_from_cache(repo, name, revision=revision) for name in FIRST)
+    config = next((path for path in cached if isinstance(path, str)), None)  # else unknown, or known not to exist
+    if config is None:
         what = f"{repo} at {revision}" if revision else repo
         raise SourceError(
             f"{what} is not in the local cache, and EdgeKit is offline",

@@ -324,6 +324,7 @@ def test_an_encoder_in_a_folder_of_its_own_on_the_hub(server: Hub) -> None:
     found = resolve.resolve("org/old")
     assert found.folder.name == "0_Transformer"
     assert (found.folder / "model.safetensors").is_file()
+    assert resolve.resolve("org/old", offline=True) == found
     assert (found.folder.parent / "1_Pooling/config.json").is_file()
 
 
