@@ -44,7 +44,8 @@ TOKENIZER_BYTES = 256 << 20
 VOCABULARY = 2_000_000  # tokens
 PROMPT_BYTES = 8 << 20  # as UTF-8
 TOKENIZER_GROWTH = 64  # times as long as a text may become by its tokenizer's steps
-WORDPIECE_CHARACTERS = 10_000  # of a word that WordPiece takes apart
+WORDPIECE_CHARACTERS = 256  # of a word that WordPiece takes apart: the work grows with their third power
+UNIGRAM_CHARACTERS = 256  # of a token of a Unigram model: the work on each character of a text grows with it
 SPECIAL_TOKENS = 1024  # around one text or pair
 
 # Generating

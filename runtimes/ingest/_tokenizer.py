@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from edgekit.errors import TokenizerError
 T = TypeVar("T")
 
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")  # put to each character or piece of a word
+BLOCK, SPARE = 256, 4  # bytes of tokenizer.json, and how many such blocks may lack a string's end
 _STDERR = threading.Lock()
 
 
@@ -71,7 +73,7 @@ def _open(path: Path, lowercase: bool) -> TokenizerFile:
     cuts_left = (tokenizer.truncation or {}).get("direction") == "left"
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    _check_model(tokenizer.model)
+    _check_model(tokenizer, path)
     _check_special_tokens(tokenizer)
     grown = max(_growth(tokenizer.normalizer) * _growth(tokenizer.pre_tokenizer), _growth(tokenizer.decoder))
     if grown > limits.TOKENIZER_GROWTH:
@@ -84,17 +86,35 @@ def _open(path: Path, lowercase: bool) -> TokenizerFile:
     return TokenizerFile(tokenizer, cuts_left, int(limits.PROMPT_BYTES / grown))
 
 
-def _check_model(model: Any) -> None:
+def _check_model(tokenizer: Any, path: Path) -> None:
     """Bounds the work on one word. Dropout, which makes ids random, is for training: it is switched off."""
+    model = tokenizer.model
     longest = getattr(model, "max_input_chars_per_word", 0)
-    if longest > limits.WORDPIECE_CHARACTERS:  # the time grows with its square
+    if longest > limits.WORDPIECE_CHARACTERS:
         raise ValueError(f"words of {longest} characters; {limits.WORDPIECE_CHARACTERS} is the limit")
+    if type(model).__name__ == "Unigram" and _may_hold_long_tokens(path, tokenizer.normalizer):
+        longest = max(map(len, tokenizer.get_vocab(with_added_tokens=False)), default=0)
+        if longest > limits.UNIGRAM_CHARACTERS:
+            raise ValueError(f"a token of {longest} characters; {limits.UNIGRAM_CHARACTERS} is the limit")
     for name in AFFIXES:
         size = len(getattr(model, name, None) or "")
         if size > limits.TOKENIZER_GROWTH:
             raise ValueError(f"{name} has {size} characters; {limits.TOKENIZER_GROWTH} is the limit")
     if getattr(model, "dropout", None):
         model.dropout = None
+
+
+def _may_hold_long_tokens(path: Path, normalizer: Any) -> bool:
+    """Whether the file has more long stretches without the end of a JSON string than its normalizer's table explains.
+
+    To list the tokens of a large vocabulary takes half as long as to load it; to look at the start of each block takes
+    a hundredth.
+    """
+    table = sum(len(step.get("precompiled_charsmap") or "") for step in _steps(_state(normalizer)))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        quotes = (data.find(b'"', at, at + BLOCK) for at in range(0, len(data) - BLOCK, BLOCK))
+        stretches = sum(quote < 0 or data[quote - 1] == ord("\\") for quote in quotes)
+    return stretches > table // BLOCK + SPARE
 
 
 def _check_special_tokens(tokenizer: Any) -> None:
@@ -109,7 +129,11 @@ def _growth(step: Any) -> float:
     A property of the file, not of a text, so that a probe cannot miss the character that sets it off. What Unicode
     forms and byte symbols add has a bound of its own (18 and 2).
     """
-    return math.prod(map(_factor, _steps(json.loads(step.__getstate__())))) if step is not None else 1.0
+    return math.prod(map(_factor, _steps(_state(step))))
+
+
+def _state(step: Any) -> Any:
+    return [] if step is None else json.loads(step.__getstate__())
 
 
 def _steps(step: Any) -> Iterator[dict[str, Any]]:

@@ -80,6 +80,14 @@ def test_no_ingest_cuts_or_fills_a_text_as_its_tokenizer_file_says(
             "words of 1000000000 characters",
         ),
         (
+            {"model": {"type": "Unigram", "vocab": [["a", -1.0], ["a" * 3000, -2.0], ["b", -1.0]], "unk_id": 2}},
+            "a token of 3000 characters",
+        ),
+        (
+            {"model": {"type": "Unigram", "vocab": [["a", -1.0], ['"' * 3000, -2.0], ["b", -1.0]], "unk_id": 2}},
+            "a token of 3000 characters",
+        ),
+        (
             {
                 "post_processor": {
                     "type": "TemplateProcessing",
@@ -123,7 +131,7 @@ def test_ids_are_not_random_where_the_file_says_dropout(tmp_path: Path) -> None:
     [
         {"type": "BPE", "vocab": {"a": 0, "aa": 1, "b": 2}, "merges": [["a", "a"]]},
         {"type": "Unigram", "vocab": [["a", -1.0], ["aa", -1.5], ["b", -1.0]], "unk_id": 2},
-        {**WORDS, "type": "WordPiece", "continuing_subword_prefix": "", "max_input_chars_per_word": 10_000},
+        {**WORDS, "type": "WordPiece", "continuing_subword_prefix": "", "max_input_chars_per_word": 256},
     ],
 )
 def test_a_word_of_a_million_characters_comes_to_an_end(tmp_path: Path, model: dict[str, Any]) -> None:
