@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "gpt_neox_japanese": ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
     "bart": ({}, "has an encoder"),
     "electra": ({}, "neither causal nor a window"),
-    "reformer": ({"is_decoder": False}, "makes no decoder of this config"),
+    "reformer": ({"is_decoder": False}, "makes no model of this config"),
     "gemma3n_text": ({}, "knows no cache for"),
 }
 PROMPTS = [[5, 6, 7, 9, 40, 41, 3, 8, 9, 10, 11, 12], [7]]
