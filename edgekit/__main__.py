@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from edgekit.cli.main import main
+from edgekit_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -57,6 +57,8 @@ def rule_for(module: str) -> Rule:
     folder, _, rest = module.removeprefix("edgekit").lstrip(".").partition(".")
     if folder == "distribution":
         return Rule(())
+    if folder == "__main__":
+        return Rule(("edgekit_command",))
     if folder in ("core", "results", "session", "errors", "limits", "registry"):
         nouns = () if folder == "errors" else ("edgekit.core", "edgekit.results", "edgekit.errors")
         return Rule(nouns, frozenset({"numpy"}))

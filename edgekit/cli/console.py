@@ -149,13 +149,14 @@ class Console:
 def run(console: Console, work: Callable[[], None]) -> int:
     """Run `work` and return its exit code, whatever it raises."""
     _open_streams()
-    with _logging(console), signals.raised():
+    with _logging(console), signals.raised() as interrupts:
         try:
             work()
         except OutputClosed:
             return PIPE_CLOSED
         except BaseException as error:  # the last frame: no exception of any kind may end in a bare traceback
-            return console.fail(error)
+            # An import that is interrupted may raise anything: numpy makes an ImportError of it.
+            return console.fail(interrupts[0] if interrupts else error)
     return 0
 
 

@@ -23,18 +23,23 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def raised() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP raise Interrupted. A second signal ends the process at once."""
+def raised() -> Iterator[list[Interrupted]]:
+    """Let SIGINT, SIGTERM and SIGHUP raise Interrupted, which is also put into the list.
+
+    A second signal ends the process at once.
+    """
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     # An ignored signal stays ignored: `nohup` works that way.
     before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
     raised_in_python = threading.Event()
+    interrupts: list[Interrupted] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for handled in before:
             signal.signal(handled, signal.SIG_DFL)
         raised_in_python.set()
-        raise Interrupted(number)
+        interrupts.append(Interrupted(number))
+        raise interrupts[0]
 
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -43,7 +48,7 @@ def raised() -> Iterator[None]:
     outer = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(read, raised_in_python), daemon=True).start()
     try:
-        yield
+        yield interrupts
     finally:
         signal.set_wakeup_fd(outer)
         os.close(write)

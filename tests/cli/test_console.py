@@ -204,6 +204,50 @@ def test_a_second_signal_ends_at_once() -> None:
     assert process.returncode == -signal.SIGINT
 
 
+@pytest.mark.parametrize("module", ["edgekit", "edgekit.core", "click", "edgekit.cli.run", "edgekit.model", "numpy"])
+def test_an_interrupt_during_imports_is_quiet(module: str) -> None:
+    """Sent where a module is looked for: by the entry point, or by the command later."""
+    script = """
+        import os, signal, sys
+
+        class Finder:
+            def find_spec(self, name, path, target=None):
+                if name == module:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        module = sys.argv.pop()
+        sys.meta_path.insert(0, Finder())
+        import edgekit_command
+        sys.exit(edgekit_command.main())
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), "run", "none.ek", "text", module],
+        capture_output=True, text=True, preexec_fn=hears_signals, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 130
+    assert ended.stderr in ("", "error: interrupted by SIGINT\n")
+
+
+def test_whatever_an_interrupt_becomes_it_is_one() -> None:
+    """numpy's import turns one into an ImportError."""
+    script = """
+        import os, signal, sys
+        from edgekit.cli.console import Console, run
+
+        def work():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt as error:
+                raise ImportError("numpy: Error importing numpy") from error
+
+        sys.exit(run(Console(), work))
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, preexec_fn=hears_signals
+    )
+    assert (ended.returncode, ended.stderr) == (130, "error: interrupted by SIGINT\n")
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 @pytest.mark.slow
 def test_native_code_does_not_keep_the_process(signals: int) -> None:

@@ -45,7 +45,7 @@ def test_what_is_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         names = set(opened.namelist())
     info = f"{distribution.NAME.replace('-', '_')}-{edgekit.__version__}.dist-info/"
-    assert {name.split("/")[0] + "/" for name in names} == {"edgekit/", info}
+    assert {name.split("/")[0] for name in names} == {"edgekit", "edgekit_command.py", info.rstrip("/")}
     for kind in ("exporters", "targets"):
         assert {f"edgekit/{kind}/{name}.py" for name in registry.names(kind)} <= names
     for part in ("ingest", "loops", "heads"):
