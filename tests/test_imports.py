@@ -58,7 +58,7 @@ def rule_for(module: str) -> Rule:
     if folder == "distribution":
         return Rule(())
     if folder == "__main__":
-        return Rule(("edgekit_command",))
+        return Rule((), frozenset({"edgekit_command"}))
     if folder in ("core", "results", "session", "errors", "limits", "registry"):
         nouns = () if folder == "errors" else ("edgekit.core", "edgekit.results", "edgekit.errors")
         return Rule(nouns, frozenset({"numpy"}))

@@ -71,7 +71,8 @@ _GRAPH = message(node="1 bytes*", initializer="5 bytes*", input="11 bytes*", out
                  value_info="13 bytes*", sparse_initializer="15 bytes*")  # fmt: skip
 _FUNCTION = message(name="1 bytes", node="7 bytes*", opset_import="9 bytes*", domain="10 bytes",
                     attribute_proto="11 bytes*")  # fmt: skip
-_NODE = message(input="1 bytes*", op_type="4 bytes", attribute="5 bytes*", domain="7 bytes")
+_NODE = message(input="1 bytes*", output="2 bytes*", name="3 bytes", op_type="4 bytes", attribute="5 bytes*",
+                domain="7 bytes")  # fmt: skip
 _ATTRIBUTE = message(t="5 bytes", g="6 bytes", tensors="10 bytes*", graphs="11 bytes*", sparse_tensor="22 bytes",
                      sparse_tensors="23 bytes*")  # fmt: skip
 _TENSOR = message(dims="1 ints*", data_type="2 int", name="8 bytes", raw_data="9 bytes", external_data="13 bytes*",
@@ -84,6 +85,9 @@ _TYPE = message(tensor_type="1 bytes")
 _TENSOR_TYPE = message(elem_type="1 int", shape="2 bytes")
 _SHAPE = message(dim="1 bytes*")
 _DIM = message(dim_value="1 int", dim_param="2 bytes")
+
+
+_Node = tuple[list[str], list[str]]  # names of what it reads, and of what it gives
 
 
 class Walk:
@@ -134,11 +138,11 @@ class Walk:
             raise WireError(f"subgraphs nest deeper than {limits.SUBGRAPH_DEPTH}")
         self.depth = max(self.depth, depth)
         ports: dict[str, dict[str, str]] = {"input": {}, "output": {}}
-        initialized = set()
+        initialized, nodes = set[str](), list[_Node]()
         for name, _, inside in self.reader.fields(span, _GRAPH):
             match name:
                 case "node":
-                    self.node(inside, depth)
+                    nodes.append(self.node(inside, depth))
                 case "initializer":
                     initialized.add(self.tensor(inside))
                 case "sparse_initializer":
@@ -147,17 +151,22 @@ class Walk:
                     self.port(inside, ports[name], self.shapes if depth == 0 else {})
                 case "value_info":
                     self.between(inside)
+        _check_order(nodes, initialized | ports["input"].keys())
         inputs = {name: dtype for name, dtype in ports["input"].items() if name not in initialized}
         return inputs, ports["output"]
 
-    def node(self, span: Span, depth: int) -> None:
+    def node(self, span: Span, depth: int) -> _Node:
         self.count("nodes", limits.GRAPH_NODES)
         kind = domain = ""
-        first: Span | None = None
+        inputs, outputs = list[str](), list[str]()
         for name, _, inside in self.reader.fields(span, _NODE):
             match name:
                 case "input":
-                    first = first or inside
+                    inputs.append(self.reader.text(inside))
+                case "output":
+                    outputs.append(self.reader.text(inside))
+                case "name":
+                    self.reader.text(inside)
                 case "op_type":
                     kind = self.reader.text(inside)
                 case "domain":
@@ -165,8 +174,9 @@ class Walk:
                 case "attribute":
                     self.attribute(inside, depth)
         self.ops[_plain(domain), kind] += 1
-        if kind == "DequantizeLinear" and first is not None:
-            self.dequantized.add(self.reader.text(first))
+        if kind == "DequantizeLinear" and inputs:
+            self.dequantized.add(inputs[0])
+        return inputs, outputs
 
     def attribute(self, span: Span, depth: int) -> None:
         for name, _, inside in self.reader.fields(span, _ATTRIBUTE):
@@ -232,6 +242,8 @@ class Walk:
                             dtype = _dtype(value)[0]
                         else:
                             shape = tuple(self.axis(dim) for _, _, dim in self.reader.fields(dims, _SHAPE))
+        if label in into:
+            raise WireError(f"two inputs or two outputs have the name {label!r}")
         into[label] = dtype
         if shape is not None:
             shapes[label] = shape
@@ -240,6 +252,8 @@ class Walk:
         """A value between nodes: counts where all of its axes but the first are fixed."""
         bits, dims = 0, list[int | None]()
         for part, _, inside in self.reader.fields(span, _VALUE_INFO):
+            if part == "name":
+                self.reader.text(inside)
             for _, _, tensor in self.reader.fields(inside, _TYPE) if part == "type" else ():
                 for field, value, shape in self.reader.fields(tensor, _TENSOR_TYPE):
                     if field == "elem_type":
@@ -313,6 +327,24 @@ class Walk:
             elif inside.end - inside.start <= limits.NAME_BYTES:
                 text = self.reader.text(inside)
         return key, text
+
+
+def _check_order(nodes: list[_Node], known: set[str]) -> None:
+    """Refuse a graph of which two nodes give one value, or where a value depends on itself."""
+    makers: dict[str, int] = {}
+    for number, (_, outputs) in enumerate(nodes):
+        for name in filter(None, outputs):
+            if name in makers or name in known:
+                raise WireError(f"the value {name!r} has two sources")
+            makers[name] = number
+    if all(makers.get(name, -1) < number for number, (inputs, _) in enumerate(nodes) for name in inputs):
+        return
+    before = {number: {makers[name] for name in inputs if name in makers} for number, (inputs, _) in enumerate(nodes)}
+    try:
+        TopologicalSorter(before).prepare()
+    except CycleError as error:
+        name = next(filter(None, nodes[error.args[1][0]][1]))
+        raise WireError(f"the value {name!r} depends on itself") from None
 
 
 def _expanded(ops: Counter[tuple[str, str]], sizes: Mapping[tuple[str, str], int]) -> int:

@@ -68,7 +68,7 @@ def rich() -> Any:
     nodes = (
         helper.make_node("If", ["x"], ["o"], then_branch=branches[0], else_branch=branches[1]),
         constant(outside("w3", dtype=T.UINT8, dims=(60,), offset="4")),
-        constant(sparse(helper.make_tensor("v", T.FLOAT, [16], WEIGHTS))),
+        constant(sparse(helper.make_tensor("v", T.FLOAT, [16], WEIGHTS)), "c2"),
         helper.make_node("Gelu", ["x"], ["q"], domain="com.microsoft"),
         helper.make_node("aten_relu", ["x"], ["z"], domain="pkg.onnxscript.torch_lib"),
         helper.make_node("Relu", ["x"], ["p"], domain="ai.onnx"),
@@ -88,13 +88,37 @@ def rich() -> Any:
     )
     model.metadata_props.add(key="note", value="x" * 100_000)
     model.graph.input.append(helper.make_tensor_value_info("s", T.STRING, [2]))  # an input with a default, as of old
-    model.graph.input.append(helper.make_tensor_sequence_value_info("q", T.FLOAT, None))
+    model.graph.input.append(helper.make_tensor_sequence_value_info("list", T.FLOAT, None))
     return model
 
 
 def _body(tensor: Any) -> Any:
     out = helper.make_tensor_value_info("o", T.FLOAT, None)
     return helper.make_graph([helper.make_node("Identity", [tensor.name], ["o"])], "b", [], [out], [tensor])
+
+
+def relu(source: str, out: str) -> Any:
+    return helper.make_node("Relu", [source], [out], name="NODE")
+
+
+def two_inputs() -> Any:
+    model = build()
+    model.graph.input.append(helper.make_tensor_value_info("x", T.FLOAT, [1]))
+    return model
+
+
+def odd_names(name: str) -> bytes:
+    """A file in which these four letters are bytes that are no text."""
+    model = build(nodes=(relu("x", "VALUE"),))
+    model.graph.value_info.append(helper.make_tensor_value_info("NOTE", T.FLOAT, [1]))
+    data: bytes = model.SerializeToString()
+    assert name.encode() in data
+    return data.replace(name.encode(), b"\xff" * len(name))
+
+
+def test_nodes_may_stand_in_any_order(tmp_path: Path) -> None:
+    save(tmp_path, build(nodes=(relu("b", "c"), relu("x", "b"))))
+    assert check(tmp_path).nodes == 3
 
 
 def test_facts_are_those_of_the_onnx_package(tmp_path: Path) -> None:
@@ -106,7 +130,7 @@ def test_facts_are_those_of_the_onnx_package(tmp_path: Path) -> None:
     assert facts.nodes == sum(ops.values())
     assert {(one.tensor, one.location, one.offset) for one in facts.external} == external
     assert [one.size for one in facts.external] == [32, 60, 64]  # subgraph, Constant, initializer: the file's order
-    assert facts.inputs == {"x": "float32", "q": ""}
+    assert facts.inputs == {"x": "float32", "list": ""}
     assert facts.outputs == {"y": "float32"}
     assert (facts.depth, facts.ir_version, facts.opsets[""], facts.metadata) == (1, 10, 21, ("note",))
     assert {name for _, name in facts.functions} == {"aten_relu", "inner"}
@@ -181,6 +205,15 @@ REFUSED = {
     "function bomb": (build(functions=tuple(function(f"f{n}", *[f"f{n + 1}"] * 9) for n in range(9))), "expanded"),
     "deep": (nested(limits.SUBGRAPH_DEPTH + 1), "nest deeper than 16"),
     "very deep": (nested(20_000), "nest deeper than 16"),
+    "a value of two nodes": (build(nodes=(relu("x", "z"), relu("x", "z"))), "the value 'z' has two sources"),
+    "a value of a node and an input": (build(nodes=(relu("y", "x"),)), "the value 'x' has two sources"),
+    "a value of a node and a tensor": (build(outside(), nodes=(relu("x", "w"),)), "the value 'w' has two sources"),
+    "two inputs of one name": (two_inputs(), "two inputs or two outputs have the name 'x'"),
+    "a circle": (build(nodes=(relu("b", "a"), relu("a", "b"))), "the value '[ab]' depends on itself"),
+    "a node that reads itself": (build(nodes=(relu("a", "a"),)), "the value 'a' depends on itself"),
+    "a value whose name is not text": (odd_names("VALUE"), "is not UTF-8"),
+    "a node whose name is not text": (odd_names("NODE"), "is not UTF-8"),
+    "a note whose name is not text": (odd_names("NOTE"), "is not UTF-8"),
     "no ir version": (build(ir_version=0), "no IR version"),
     "no opset": (build(opset_imports=[helper.make_opsetid("", 0)]), "no opset"),
 }  # fmt: skip
