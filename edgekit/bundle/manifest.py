@@ -23,7 +23,7 @@ import msgspec
 
 import edgekit
 from edgekit import limits
-from edgekit.bundle import checksums, facts, onnx_file, ports, safe_files, settings, strict_json
+from edgekit.bundle import checksums, facts, onnx_file, ports, safe_files, settings, strict_json, user_files
 from edgekit.cache.digests import Memory
 from edgekit.core import Bundle, Goldens, Graph, Source, Variant
 from edgekit.errors import BundleError, UsageError
@@ -101,7 +101,8 @@ def write(bundle: Bundle, folder: Path, versions: dict[str, str]) -> None:
 
 
 def read(folder: Path, *, verify: Verify = "once") -> Bundle:
-    """The bundle in `folder`, after every check. Raises BundleError; DeviceError where it needs newer engines.
+    """The bundle in `folder`, after every check. Raises BundleError, DeviceError where it needs newer engines, and
+    UsageError for a path that no engine can open.
 
     `verify`: compare digests "always", "once" (then remembered by each file's inode, size and times) or "never";
     sizes and .onnx files are looked at each time. A bundle that is replaced meanwhile is read again.
@@ -109,6 +110,7 @@ def read(folder: Path, *, verify: Verify = "once") -> Bundle:
     if verify not in get_args(Verify):
         raise UsageError(f"verify is {verify!r:.40}", hint=f"give one of {', '.join(get_args(Verify))}")
     root = Path(os.path.realpath(folder))  # once: from here on no link is followed
+    user_files.check_name(root)
     if not os.path.exists(root):
         raise _absent(str(folder))
     for _ in range(_READS):

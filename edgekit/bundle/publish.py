@@ -24,7 +24,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgekit.bundle import ownership, safe_files
+from edgekit.bundle import ownership, safe_files, user_files
 from edgekit.errors import BusyError, EdgeKitError, ResourceError, UsageError
 
 _log = logging.getLogger("edgekit")
@@ -86,6 +86,7 @@ def _place(target: Path) -> Path:
         raise UsageError(f"{target} cannot be the name of a bundle", hint="name a new folder, like model.ek")
     if is_ours(target.name) or len(os.fsencode(target.name)) > _NAME_BYTES:
         raise UsageError(f"the name {target.name!r} is too long, or used by edgekit itself", hint="choose another name")
+    user_files.check_name(place)
     if not parent.is_dir():
         raise UsageError(f"the folder {parent} does not exist", hint=f"mkdir -p {parent}")
     return place
@@ -141,7 +142,11 @@ def _lock(target: Path) -> Iterator[None]:
 
 def _acquire(path: Path, target: Path) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError as error:  # as in /proc
+            what = f"{target} was not written: {target.parent} takes no new files"
+            raise UsageError(what, hint="choose another folder") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

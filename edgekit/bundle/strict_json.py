@@ -7,6 +7,7 @@ the stack; two readers that disagree about a file are how a check is passed by a
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from edgekit import limits
 from edgekit.bundle import safe_files
 from edgekit.errors import BundleError
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape of UTF-16, of which two make a character
 
 
 def read(path: Path, max_bytes: int) -> dict[str, Any]:
@@ -39,11 +42,22 @@ def parse(data: bytes, name: str, *, file: str = "") -> dict[str, Any]:
         found = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:  # also bad UTF-8, and a number of thousands of digits
         raise _bad(f"{name} is not valid JSON: {error}", file) from None
+    if _HALF.search(data) and not _is_text(found):
+        raise _bad(f"{name} holds half a character (a lone surrogate)", file)
     if not isinstance(found, dict):
         raise _bad(f"{name} holds a JSON {type(found).__name__}, not an object", file)
     if _deeper_than(found, limits.JSON_DEPTH):
         raise _bad(f"{name} nests deeper than {limits.JSON_DEPTH} levels", file)
     return found
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all strings in it can be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

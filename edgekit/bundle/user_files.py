@@ -53,6 +53,14 @@ def save(path: Path, data: bytes) -> None:
         raise _explained(path, error) from error
 
 
+def check_name(path: Path) -> None:
+    """Raise UsageError for a path that is not UTF-8: no engine opens a file there."""
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"the path {os.fspath(path)!a} is not UTF-8", hint="rename the file or folder") from None
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     """Write all of `data`, however few bytes the system takes at a time. Raises OSError."""
     rest = memoryview(data)

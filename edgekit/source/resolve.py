@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import registry
-from edgekit.bundle import safe_files
+from edgekit.bundle import safe_files, user_files
 from edgekit.core import Source
 from edgekit.errors import SourceError, UnsupportedError, UsageError
 from edgekit.source import config_json, hub, onnx_file, refusals, sentence_layout, weights
@@ -85,6 +85,8 @@ def resolve(
     """
     typed = os.path.expanduser(model)
     path = Path(typed)
+    if os.path.exists(typed):
+        user_files.check_name(path.absolute())
     is_onnx = path.suffix == ".onnx" and os.path.isfile(typed)
     if states and not is_onnx:
         raise UsageError(f"--state is only for .onnx files, and {model} is not one", hint="leave --state out")

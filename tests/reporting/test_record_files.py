@@ -161,6 +161,7 @@ def invalid(value: Any, schema: Any, defs: Any, place: str = "$") -> list[str]:
         ('{"schema": "edgekit.bench/1"}', "no list `rows`"),
         ('{"schema": "edgekit.bench/1", "rows": []}', "missing required field"),
         ('{"schema": "edgekit.bench/1", "schema": "edgekit.bench/1"}', "appears twice"),
+        ('{"schema": "edgekit.bench/1\\ud800"}', "lone surrogate"),
         ("[" * 100_000, "not valid JSON"),
         ("\ufeff{}", "not valid JSON"),
     ],

@@ -23,6 +23,8 @@ __all__ = ["tiny_arch"]
         (b"[]", "not an object"),
         (b"{", "not valid JSON"),
         (b'{"a": 1, "a": 2}', "appears twice"),
+        (b'{"a": ["\\ud83d"]}', "lone surrogate"),
+        (b'{"\\uDE00": 1}', "lone surrogate"),
         (b'\xef\xbb\xbf{"a": 1}', "not valid JSON"),
         (b'{"a":' * 40 + b"1" + b"}" * 40, "deeper"),
         (b'{"a":' * 100_000, "not valid JSON"),
