@@ -81,6 +81,7 @@ def export(
     if time_limit is not None and not 0 < time_limit < math.inf:
         raise UsageError(f"--time-limit is {time_limit}", hint="give the seconds that a stage may take: 3600")
     _require(BUILDING)
+    publish.check(Path(output), force=force)  # before a model is downloaded
     say = progress or (lambda stage, what: None)
     with contextlib.ExitStack() as stack:
         model = str(model) if isinstance(model, Path) else model

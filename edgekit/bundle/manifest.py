@@ -110,7 +110,6 @@ def read(folder: Path, *, verify: Verify = "once") -> Bundle:
     if verify not in get_args(Verify):
         raise UsageError(f"verify is {verify!r:.40}", hint=f"give one of {', '.join(get_args(Verify))}")
     root = Path(os.path.realpath(folder))  # once: from here on no link is followed
-    user_files.check_name(root)
     if not os.path.exists(root):
         raise _absent(str(folder))
     for _ in range(_READS):
@@ -162,6 +161,7 @@ def _read(root: Path, verify: Verify) -> Bundle:
 def _manifest(root: Path) -> Manifest:
     if not os.path.lexists(root / MANIFEST):
         raise _not_a_bundle(root)
+    user_files.check_name(root)
     with safe_files.open_regular(root, MANIFEST) as file:
         data = file.read(limits.MANIFEST_BYTES + 1)
     if len(data) > limits.MANIFEST_BYTES:

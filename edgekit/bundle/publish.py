@@ -21,6 +21,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def into(target: Path, *, force: bool = False) -> Iterator[Path]:
     """
     target = _place(target)
     work = _sibling(target, "tmp")
+    with _explained(target):
+        _check_takes_files(target)
     with _explained(target), _lock(target):
         _sweep(target)
         _check_vacant(target, force)
@@ -58,6 +61,14 @@ def into(target: Path, *, force: bool = False) -> Iterator[Path]:
             _swap(work, target, force)
         finally:
             _remove(work)
+
+
+def check(target: Path, *, force: bool = False) -> None:
+    """Raise what `into` would raise of the target before anything is computed, a lock aside."""
+    place = _place(target)
+    with _explained(place):
+        _check_vacant(place, force)
+        _check_takes_files(place)
 
 
 def is_ours(name: str) -> bool:
@@ -122,6 +133,17 @@ def _check_replaceable(folder: Path, target: Path) -> None:
         )  # fmt: skip
 
 
+def _check_takes_files(target: Path) -> None:
+    """Raises UsageError, OSError. Only a write shows it: root passes every permission check, and /proc has a folder's
+    mode."""
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except FileNotFoundError as error:
+        what = f"{target} was not written: {target.parent} takes no new files"
+        raise UsageError(what, hint="choose another folder") from error
+
+
 # 2. The lock
 
 
@@ -142,11 +164,7 @@ def _lock(target: Path) -> Iterator[None]:
 
 def _acquire(path: Path, target: Path) -> int:
     while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError as error:  # as in /proc
-            what = f"{target} was not written: {target.parent} takes no new files"
-            raise UsageError(what, hint="choose another folder") from error
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

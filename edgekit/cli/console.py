@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -131,10 +131,8 @@ class Console:
     def fail(self, error: BaseException) -> int:
         """Write an error to stderr, and with --json to stdout too; returns the exit code."""
         known, status = diagnose(error)
-        if self.json and not self.answered:
-            # `answer` raises `known` itself, or an error of stdout; stderr gets the message either way.
-            with suppress(OutputClosed, EdgeKitError):
-                self.answer({}, None, known)
+        if self.json and not self.answered and self._answered_with(known) and not self.verbose and _one_screen():
+            return status
         paint = _painter()
         _write_stderr(f"{paint('error:', 31)} {clean(known.message)}")
         if known.hint:
@@ -144,6 +142,16 @@ class Console:
         if self.verbose and isinstance(known, InternalError):
             _write_stderr("".join(traceback.format_exception(error)).rstrip())
         return status
+
+    def _answered_with(self, error: EdgeKitError) -> bool:
+        """Write the error as the JSON result; False where stdout does not take it."""
+        try:
+            self.answer({}, None, error)
+        except EdgeKitError as raised:
+            return raised is error
+        except OutputClosed:
+            return False
+        raise AssertionError("an answer with an error raises it")
 
 
 def run(console: Console, work: Callable[[], None]) -> int:
@@ -249,6 +257,11 @@ def _logging(console: Console) -> Iterator[None]:
 
 def _on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _one_screen() -> bool:
+    """Whether stdout and stderr are both a terminal, where one person would read everything twice."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
 
 
 def _painter() -> Callable[[str, int], str]:

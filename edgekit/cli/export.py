@@ -108,8 +108,10 @@ def export(
     """
     if dry_run:
         from edgekit import device
+        from edgekit.bundle import publish
         from edgekit.workbench import plan as planning
 
+        publish.check(output, force=force)
         plan = planning.plan(model, **choices)
         planning.check_memory(plan, memory_limit, device.available_memory())
         console.answer(plan, plan_text(plan))

@@ -286,6 +286,15 @@ def test_doctor_on_a_machine_without_any_engine(call: Call, monkeypatch: pytest.
 # export
 
 
+def test_dry_run_checks_the_output(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "x.ek").mkdir()
+    (tmp_path / "x.ek" / "thesis.txt").touch()
+    for place, said in (("none/x.ek", "does not exist"), ("x.ek", "not a bundle"), ("/proc/x.ek", "no new files")):
+        ended = call("export", "zoo:motor", "-o", tmp_path / place, "--target", "cpu", "--dry-run", "--force")
+        assert (ended.code, ended.out) == (2, "")
+        assert said in ended.err
+
+
 def test_dry_run_says_what_would_be_done(call: Call, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}

@@ -293,12 +293,13 @@ def test_stopping_and_going_on_does_no_harm() -> None:
 # Progress and colours
 
 
-def on_a_terminal(*command: str, **environment: str) -> str:
-    """What a person with a terminal sees of stderr."""
+def on_a_terminal(*command: str, stdout: bool = False, **environment: str) -> str:
+    """What a person with a terminal sees of stderr, and of stdout, too."""
     master, slave = pty.openpty()
     variables = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
     variables |= {"TERM": "xterm", **environment}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave, env=variables)
+    out = slave if stdout else subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=out, stderr=slave, env=variables)
     os.close(slave)
     seen = b""
     with suppress(OSError):  # EIO is how Linux says that the other side is closed
@@ -380,6 +381,14 @@ def test_any_error(capsys: pytest.CaptureFixture[str], error: BaseException, cod
     assert json.loads(out)["error"]["code"] == code
     assert said in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_an_error_is_shown_once_on_a_terminal(term: str) -> None:
+    """With --json it is on stdout; a script that keeps stdout to itself still gets it on stderr."""
+    words = [*EDGEKIT, "inspect", "none.ek", "--json"]
+    assert json.loads(on_a_terminal(*words, stdout=True, TERM=term))["error"]["code"] == "EK-BUNDLE"
+    assert "does not exist" in on_a_terminal(*words, TERM=term)
 
 
 def test_v_shows_cause_and_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,11 @@ def test_nothing_is_published_where_no_engine_can_open_it(tmp_path: Path, name: 
         pytest.fail("entered")
 
 
+def test_a_place_is_checked_before_a_model_is_fetched(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        edgekit.export("no-such/model", tmp_path / "none" / "m.ek")
+
+
 def test_a_place_that_takes_no_files() -> None:
     with pytest.raises(UsageError, match="/proc takes no new files"), publish.into(Path("/proc/x.ek")):
         pytest.fail("entered")
