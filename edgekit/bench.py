@@ -56,10 +56,13 @@ def bench(
     A variant that fails is a row that says why (`invalid`). Raises UsageError, BundleError or DeviceError where
     nothing can be measured at all.
     """
+    from edgekit.bundle import user_files
     from edgekit.cache import measurements
     from edgekit.measuring.campaign import Settings, run
     from edgekit.report import Report
 
+    if inputs is not None:
+        user_files.check_input(Path(inputs), "--input")
     settings = Settings(
         bundles=[bundles] if isinstance(bundles, str | Path) else list(bundles),
         targets=tuple(targets),

@@ -67,7 +67,7 @@ def export(
     more per GB of weights. Raises any EdgeKitError.
     """
     from edgekit import device, limits, registry
-    from edgekit.bundle import publish, safe_files
+    from edgekit.bundle import publish, safe_files, user_files
     from edgekit.source import onnx_file
     from edgekit.workbench import plan as planning
     from edgekit.workbench import stages
@@ -81,7 +81,9 @@ def export(
     if time_limit is not None and not 0 < time_limit < math.inf:
         raise UsageError(f"--time-limit is {time_limit}", hint="give the seconds that a stage may take: 3600")
     _require(BUILDING)
-    publish.check(Path(output), force=force)  # before a model is downloaded
+    publish.check(place, force=force)  # before a model is downloaded
+    if samples is not None:
+        user_files.check_input(samples, "--calibration")
     say = progress or (lambda stage, what: None)
     with contextlib.ExitStack() as stack:
         model = str(model) if isinstance(model, Path) else model

@@ -12,6 +12,7 @@ import os
 import select
 import stat
 import tempfile
+from io import BufferedReader
 from pathlib import Path
 
 from edgekit.bundle import safe_files
@@ -71,18 +72,31 @@ def write_all(descriptor: int, data: bytes) -> None:
             select.select([], [descriptor], [])
 
 
+def check_input(path: Path, option: str) -> None:
+    """Raise UsageError unless the path is a folder, or a file that can be read. `option`: that it came with."""
+    if not path.is_dir():
+        _open(path, f"give a file to {option}").close()
+
+
 def read_input(path: Path, limit: int, hint: str) -> bytes:
     """All bytes of a file that a user named. Raises UsageError where it cannot be read or has more than `limit`."""
-    try:
-        with safe_files.open_file(path) as file:
+    with _open(path, hint) as file:
+        try:
             data = file.read(limit + 1)
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}", hint=hint) from error
+    if len(data) > limit:
+        raise UsageError(f"{path} has more than {safe_files.size_text(limit)}", hint="use a part of it")
+    return data
+
+
+def _open(path: Path, hint: str) -> BufferedReader:
+    try:
+        return safe_files.open_file(path)
     except BundleError as error:
         raise UsageError(f"cannot read {path}: {error.message}", hint=hint) from error
     except (OSError, ValueError) as error:  # ValueError: a null character in its name
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}", hint=hint) from error
-    if len(data) > limit:
-        raise UsageError(f"{path} has more than {safe_files.size_text(limit)}", hint="use a part of it")
-    return data
 
 
 def _mode(path: Path) -> int | None:

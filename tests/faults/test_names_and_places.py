@@ -12,7 +12,8 @@ from cli_calls import Call, bundles, call, vectors
 
 import edgekit
 from edgekit.bundle import publish
-from edgekit.errors import BundleError, UsageError
+from edgekit.errors import BundleError, StateError, UsageError
+from edgekit.runtimes import state_file
 
 __all__ = ["bundles", "call", "vectors"]
 
@@ -53,6 +54,13 @@ def test_a_place_is_checked_before_a_model_is_fetched(tmp_path: Path) -> None:
 def test_a_place_that_takes_no_files() -> None:
     with pytest.raises(UsageError, match="/proc takes no new files"), publish.into(Path("/proc/x.ek")):
         pytest.fail("entered")
+
+
+def test_a_state_file_that_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(StateError, match="is not a saved chat"):
+            state_file.read(path, "chat", "model")
 
 
 def test_a_model_whose_path_is_not_utf8(tmp_path: Path) -> None:
