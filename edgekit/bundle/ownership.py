@@ -10,10 +10,8 @@ from pathlib import Path
 
 from edgekit import limits
 from edgekit.bundle import safe_files, strict_json
-from edgekit.bundle.manifest import MANIFEST
+from edgekit.bundle.manifest import MANIFEST, OWN
 from edgekit.errors import BundleError
-
-OWN = (MANIFEST, "edgekit.sha256")  # files of a bundle that no manifest lists
 
 
 def other_files(folder: Path) -> list[str] | None:
