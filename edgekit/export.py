@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import distribution
 from edgekit.core import Progress
-from edgekit.errors import DeviceError, UsageError
+from edgekit.errors import DeviceError, UnsupportedError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from edgekit.core import Bundle, Method, Precision, Target
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Packages that each way to a graph needs: the first is the extra `export-lm`, the others are in `export`.
 BUILDING = ("onnx", "onnx_ir")
 MODULES = ("torch", *BUILDING, "onnxscript")
+ONNX = (*BUILDING, "onnxscript")
 TRACING = ("torch", "transformers", "optimum", "requests", "safetensors", *BUILDING, "onnxscript")
 
 
@@ -48,6 +49,8 @@ def export(
     force: bool = False,
     offline: bool = False,
     states: Mapping[str, str] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
     example_inputs: Any = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -56,7 +59,9 @@ def export(
     `model`: a hub id, a folder, `zoo:NAME`, `random:CONFIG`, an .onnx file, or a torch.nn.Module that reads a series
     step by step: its `forward(x, h, ...)` returns the results and the new states. `states` maps input names to output
     names, `{"h": "h_next"}` (modules and .onnx files only). `example_inputs`: a module's float32 tensors by position or
-    by name, x (batch, time, features).
+    by name, x (batch, time, features). Of an .onnx file, `inputs` holds the inputs that never change, `{"sr": 16000}`,
+    and `shapes` fixes axes of the others, `{"x": ("batch", 576)}`: a number is a length, a name a free axis. An .onnx
+    file without states becomes a network from arrays to arrays (task raw).
 
     Every combination of `targets` and `precision` becomes a variant; the default is every target of this machine, in
     int4 for language models and int8 for other models. `engine_options` are kept in the bundle and used wherever it
@@ -66,7 +71,7 @@ def export(
     `memory_limit`: bytes for each worker. `time_limit`: seconds for each stage, by default 15 minutes, and 20 minutes
     more per GB of weights. Raises any EdgeKitError.
     """
-    from edgekit import device, limits, registry
+    from edgekit import device, limits
     from edgekit.bundle import publish, safe_files, user_files
     from edgekit.source import onnx_file
     from edgekit.workbench import plan as planning
@@ -103,8 +108,10 @@ def export(
             trust_remote_code=trust_remote_code,
             offline=offline,
             states=states,
+            inputs=inputs,
+            shapes=shapes,
         )
-        _require(TRACING if registry.exporter(plan.source.arch).needs_torch else BUILDING)
+        _require(_needed(plan.source.arch))
         planning.check_memory(plan, memory_limit, device.available_memory())
         work = stack.enter_context(publish.into(place, force=force))
         publish.need(work, plan.disk_needed)
@@ -112,8 +119,26 @@ def export(
             say("plan", missing)
         seconds = time_limit or limits.STAGE_SECONDS + limits.STAGE_SECONDS_PER_GB * plan.weight_bytes / 1e9
         bench = stages.Workbench(plan, work, memory_limit or device.available_memory(), seconds, say)
-        bundle = stages.make(bench, samples, dimensions, max_accuracy_loss)
+        try:
+            bundle = stages.make(bench, samples, dimensions, max_accuracy_loss)
+        except (UnsupportedError, VerificationError) as error:
+            if not planning.may_fall_back(plan, precision, method, group_size):
+                raise
+            say("plan", f"quantization is left out: {error.message}")
+            stages.clear(bench)
+            float_plan = planning.plan(
+                plan.source, task=plan.task, targets=targets, precision=("fp32",), engine_options=engine_options
+            )
+            bundle = stages.make(replace(bench, plan=float_plan), samples, dimensions, max_accuracy_loss)
     return replace(bundle, folder=place)
+
+
+def _needed(arch: str) -> Sequence[str]:
+    from edgekit import registry
+
+    if arch in (registry.ONNX_FILE, registry.ONNX_NETWORK):
+        return ONNX
+    return TRACING if registry.exporter(arch).needs_torch else BUILDING
 
 
 def _require(needed: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ NAME_BYTES = 4096  # of a tensor, an operator, a metadata key
 TENSOR_RANK = 64  # numpy's own limit
 TENSOR_DIM = 2**31  # elements along one axis
 SPARSE_ELEMENTS = 1 << 26  # of a sparse tensor, once it is dense
+CONSTANT_ELEMENTS = 1 << 14  # of a constant input that the user gives
 
 # Arrays: known answers, saved states, layers
 ARRAYS_BYTES = 4 << 30  # of a file

@@ -16,7 +16,8 @@ from typing import Any
 import edgekit
 from edgekit.errors import UnsupportedError
 
-ONNX_FILE = "onnx"  # the architecture of an ONNX file, which no config.json can name
+# The architectures of ONNX files, with and without states, which no config.json can name.
+ONNX_FILE, ONNX_NETWORK = "onnx", "onnx-network"
 # kind -> (package under edgekit, what to call one of them)
 KINDS = {
     "exporters": ("exporters", "architecture"),
@@ -121,6 +122,8 @@ def exporter(arch: str) -> Any:
     """
     if arch == ONNX_FILE:
         return import_module("edgekit.exporters._onnx_file.exporter").EXPORTER
+    if arch == ONNX_NETWORK:
+        return import_module("edgekit.exporters._onnx_file.network").EXPORTER
     found = import_module("edgekit.exporters._any_decoder.exporter") if is_traced(arch) else find("exporters", arch)
     return found.EXPORTER
 

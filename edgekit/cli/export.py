@@ -16,11 +16,13 @@ from edgekit.cli.options import (
     Command,
     complete_model,
     complete_task,
+    constants,
     engine_options,
     loss,
     one_of,
     output_switches,
     seconds,
+    shapes,
     size,
     states,
 )
@@ -62,7 +64,9 @@ if TYPE_CHECKING:
     help="An engine setting, stored in the bundle. Repeat for more.",
 )
 @click.option(
-    "--calibration", metavar="PATH", help="Data for quantization and accuracy: texts, one per line, or series as CSV."
+    "--calibration",
+    metavar="PATH",
+    help="Data for quantization and accuracy: texts, one per line, series as CSV, arrays as .npz.",
 )
 @click.option("--max-accuracy-loss", type=loss, metavar="X", help="Fail if quantization loses more; 0.01 is 1 %.")
 @click.option("--dimensions", type=COUNT, metavar="N", help="Shorten vectors to N numbers (Matryoshka models).")
@@ -80,6 +84,22 @@ if TYPE_CHECKING:
     callback=states,
     metavar="OUT=IN",
     help="For an .onnx file: feed output OUT to input IN at the next step. Repeat for more.",
+)
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    callback=constants,
+    metavar="NAME=VALUE",
+    help="For an .onnx file: the input NAME always has this value: 16000, true, [1, 2]. Repeat for more.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    callback=shapes,
+    metavar="NAME=AXES",
+    help="For an .onnx file: fix axes of the input NAME: batch,576. A name is a free axis. Repeat for more.",
 )
 @output_switches
 @click.pass_obj
@@ -103,6 +123,8 @@ def export(
     $ edgekit export zoo:parity -o parity.ek --target cpu --precision int8
     $ edgekit export ./my-bert -o my-bert.ek --task text-classification --dry-run
     $ edgekit export lstm.onnx -o lstm.ek --state hn=h0 --state cn=c0
+    $ edgekit export vad.onnx -o vad.ek --state stateN=state --input sr=16000 --shape input=batch,576
+    $ edgekit export network.onnx -o network.ek
 
     MODEL is a hub id, a local Hugging Face folder, zoo:NAME, random:CONFIG_PATH or an .onnx file.
     """

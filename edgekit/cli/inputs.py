@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from edgekit.errors import InputError, UnsupportedError, UsageError
 STDIN = "-"
 HINT = "give inputs as arguments, or pipe them in; for texts, one per line"
 IMAGE_HINT = "give a PNG, JPEG, WEBP or BMP file, or a folder of them"
+ARRAYS_HINT = "name an .npz file, as numpy.savez(file, x=array) writes it"
 IMAGE_BYTES = 256 << 20  # of an image on stdin
 
 
@@ -166,6 +168,17 @@ def _stdin_image() -> list[bytes]:
     return [image] if image else []
 
 
+def arrays(model: Any, words: Words) -> list[Any]:
+    """The arrays of each .npz file, or .npy file where the model has one input. Raises InputError."""
+    load = import_module("edgekit.runtimes.samples.arrays").load
+    names = [port.name for port in model.graph().inputs]
+    if STDIN in words.all:
+        raise UsageError("arrays cannot be read from stdin", hint=ARRAYS_HINT)
+    if not words.all:
+        raise UsageError("no input", hint=ARRAYS_HINT)
+    return [load(Path(word), names) for word in words.all]
+
+
 def tables(model: Any, words: Words) -> Iterator[Samples]:
     """Each CSV file, or stdin, opened when the one before was read to its end.
 
@@ -230,4 +243,5 @@ KINDS = {
     "chat": Kind(prompts, "texts", ("prompts", "system")),
     "image": Kind(images, "images", ("images",), image_names),
     "series": Kind(tables, "samples"),
+    "arrays": Kind(arrays, "inputs", ()),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import math
 import os
 import re
@@ -219,6 +220,38 @@ def states(ctx: click.Context, param: click.Parameter, values: Sequence[str]) ->
             )
         outputs[into] = out
     return outputs
+
+
+def constants(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
+    """`sr=16000` or `scale=[1, 2]`, once or more, as name -> value; a value is JSON."""
+    found: dict[str, Any] = {}
+    for text in values:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = json.loads(value, parse_constant=_no_constant)
+        except ValueError:
+            name = ""
+        if not name:
+            raise UsageError(f"{text!r} is not a constant input", hint="write it NAME=VALUE: sr=16000 or 'k=[1, 2]'")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)  # NaN, Infinity
+
+
+def shapes(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, list[int | str]]:
+    """`x=batch,576`, once or more, as name -> axes."""
+    found: dict[str, list[int | str]] = {}
+    for text in values:
+        name, _, axes = text.partition("=")
+        parts = [axis.strip() for axis in axes.split(",")]
+        if not name or not all(re.fullmatch(r"[0-9]{1,10}|[A-Za-z_]\w*", axis, re.ASCII) for axis in parts):
+            raise UsageError(
+                f"{text!r} is not a shape", hint="write it NAME=AXES, a length or a name each: x=batch,576"
+            )
+        found[name] = [int(axis) if axis.isdecimal() else axis for axis in parts]
+    return found
 
 
 def complete_bundle(ctx: click.Context, param: click.Parameter, start: str) -> list[CompletionItem]:

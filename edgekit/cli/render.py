@@ -76,6 +76,11 @@ def _(answer: np.ndarray, items: Sequence[Any]) -> str:
     return f"{' '.join(f'{number:.4f}' for number in answer.ravel()[:SHOWN])}{more} ({shape} numbers)"
 
 
+@line.register
+def _(answer: dict, items: Sequence[Any]) -> str:  # type: ignore[type-arg]
+    return "\t".join(f"{one_line(name)} {line(array, items)}" for name, array in answer.items())
+
+
 @singledispatch
 def part(item: Any) -> str:
     """One item of an answer that is a list."""
@@ -130,6 +135,11 @@ def _(answer: list) -> Any:  # type: ignore[type-arg]
     return [record(item) for item in answer]
 
 
+@record.register
+def _(answer: dict) -> Any:  # type: ignore[type-arg]
+    return {name: record(value) for name, value in answer.items()}
+
+
 def facts(model: Any, load: float, run: float) -> dict[str, Any]:
     """What ran, for a program; times in seconds."""
     return {
@@ -159,7 +169,9 @@ def summary(known: Mapping[str, Any], count: int, noun: str) -> str:
 def check_path(path: Path) -> None:
     """Raise UsageError where results cannot be written: before anything is computed."""
     if path.suffix not in FORMATS:
-        raise UsageError(f"cannot write {path.name}", hint="end its name in .json, or in .npy for vectors")
+        raise UsageError(
+            f"cannot write {path.name}", hint="end its name in .json, in .npy for vectors, or in .npz for named arrays"
+        )
     user_files.check_output(path)
 
 
@@ -173,11 +185,24 @@ def _json(known: Mapping[str, Any], answers: Any) -> bytes:
 
 
 def _npy(known: Mapping[str, Any], answers: Any) -> bytes:
+    alone = isinstance(answers, list) and len(answers) == 1 and isinstance(answers[0], dict) and len(answers[0]) == 1
+    if alone:  # one output of one input
+        (answers,) = answers[0].values()
     arrays = answers if isinstance(answers, np.ndarray) else _stacked(answers)
     if arrays is None:
         raise UsageError(f"the answers of {known['task']} are not an array", hint="end the file's name in .json")
     buffer = io.BytesIO()
     np.save(buffer, arrays, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _npz(known: Mapping[str, Any], answers: Any) -> bytes:
+    """Named arrays; those of the second input and on bear its number: `y.1`."""
+    if not (isinstance(answers, list) and answers and all(isinstance(each, dict) for each in answers)):
+        raise UsageError(f"the answers of {known['task']} have no names", hint="end the file's name in .npy or .json")
+    named = {f"{name}.{n}" if n else name: array for n, each in enumerate(answers) for name, array in each.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **named)
     return buffer.getvalue()
 
 
@@ -187,4 +212,4 @@ def _stacked(answers: Any) -> Any:
     return np.stack(answers) if arrays and len({each.shape for each in answers}) == 1 else None
 
 
-FORMATS: dict[str, Callable[[Mapping[str, Any], Any], bytes]] = {".json": _json, ".npy": _npy}
+FORMATS: dict[str, Callable[[Mapping[str, Any], Any], bytes]] = {".json": _json, ".npy": _npy, ".npz": _npz}

@@ -68,7 +68,9 @@ images, series = group("Images"), group("Series")
 @common("--memory-limit", type=size, metavar="SIZE", help="Refuse to use more memory, by forecast: 2G, 512MiB.")
 @common("--top-k", type=COUNT, metavar="N", help="How many labels, words or documents; tokens to sample from.")
 @VERIFY
-@common("-o", "--output", type=PATH, metavar="FILE", help="Write the results to FILE.json, or arrays to FILE.npy.")
+@common(
+    "-o", "--output", type=PATH, metavar="FILE", help="Write the results to FILE.json, or arrays to FILE.npy or .npz."
+)
 @text("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="An input, even if it begins with -.")
 @text("--query", metavar="TEXT", help="Rank the inputs by how well they fit TEXT.")
 @text("--prompt-name", "prompt", metavar="NAME", help="Which of the model's own prompts to put before each text.")
@@ -112,9 +114,11 @@ def run(
     $ edgekit run qwen3.ek
     $ edgekit run resnet.ek -i photo.jpg -i holiday/
     $ edgekit run motor.ek - < telemetry.csv
+    $ edgekit run network.ek input.npz -o output.npz
 
-    INPUT is a text, an image file or folder, or a CSV file, as the model reads; - is stdin. Without INPUT stdin is
-    read: one text per line, for a language model one prompt. On a terminal, a language model then starts a chat.
+    INPUT is a text, an image file or folder, a CSV file, or arrays in an .npz file, as the model reads; - is stdin.
+    Without INPUT stdin is read: one text per line, for a language model one prompt. On a terminal, a language model
+    then starts a chat.
 
     A CSV file has a header with the names of the model's columns, or numbers only. Each sample's result is written at
     once, as a CSV line, or with --json as a JSON object per line.

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgekit import registry
 from edgekit.bundle import safe_files, user_files
@@ -72,13 +73,15 @@ def resolve(
     offline: bool = False,
     trust_remote_code: bool = False,
     states: Mapping[str, str] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    shapes: onnx_file.Shapes | None = None,
 ) -> Source:
     """The model behind a name: `zoo:` and `random:` first, then what exists as a path, then the hub.
 
     `config` is without the keys that steer what is imported or fetched; `revision` is the full commit of a hub
     model. No code from a repository is ever run, whatever the config and `trust_remote_code` say: native code
-    wins over a repository's own, and Python files are not even downloaded. `states` are an ONNX file's, input ->
-    output.
+    wins over a repository's own, and Python files are not even downloaded. `states` (input -> output), constant
+    `inputs` and `shapes` are an ONNX file's.
 
     Raises SourceError (not found, gated, offline), UnsupportedError (no exporter, no public weights, remote code),
     BundleError (a bad file), UsageError (options that do not fit the name).
@@ -88,14 +91,15 @@ def resolve(
     if os.path.exists(typed):
         user_files.check_name(path.absolute())
     is_onnx = path.suffix == ".onnx" and os.path.isfile(typed)
-    if states and not is_onnx:
-        raise UsageError(f"--state is only for .onnx files, and {model} is not one", hint="leave --state out")
+    for option, value in (("--state", states), ("--input", inputs), ("--shape", shapes)):
+        if value and not is_onnx:
+            raise UsageError(f"{option} is only for .onnx files, and {model} is not one", hint=f"leave {option} out")
     if model.startswith("zoo:"):
         found = _in_folder(model, zoo_folder(model.removeprefix("zoo:")), trust_remote_code)
     elif model.startswith("random:"):
         found = _random(model, trust_remote_code)
     elif is_onnx:
-        found = onnx_file.resolve(model, path, states or {})
+        found = onnx_file.resolve(model, path, states or {}, inputs, shapes)
     elif os.path.exists(typed):  # unlike Path.exists, False for a name that no file system can hold
         found = _in_folder(model, _folder(path), trust_remote_code)
     elif _looks_like_a_path(model):
@@ -109,7 +113,8 @@ def resolve(
 
 def sizes(source: Source) -> dict[str, int]:
     """Bytes of the model's weights as they are stored, by name. Raises BundleError."""
-    return onnx_file.sizes(source) if source.arch == registry.ONNX_FILE else weights.sizes(source.folder)
+    is_onnx = source.arch in (registry.ONNX_FILE, registry.ONNX_NETWORK)
+    return onnx_file.sizes(source) if is_onnx else weights.sizes(source.folder)
 
 
 def _random(model: str, trust: bool) -> Source:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgekit import registry
 from edgekit.bundle.safe_files import size_text
@@ -11,6 +12,7 @@ from edgekit.core import QUANTIZED, Availability, Exporter, Recipe, Source, chec
 from edgekit.errors import DeviceError, ResourceError, UnsupportedError, UsageError
 from edgekit.quantize.recipes import recipe as recipe_for
 from edgekit.source import resolve
+from edgekit.source.onnx_file import Shapes
 
 EngineOptions = Mapping[str, Mapping[str, str]]  # target -> option -> value
 
@@ -59,15 +61,23 @@ def plan(
     trust_remote_code: bool = False,
     offline: bool = False,
     states: Mapping[str, str] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    shapes: Shapes | None = None,
 ) -> Plan:
-    """`states` are an ONNX file's, input -> output.
+    """`states` (input -> output), constant `inputs` and `shapes` are an ONNX file's.
 
     Raises SourceError, UnsupportedError, UsageError, DeviceError, BundleError (bad weights)."""
     if isinstance(model, Source):
         found = model
     else:
         found = resolve.resolve(
-            model, revision=revision, offline=offline, trust_remote_code=trust_remote_code, states=states
+            model,
+            revision=revision,
+            offline=offline,
+            trust_remote_code=trust_remote_code,
+            states=states,
+            inputs=inputs,
+            shapes=shapes,
         )
     exporter: Exporter = registry.exporter(found.arch)
     wanted = registry.task_name(task or exporter.task(found))
@@ -75,11 +85,16 @@ def plan(
         raise UnsupportedError(
             f"{found.arch} cannot be exported for the task {wanted}", hint=f"its tasks are: {', '.join(exporter.tasks)}"
         )
+    why_float = exporter.why_float(found) if hasattr(exporter, "why_float") else ""
     recipes = [
         recipe_for(name, method=method, group_size=group_size, blocks=exporter.quantizes, usual=exporter.group_sizes)
-        for name in _precisions(precision, exporter.precision)
+        for name in _precisions(precision, "fp32" if why_float else exporter.precision)
     ]
+    if why_float and any(recipe.weights in QUANTIZED for recipe in recipes):
+        raise UnsupportedError(f"{why_float}, and is not quantized again", hint="use --precision fp32, or auto")
     choices, left_out = _choices(_targets(targets), recipes, engine_options or {}, exporter.kind, bool(precision))
+    if why_float:
+        left_out = (*left_out, f"{exporter.precision}: {why_float}")
     sizes = {} if found.random else resolve.sizes(found)
     size = sum(sizes.values())
     return Plan(
@@ -91,6 +106,17 @@ def plan(
         memory_needed=_memory(exporter.needs_torch, size, max(sizes.values(), default=0)),
         disk_needed=_written(exporter, recipes) * size + 50_000_000,
     )
+
+
+def may_fall_back(made: Plan, precision: str | Sequence[str], method: str | None, group_size: int | None) -> bool:
+    """Whether a quantization that fails may be left out: nobody asked for it, and no one knew the file before.
+
+    A file of the user's has weights that no exporter has seen; other models have a default that was tried.
+    """
+    chosen = [precision] if isinstance(precision, str) else list(precision)
+    quantized = any(choice.recipe.weights in QUANTIZED for choice in made.choices)
+    asked = method or group_size or any(name in QUANTIZED for name in chosen)
+    return quantized and not asked and made.source.arch in (registry.ONNX_FILE, registry.ONNX_NETWORK)
 
 
 def keeps_floats(exporter: Exporter, recipes: Iterable[Recipe]) -> bool:

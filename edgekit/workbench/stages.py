@@ -86,6 +86,15 @@ def make(bench: Workbench, calibration: Path | None, dimensions: int | None, max
     return finish(bench, replace(bundle, goldens=known_answers(bundle, inputs, gated)))
 
 
+def clear(bench: Workbench) -> None:
+    """Remove what stages left in the work folder, to begin again."""
+    for entry in bench.work.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
 def reference(bench: Workbench, calibration: Path | None, dimensions: int | None) -> Reference:
     """Settings, samples, float graphs and the reference's outputs. Raises what the exporter raises."""
     source, exporter = bench.plan.source, bench.exporter

@@ -1,7 +1,7 @@
 """Exporter for ONNX files with named states: a stream of steps, with weights quantized on request.
 
 What the rest of EdgeKit sees of it. Features are x0, x1, … and results output_0, output_1, …, in the numbers that the
-file takes and gives. Knows no architecture.
+file takes and gives; where there are several ports, they are named after these. Knows no architecture.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekit.core import QUANTIZED, Graph, Recipe, Source, State
 
+from .graph import settle
+from .original import prove
+from .prepare import prepared
+
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from edgekit.core import Say
-
-    from .graph import Settled
 
 TASK, CHUNK = "time-series-regression", 64
 FILE, PROOF = "model.onnx", "proof-model.npz"  # beside a traced module's file: calls in order, and what the module gave
@@ -40,12 +40,16 @@ class OnnxFile:
     def task(self, source: Source) -> str:
         return TASK
 
+    def why_float(self, source: Source) -> str:
+        """Why the weights of this file cannot be quantized; the empty string if they can be."""
+        return str(source.config.get("why_float", ""))
+
     def settings(self, source: Source, task: str, folder: Path) -> dict[str, Any]:
         """What the device must know of the model, read from the graph."""
-        _, settled = _load(source)
+        settled = settle(prepared(source, _silent), source.config["states"])
         return {
-            "features": [f"x{number}" for number in range(settled.features)],
-            "outputs": [f"output_{number}" for number in range(settled.results)],
+            "features": list(settled.features),
+            "outputs": list(settled.results),
             "normalize": None,
             "denormalize": None,
             "missing": "hold",
@@ -57,33 +61,38 @@ class OnnxFile:
         }
 
     def graphs(self, source: Source, task: str, recipe: Recipe, folder: Path, say: Say) -> tuple[Graph, ...]:
-        """The portable graph, in model.onnx. Raises UnsupportedError, VerificationError."""
+        """The portable graph, in model.onnx, and a proof. Raises UnsupportedError, VerificationError, BundleError."""
         import onnx_ir as ir
 
         from .._recurrent.quantize import quantize
 
-        model, settled = _load(source)
+        model = prepared(source, say)
+        settled = settle(model, source.config["states"])
         if recipe.weights in QUANTIZED:
             say("quantizing")
+            floats = len(model.graph)
             quantize(model, recipe, say)
+            if len(model.graph) == floats:
+                say(
+                    f"no weight is large enough to be quantized: the variant computes in float, {recipe.weights} or not"
+                )
         ir.save(model, folder / FILE, external_data="model.bin")
+        states = tuple(State(into, out) for into, out in source.config["states"].items())
+        graph = Graph("model", FILE, settled.inputs, settled.outputs, states, kind="stream")
         if (source.folder / PROOF).is_file():
             shutil.copyfile(source.folder / PROOF, folder / PROOF)
-        states = tuple(State(into, out) for into, out in source.config["states"].items())
-        return (Graph("model", FILE, settled.inputs, settled.outputs, states, kind="stream"),)
+        elif recipe.weights not in QUANTIZED:
+            say("running the file as it is")
+            prove(source, settled.layout, graph, folder / PROOF)
+        return (graph,)
 
     def reference(self, source: Source, task: str, folder: Path, say: Say) -> tuple[Graph, ...]:
         """The float graph."""
         return self.graphs(source, task, Recipe(), folder, say)
 
 
+def _silent(what: str) -> None:
+    """Says nothing."""
+
+
 EXPORTER = OnnxFile()
-
-
-def _load(source: Source) -> tuple[ir.Model, Settled]:
-    import onnx_ir as ir
-
-    from .graph import settle
-
-    model = ir.load(source.folder / source.config["file"])
-    return model, settle(model, source.config["states"])

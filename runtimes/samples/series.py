@@ -27,6 +27,7 @@ STEPS, LATE = 1000, 100
 SHORT = (1, 2, 3, 7, 16, 33, 64, 100)  # as many as a bundle keeps goldens
 WAVES, MOST = 4, 16  # long series: made, and cut from a user's file
 SEED = 0
+NUMBERS = 50_000  # of the short series, at most: a bundle keeps them
 
 
 def waves(settings: Mapping[str, Any]) -> list[Array]:
@@ -34,12 +35,20 @@ def waves(settings: Mapping[str, Any]) -> list[Array]:
     count = len(settings["features"])
     scale = settings.get("normalize") or {"mean": [0.0] * count, "std": [1.0] * count}
     random, steps, found = np.random.default_rng(SEED), np.arange(STEPS)[:, None], list[Any]()
-    for length in (*SHORT, *[STEPS] * WAVES):
+    for length in (*_shortened(count), *[STEPS] * WAVES):
         periods, phases = random.uniform(5, 200, (2, count)), random.uniform(0, 2 * np.pi, (2, count))
         slow, fast = np.sin(2 * np.pi * steps / periods[:, None] + phases[:, None])
         made = (0.9 * slow + 0.7 * fast + 0.5 * random.normal(size=(STEPS, count)))[:length]
         found.append(made * scale["std"] + scale["mean"])
     return found
+
+
+def _shortened(features: int) -> list[int]:
+    """The lengths SHORT, the longest cut where series of so many features would hold more than NUMBERS."""
+    rows, most = NUMBERS // features, max(SHORT)
+    while most > 1 and sum(min(length, most) for length in SHORT) > rows:
+        most -= 1
+    return [min(length, most) for length in SHORT]
 
 
 def read(file: Path, features: Sequence[str], option: str = "--calibration") -> list[Array]:
@@ -85,7 +94,8 @@ def _lines(file: Path, option: str) -> list[str]:
 
 def _short(series: Sequence[Array]) -> Iterable[Array]:
     """Beginnings of the user's series, one after the other."""
-    return (_repeated(series[number % len(series)], length)[:length] for number, length in enumerate(SHORT))
+    lengths = enumerate(_shortened(len(series[0][0])))
+    return (_repeated(series[number % len(series)], length)[:length] for number, length in lengths)
 
 
 def _long(series: Sequence[Array]) -> list[Array]:

@@ -1,7 +1,8 @@
-"""ONNX files with states that the user names: what of their ports and options is refused, and what is put right."""
+"""ONNX files of the user: what of their ports and options is refused, and what is put right."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from edgekit.core import Graph, Recipe, Source
 from edgekit.errors import BundleError, EdgeKitError, UnsupportedError, UsageError, VerificationError
 from edgekit.source import onnx_file, resolve
 from edgekit.workbench import graph as graphs
-from edgekit.workbench.prove import check_steps
+from edgekit.workbench.prove import check_steps, hold_against_torch
 
 __all__ = ["call"]
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
@@ -36,6 +37,18 @@ def nodes(order: str = "rows first") -> list[Any]:
         helper.make_node("Squeeze", ["all", "one"], ["steps"]),
         helper.make_node("Slice", ["steps", "zero", "two", "axis"], ["x"]),
         go("x", "answer"),
+    ]
+
+
+def old_nodes() -> list[Any]:
+    """The same in the form of opset 9."""
+    turn: Callable[[str, str], Any] = lambda a, b: helper.make_node("Transpose", [a], [b], perm=[1, 0, 2])  # noqa: E731
+    return [
+        turn("series", "by_time"),
+        helper.make_node("RNN", ["by_time", "W", "R", "B", "", "h0"], ["all", "hn"], hidden_size=4),
+        helper.make_node("Squeeze", ["all"], ["steps"], axes=[1]),
+        helper.make_node("Slice", ["steps"], ["x"], starts=[0], ends=[2], axes=[2]),
+        turn("x", "answer"),
     ]
 
 
@@ -107,7 +120,6 @@ def test_a_graph_for_one_row_stays_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("states", "error", "why"),
     [
-        ({}, UnsupportedError, "only if it has states"),
         ({"h1": "hn"}, UsageError, "the state hn=h1: there is no input 'h1'"),
         ({"h0": "cn"}, UsageError, "the state cn=h0: there is no output 'cn'"),
         ({"h0": "hn", "series": "hn"}, UsageError, "two states name the same output"),
@@ -120,15 +132,15 @@ def test_names_that_are_not_there(tmp_path: Path, states: dict[str, str], error:
     assert "its inputs are series, h0; its outputs answer, hn" in caught.value.hint
 
 
-def test_a_second_input_that_is_no_state(tmp_path: Path) -> None:
-    path = written(tmp_path, {"gain": [1]})
-    refused(path, UnsupportedError, r"2 inputs that are not states \(series, gain\)")
+def test_a_second_input_without_the_axes_of_the_first(tmp_path: Path) -> None:
+    error = refused(written(tmp_path, {"gain": [1]}), UnsupportedError, r"the input 'gain' has the shape \[1\]")
+    assert "--input gain=VALUE" in error.hint
 
 
 WRONG: list[tuple[Shapes, str]] = [
     ({"series": ["n", 3, "t", 2]}, r"'series' has the shape \['n', 3, 't', 2\]"),
-    ({"series": ["n", "t", "wide"]}, "how many the features 'series' has is not fixed"),
-    ({"answer": ["n", "t", "wide"]}, "how many the results 'answer' has is not fixed"),
+    ({"series": ["n", "t", "wide"]}, "the number of features of 'series' is not fixed"),
+    ({"answer": ["n", "t", "wide"]}, "the number of results of 'answer' is not fixed"),
     ({"series": ["n", 7, 2]}, "takes 7 steps at once"),
     ({"hn": [1, "n", 5]}, r"goes in as \[1, 'n', 4\] and comes out as \[1, 'n', 5\]"),
     ({"h0": ["past", "n", 4], "hn": ["total", "n", 4]}, "goes in as"),
@@ -149,10 +161,77 @@ def test_a_weight_that_is_no_number(tmp_path: Path) -> None:
     assert refused(written(tmp_path, tensors=spoiled), VerificationError, "'R' holds a NaN").exit_code == 5
 
 
-def test_a_file_that_is_too_old_for_blocks(tmp_path: Path) -> None:
-    path = written(tmp_path, opset=17)
-    built(path)
-    refused(path, UnsupportedError, "opset 17", Recipe(weights="int8", method="rtn"))
+@pytest.mark.parametrize("opset", [9, 13, 17])
+def test_an_old_opset_is_raised(tmp_path: Path, opset: int) -> None:
+    """Squeeze and Slice took attributes then, and weights in blocks came with 21."""
+    made = nodes() if opset >= 13 else old_nodes()
+    path = written(tmp_path, made=made, opset=opset)
+    _, graph = built(path)
+    check_steps(tmp_path / "fp32", graph)
+    hold_against_torch([graph], tmp_path / "fp32", ("cpu", "openvino"), lambda what: None)
+    assert graphs.load(tmp_path / "fp32" / graph.path).graph.opset_imports[""] == 21
+
+
+def test_a_value_that_two_nodes_write(tmp_path: Path) -> None:
+    twice = [*nodes(), onnx.helper.make_node("Identity", ["x"], ["steps"])]
+    error = refused(written(tmp_path, made=twice), BundleError, r"m\.onnx: the graph is not valid ONNX")
+    assert error.exit_code == 6
+
+
+def test_two_inputs_of_one_name(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    model = onnx.load(path)
+    model.graph.input.append(model.graph.input[0])
+    onnx.save(model, path)
+    assert refused(path, BundleError, r"m\.onnx").exit_code == 6
+
+
+def test_a_cycle(tmp_path: Path) -> None:
+    around = [helper.make_node("Identity", ["b"], ["a"]), helper.make_node("Identity", ["a"], ["b"])]
+    assert refused(written(tmp_path, made=[*nodes(), *around]), BundleError, r"m\.onnx").exit_code == 6
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shapes", "why"),
+    [
+        ({"rate": 1}, {}, "--input rate: there is no input 'rate'"),
+        ({"series": "fast"}, {}, "'fast' is not float32"),
+        ({"series": [[1], [1, 2]]}, {}, "is not float32"),
+        ({"series": True}, {}, "True is not float32"),
+        ({"series": 1e300}, {}, "is not finite as float32"),
+        ({"series": [0.0] * 20_000}, {}, "has 20000 numbers, and 16384 are allowed"),
+        ({}, {"rate": [1]}, "--shape rate: there is no input 'rate'"),
+        ({}, {"series": [0, 1, 2]}, "is not a shape"),
+        ({}, {"series": []}, "is not a shape"),
+    ],
+)
+def test_constants_and_shapes_that_cannot_be(
+    tmp_path: Path, inputs: dict[str, Any], shapes: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(why)):
+        resolve.resolve(str(written(tmp_path)), states=STATES, inputs=inputs, shapes=shapes)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"inputs": {"gain": [1, 2, 3]}}, r"'gain' has the shape \[3\]"),
+        ({"shapes": {"series": ["n", "t"]}}, "cannot have the shape"),
+        ({"shapes": {"series": ["n", "t", 3]}}, "cannot have the shape"),
+    ],
+)
+def test_constants_and_shapes_of_another_rank(tmp_path: Path, options: dict[str, Any], why: str) -> None:
+    path = written(tmp_path, {"gain": [2]})
+    inputs = {"gain": [1, 2]} | options.get("inputs", {})
+    found = resolve.resolve(str(path), states=STATES, inputs=inputs, shapes=options.get("shapes"))
+    with pytest.raises(UsageError, match=why):
+        registry.exporter(found.arch).graphs(found, "any", Recipe(), tmp_path, lambda what: None)
+
+
+def test_an_input_that_holds_no_numbers(tmp_path: Path) -> None:
+    path = written(tmp_path, {"words": [1]}, words=onnx.TensorProto.STRING)
+    with pytest.raises(UnsupportedError, match="the port 'words' holds strings"):
+        resolve.resolve(str(path), states=STATES)
 
 
 def test_a_file_that_is_no_onnx(tmp_path: Path) -> None:
@@ -171,6 +250,10 @@ def test_states_are_for_onnx_files(tmp_path: Path) -> None:
         (["--state", "hn"], "'hn' is not a state"),
         (["--state", "hn=h0", "--state", "cn=h0"], "'h0' is the input of two states"),
         (["--state", "hn=h1"], "there is no input 'h1'"),
+        (["--input", "sr"], "'sr' is not a constant input"),
+        (["--input", "sr=fast"], "'sr=fast' is not a constant input"),
+        (["--input", "sr=NaN"], "'sr=NaN' is not a constant input"),
+        (["--shape", "x=1,-2"], "'x=1,-2' is not a shape"),
     ],
 )
 def test_the_command_says_what_there_is(tmp_path: Path, call: Call, options: list[str], why: str) -> None:
