@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekit.core import Graph, Recipe, Source
-from edgekit.workbench.graph import describe
 
 from .original import Original, open_file
-from .prepare import load, prepared
+from .prepare import described, load, prepared
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -46,7 +45,7 @@ class OnnxNetwork:
     def settings(self, source: Source, task: str, folder: Path) -> dict[str, Any]:
         """The ports of the graph."""
         model = _settled(source, _silent)
-        graph = describe(model, "model", FILE, {})
+        graph = described(model, FILE)
         return {
             name: [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in ports]
             for name, ports in (("inputs", graph.inputs), ("outputs", graph.outputs))
@@ -57,7 +56,7 @@ class OnnxNetwork:
         import onnx_ir as ir
 
         model = _settled(source, say)
-        graph = describe(model, "model", FILE, {})
+        graph = described(model, FILE)
         ir.save(model, folder / FILE, external_data="model.bin")
         return (graph,)
 
@@ -78,16 +77,9 @@ def _settled(source: Source, say: Say) -> ir.Model:
     """The prepared graph, its half floats at the ports only. Raises UnsupportedError for ports of unknown rank."""
     import onnx_ir as ir
 
-    from edgekit.errors import UnsupportedError
-
     dtypes = {value.name: value.dtype for graph in (load(source).graph,) for value in (*graph.inputs, *graph.outputs)}
     model = prepared(source, say)
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        if value.dtype is None or value.shape is None:
-            raise UnsupportedError(
-                f"{value.name!r} is not a tensor of known dtype and rank",
-                hint="onnx.shape_inference.infer_shapes may find the rank; sequences and maps are not supported",
-            )
+    described(model, FILE)  # so that all ports are known to be tensors
     for value in list(model.graph.inputs):
         if dtypes[value.name] == ir.DataType.FLOAT16:
             _cast_input(model, value)

@@ -5,6 +5,7 @@ Its half floats are float32 here as well, since no two engines round them alike.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit import device, registry
-from edgekit.core import Graph, Recipe
+from edgekit import registry
+from edgekit.core import Recipe
 from edgekit.errors import EdgeKitError, UnsupportedError
-from edgekit.workbench.graph import describe
 
-from .prepare import beside, load, widen
+from .prepare import beside, described, load, widen
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Arrays, Source
+    from edgekit.core import Array, Arrays, Graph, Source
     from edgekit.session import Session
 
     from .graph import Layout
@@ -81,18 +81,11 @@ def open_file(source: Source, scratch: Path, *, rounded: bool = False) -> Origin
 
     model = load(source)
     halves = [str(port.name) for port in model.graph.outputs if rounded and port.dtype == ir.DataType.FLOAT16]
-    for port in (*model.graph.inputs, *model.graph.outputs):
-        if port.dtype is None or port.shape is None:
-            raise UnsupportedError(
-                f"{port.name!r} is not a tensor of known dtype and rank",
-                hint="onnx.shape_inference.infer_shapes may find the rank; sequences and maps are not supported",
-            )
     widened = widen(model)
-    graph = describe(model, "model", source.config["file"], {})
     file = beside(scratch, model, "original.onnx") if widened else source.folder / source.config["file"]
-    graph = Graph(graph.name, file.name, graph.inputs, graph.outputs)
+    graph = described(model, file.name)
     cpu = registry.find("targets", "cpu")
-    session = cpu.open(file.parent, graph, Recipe(), threads=device.threads())
+    session = cpu.open(file.parent, graph, Recipe(), threads=os.cpu_count() or 1)
     constants = {}
     for port in graph.inputs:
         if port.name in source.config.get("inputs", {}):

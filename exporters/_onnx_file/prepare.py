@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.core import Graph, Port
 from edgekit.errors import BundleError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +44,21 @@ def prepared(source: Source, say: Say) -> ir.Model:
         with _tool(f"its opset {opset} cannot be raised to {OPSET}"):
             _raise_opset(model)
     return model
+
+
+def described(model: ir.Model, path: str) -> Graph:
+    """The Graph noun of a model in the file `path`. Raises UnsupportedError for a port that is not a tensor."""
+    return Graph("model", path, tuple(map(_port, model.graph.inputs)), tuple(map(_port, model.graph.outputs)))
+
+
+def _port(value: ir.Value) -> Port:
+    if value.dtype is None or value.shape is None:
+        raise UnsupportedError(
+            f"{value.name!r} is not a tensor of known dtype and rank",
+            hint="onnx.shape_inference.infer_shapes may find the rank; sequences and maps are not supported",
+        )
+    shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
+    return Port(str(value.name), value.dtype.numpy().name, shape)
 
 
 def load(source: Source) -> ir.Model:
