@@ -49,6 +49,21 @@ class OutputClosed(Exception):
     """The reader of stdout has closed the pipe."""
 
 
+class CtrlC(Exception):
+    """The user ended a command that has no other end."""
+
+
+@contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C in this block is the usual end of the command, not an error: nothing is said, and the exit code is 130."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if getattr(error, "number", signal.SIGINT) != signal.SIGINT:
+            raise
+        raise CtrlC from error
+
+
 @dataclass
 class Console:
     """The streams of one command. Parsing the command line sets `json`, `quiet` and `verbose`."""
@@ -162,6 +177,8 @@ def run(console: Console, work: Callable[[], None]) -> int:
             work()
         except OutputClosed:
             return PIPE_CLOSED
+        except CtrlC:
+            return InterruptError.exit_code
         except BaseException as error:  # the last frame: no exception of any kind may end in a bare traceback
             # An import that is interrupted may raise anything: numpy makes an ImportError of it.
             return console.fail(interrupts[0] if interrupts else error)

@@ -5,6 +5,7 @@ One entry per value in `KINDS`. Loads no model, parses no option, and shows noth
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,8 @@ from typing import IO, Any
 
 from edgekit import limits, registry
 from edgekit.cli import chat
+from edgekit.cli.input_lines import Lines
+from edgekit.cli.sample_source import Rows
 from edgekit.errors import InputError, UnsupportedError, UsageError
 
 STDIN = "-"
@@ -32,11 +35,14 @@ class Words:
     prompts: tuple[str, ...] = ()  # -p
     images: tuple[str, ...] = ()  # -i
     system: str | None = None
+    files: tuple[str, ...] = ()  # -f
+    on_error: str | None = None  # what becomes of a bad row of a series
+    keep: tuple[str, ...] = ()  # columns of a series that go with each result
 
     @property
     def all(self) -> tuple[str, ...]:
         """All words, or `-` where stdin is to be read because there is none."""
-        words = (*self.inputs, *self.images, *self.prompts)
+        words = (*self.inputs, *self.images, *self.files, *self.prompts)
         return words if words or sys.stdin is None or sys.stdin.isatty() else (STDIN,)
 
     @property
@@ -47,13 +53,20 @@ class Words:
 
 @dataclass(frozen=True)
 class Samples:
-    """The rows of one CSV input: pairs of (time in seconds or None, numbers), read as they are used."""
+    """The rows of one CSV input, read as they are used; see `edgekit.cli.sample_source`."""
 
     name: str
-    rows: Iterator[tuple[float | None, list[float]]]
-    header: bool  # whether the input names its columns
-    ignored: tuple[str, ...]  # columns that the model does not take
-    timed: bool  # whether rows have times
+    rows: Rows
+
+
+def reads_stdin(words: Words) -> bool:
+    """Whether stdin is one of the inputs of a series."""
+    return STDIN in (words.all or (STDIN,))
+
+
+def reads_terminal(words: Words) -> bool:
+    """Whether a series is typed."""
+    return reads_stdin(words) and sys.stdin is not None and sys.stdin.isatty()
 
 
 def no_names(items: Any) -> list[str]:
@@ -101,8 +114,9 @@ def prompts(model: Any, words: Words) -> list[Any]:
 def _text_parts(words: Words) -> list[str | list[str]]:
     """Each word, with a list of lines in place of `-`, unless stdin is empty."""
     # Everything behind -p is a text, `-` too.
-    sources = words.inputs or (() if words.prompts else words.all)
+    sources = words.inputs or (() if words.prompts or words.files else words.all)
     parts: list[str | list[str]] = [list(_stdin_lines()) if word == STDIN else word for word in sources]
+    parts += [list(_file_lines(name)) for name in words.files]
     parts = [part for part in [*parts, *words.prompts] if part != []]
     if not parts:
         raise UsageError("no input", hint=HINT)
@@ -114,16 +128,30 @@ def _text_parts(words: Words) -> list[str | list[str]]:
 
 
 def _stdin_lines() -> Iterator[str]:
-    """Raises InputError naming the line that is not UTF-8 or too long, and for more than `edgekit.limits` allows."""
-    if sys.stdin is None:
-        return
+    """The lines of stdin. Raises InputError."""
+    return iter(()) if sys.stdin is None else _text_lines(sys.stdin.buffer, STDIN)
+
+
+def _file_lines(name: str) -> Iterator[str]:
+    """The lines of a file, or of stdin for `-`. Raises InputError."""
+    with _file(name, "name a text file with one text per line") as file:
+        yield from _text_lines(file, name)
+
+
+def _text_lines(file: IO[bytes], name: str) -> Iterator[str]:
+    """Raises InputError for a line that is not UTF-8 or too long, and for more than `edgekit.limits` allows."""
     letters = 0
-    for number, line in enumerate(_lines(sys.stdin.buffer, STDIN, limits.PROMPT_BYTES, "is it text?"), start=1):
+    for number, line in enumerate(Lines(file, title(name), limits.PROMPT_BYTES, "is it text?"), start=1):
         letters += len(line)
         if letters > limits.INPUT_LETTERS or number > limits.INPUT_LINES:
             most = f"{limits.INPUT_LINES} lines or {limits.INPUT_LETTERS} characters"
-            raise InputError(f"stdin has more than {most}", hint="give it in parts: head -n 1000000")
+            raise InputError(f"{title(name)} has more than {most}", hint="give it in parts: head -n 1000000")
         yield line.rstrip("\r\n")
+
+
+def names_of_files(words: Words) -> list[str]:
+    """The inputs that are the names of files here, but are read as texts."""
+    return [word for word in words.inputs if word != STDIN and "\0" not in word and os.path.isfile(word)]
 
 
 def images(model: Any, words: Words) -> list[Path | bytes]:
@@ -184,17 +212,14 @@ def tables(model: Any, words: Words) -> Iterator[Samples]:
 
     Raises InputError for one that cannot be read or has no samples.
     """
-    table_of = registry.find("ingest", "csv_table").Table
-    settings = model.bundle.settings
-    for name in words.all:
+    for name in words.all or (STDIN,):
         with _file(name) as file:
-            lines = _lines(file, name, limits.LINE_BYTES, "is it CSV?")
-            table = table_of(lines, settings["features"], timed=settings.get("rate") is not None)
-            yield Samples(name, table, table.header, table.ignored, table.timed)
+            lines = Lines(file, title(name), limits.LINE_BYTES, "is it CSV?")
+            yield Samples(name, Rows(lines, model.bundle.settings, words.on_error, words.keep))
 
 
 @contextmanager
-def _file(name: str) -> Iterator[IO[bytes]]:
+def _file(name: str, hint: str = "name a CSV file, or - for stdin") -> Iterator[IO[bytes]]:
     """Raises InputError."""
     if name == STDIN:
         if sys.stdin is None:
@@ -206,30 +231,8 @@ def _file(name: str) -> Iterator[IO[bytes]]:
             file = stack.enter_context(Path(name).open("rb"))
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot read {name!a}: {why}", hint="name a CSV file, or - for stdin") from error
+            raise InputError(f"cannot read {name!a}: {why}", hint=hint) from error
         yield file
-
-
-def _lines(file: IO[bytes], name: str, limit: int, hint: str) -> Iterator[str]:
-    """Lines of at most `limit` bytes. Raises InputError naming the line that is too long or not UTF-8."""
-    number = 0
-    while line := _read(file, name, limit):
-        number += 1
-        if len(line) > limit:
-            raise InputError(f"line {number} of {title(name)} has more than {limit} bytes", hint=hint)
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(
-                f"line {number} of {title(name)} is not UTF-8", hint="convert it: iconv -t UTF-8"
-            ) from None
-
-
-def _read(file: IO[bytes], name: str, limit: int) -> bytes:
-    try:
-        return file.readline(limit + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {title(name)}: {error.strerror}", hint="name a file, or pipe text in") from error
 
 
 def title(name: str) -> str:
@@ -238,10 +241,10 @@ def title(name: str) -> str:
 
 
 KINDS = {
-    "text": Kind(texts, "texts"),
-    "query": Kind(texts, "texts"),
-    "chat": Kind(prompts, "texts", ("prompts", "system")),
-    "image": Kind(images, "images", ("images",), image_names),
-    "series": Kind(tables, "samples"),
-    "arrays": Kind(arrays, "inputs", ()),
+    "text": Kind(texts, "texts", ("prompts", "files")),
+    "query": Kind(texts, "texts", ("prompts", "files")),
+    "chat": Kind(prompts, "texts", ("prompts", "files", "system")),
+    "image": Kind(images, "images", ("images", "files"), image_names),
+    "series": Kind(tables, "samples", ("prompts", "files", "on_error", "keep")),
+    "arrays": Kind(arrays, "inputs", ("files",)),
 }

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from edgekit.cli.console import Console
+from edgekit.cli.console import Console, ended_by_ctrl_c
 from edgekit.cli.options import (
     BUNDLE,
     COUNT,
@@ -27,6 +28,7 @@ from edgekit.cli.options import (
     output_switches,
     size,
 )
+from edgekit.cli.sample_source import ON_ERROR
 from edgekit.core import PRECISIONS, Target
 
 if TYPE_CHECKING:
@@ -34,7 +36,14 @@ if TYPE_CHECKING:
     from edgekit.cli.inputs import Kind, Words
     from edgekit.cli.method_options import Call
 
-INPUT_OPTIONS = ("prompts", "images", "system")  # they say what is read; all others are parameters of a method
+INPUT_OPTIONS = (
+    "prompts",
+    "images",
+    "system",
+    "files",
+    "on_error",
+    "keep",
+)  # they say what is read; all others are parameters of a method
 PATH = click.Path(path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,6 +80,9 @@ images, series = group("Images"), group("Series")
 @common(
     "-o", "--output", type=PATH, metavar="FILE", help="Write the results to FILE.json, or arrays to FILE.npy or .npz."
 )
+@common(
+    "-f", "--file", "files", multiple=True, metavar="PATH", help="A file of inputs: texts, one per line, or a series."
+)
 @text("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="An input, even if it begins with -.")
 @text("--query", metavar="TEXT", help="Rank the inputs by how well they fit TEXT.")
 @text("--prompt-name", "prompt", metavar="NAME", help="Which of the model's own prompts to put before each text.")
@@ -89,6 +101,12 @@ images, series = group("Images"), group("Series")
     "-i", "--image", "images", multiple=True, metavar="PATH", help="An image, or a folder of them. Repeat for more."
 )
 @series("--rate", type=float, metavar="HZ", help="Samples per second: resample from it; replay files at it.")
+@series(
+    "--on-error",
+    **one_of("choice", ON_ERROR),
+    help="What becomes of a bad row: the command fails, skips the row, or reads bad cells as missing.  [fail]",
+)
+@series("--keep", multiple=True, metavar="COLUMN", help="Write this column beside each result. Repeat for more.")
 @output_switches
 @click.pass_obj
 def run(
@@ -121,7 +139,8 @@ def run(
     then starts a chat.
 
     A CSV file has a header with the names of the model's columns, or numbers only. Each sample's result is written at
-    once, as a CSV line, or with --json as a JSON object per line.
+    once, as a CSV line, or with --json as a JSON object per line: behind the number of its row, and its time where the
+    file has a column named time or timestamp. Ctrl-C ends a series from stdin.
     """
     from edgekit.cli import chat, method_options, render
     from edgekit.cli import inputs as readers
@@ -151,11 +170,14 @@ def _answer(
     console: Console, model: Any, kind: Kind, call: Call, words: Words, output: Path | None, load_seconds: float
 ) -> None:
     from edgekit.cli import chat, render, series_stream
+    from edgekit.cli.inputs import reads_stdin
 
+    _say_how_it_is_read(console, model, words)
     items = kind.read(model, words)
     start = time.perf_counter()  # reading stdin is not part of it
     if model.INPUT == "series":
-        answers = series_stream.answers(console, model, call, items, keep=bool(output))
+        with ended_by_ctrl_c() if reads_stdin(words) and not output else nullcontext():
+            answers = series_stream.answers(console, model, call, items, keep=bool(output))
         if not output:
             return
     elif model.INPUT == "chat":
@@ -176,6 +198,19 @@ def _answer(
         console.answer(facts | {"results": render.record(answers)}, None)
     elif model.INPUT != "chat":
         console.answer(facts, render.lines(answers, items, names))
+
+
+def _say_how_it_is_read(console: Console, model: Any, words: Words) -> None:
+    """Say what to type on a terminal, and that a file's name is taken for a text."""
+    from edgekit.cli.inputs import names_of_files, reads_terminal
+
+    if model.INPUT == "series" and reads_terminal(words):
+        console.say(f"note: type {','.join(model.bundle.settings['features'])}, a line per sample; Ctrl-D ends")
+    if model.INPUT in ("text", "query", "chat"):
+        for name in names_of_files(words):
+            console.say(
+                f"note: {name!r} is read as a text, and there is a file of this name: -f {name} reads its lines"
+            )
 
 
 def _flags(choices: Mapping[str, Any]) -> dict[str, str]:

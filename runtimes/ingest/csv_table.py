@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from edgekit.errors import InputError
@@ -20,63 +20,117 @@ NOTHING = ("", "nan", "na", "n/a", "null", "none")  # a cell without a number, i
 class Table:
     """An iterator over (time or None, row): seconds, and a number a column in the model's order, NaN where it is empty.
 
-    `header`: whether there is one. `ignored`: columns that the model does not take. Blank lines are skipped; `line` is
-    the number of that which the last row was on.
+    `header`: whether there is one. `ignored`: columns that the model does not take and nobody asked for. Blank lines
+    are skipped; of the last row, `line` is its line, `number` its place among the rows, from 1, `time` its time as it
+    was written ("" without such a column), and `kept` the cells of the columns `keep`. An error spoils one row: the
+    next call goes on behind it.
     """
 
-    def __init__(self, lines: Iterator[str], columns: Sequence[str], *, timed: bool = False) -> None:
-        """`timed`: a column named time or timestamp is one. The first line is read now.
+    def __init__(
+        self,
+        lines: Iterator[str],
+        columns: Sequence[str],
+        *,
+        timed: bool = False,
+        keep: Sequence[str] = (),
+        bad_cell: Callable[[InputError], float] | None = None,
+    ) -> None:
+        """`timed`: a column named time or timestamp is one. `bad_cell`: what a cell that is not a number is taken for.
 
-        Raises InputError for a header that lacks a column.
+        The first line is read now. Raises InputError for a header that lacks a column.
         """
-        self._lines = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-        self._columns = tuple(columns)
-        self._kept: list[tuple[int, list[str]]] = []  # a first line that is no header
-        self.header, self.ignored, self._time, self.line = False, tuple[str, ...](), -1, 0
+        self._lines, self._bad_cell = lines, bad_cell
+        self._columns, self._keep = tuple(columns), tuple(keep)
+        self._first: list[str] | None = None  # of a line that is not a header
+        self.header, self.ignored, self.line, self.number = False, tuple[str, ...](), 0, 0
+        self.time, self.kept = "", tuple[str, ...]()
+        self._timed, self._time_place, self._kept_places = False, -1, tuple[int, ...]()
+        self._names: list[str] = []
         self._places, self._width = tuple(range(len(columns))), len(columns)
-        for number, line in self._lines:
-            cells = _cells(line.removeprefix("\ufeff"), number)
+        line = self._next_line()
+        if line is not None:
+            cells = _cells(line.removeprefix("\ufeff"), self.line)
             if all(map(_is_number, cells)):
-                self._kept.append((number, cells))
+                self._first = cells
             else:
-                self._head([cell.strip() for cell in cells], number, timed)
-            break
+                self._head([cell.strip() for cell in cells], self.line, timed)
+        if keep and not self.header:
+            raise InputError("--keep needs a header that names the columns", hint="write one, or leave --keep out")
 
     @property
     def timed(self) -> bool:
-        """Whether rows have times."""
-        return self._time >= 0
+        """Whether rows have times, in seconds."""
+        return self._timed
+
+    @property
+    def has_time(self) -> bool:
+        """Whether there is a column of times, read or not."""
+        return self._time_place >= 0
 
     def __iter__(self) -> Iterator[tuple[float | None, list[float]]]:
         return self
 
     def __next__(self) -> tuple[float | None, list[float]]:
         """Raises InputError naming the line that is malformed."""
-        if self._kept:
-            number, cells = self._kept.pop()
+        if self._first is not None:
+            cells, self._first, self.number = self._first, None, 1
         else:
-            number, line = next(self._lines)
-            cells = _cells(line, number)
-        if len(cells) != self._width:
-            raise InputError(
-                f"line {number} has {len(cells)} cells, not {self._width}", hint=f"columns: {', '.join(self._columns)}"
-            )
-        self.line = number
-        row = [_number(cells[place], number, name) for place, name in zip(self._places, self._columns)]
-        return _time(cells[self._time], number) if self.timed else None, row
+            self.number += 1  # a line that cannot be read is a row, too
+            line = self._next_line()
+            if line is None:
+                raise StopIteration
+            cells = _cells(line, self.line)
+        self.time, self.kept = "", ("",) * len(self._keep)
+        cells = self._whole(cells)
+        self.kept = tuple(cells[place].strip() for place in self._kept_places)
+        if self.has_time:
+            self.time = cells[self._time_place].strip()
+        row = [self._cell(cells[place], name) for place, name in zip(self._places, self._columns)]
+        return _time(self.time, self.line) if self._timed else None, row
+
+    def _next_line(self) -> str | None:
+        """The next line that is not blank; None at the end."""
+        while True:
+            self.line += 1
+            line = next(self._lines, None)
+            if line is None or line.strip():
+                return line
+
+    def _whole(self, cells: list[str]) -> list[str]:
+        """The cells of a row, filled up where the line was cut and bad cells are forgiven. Raises InputError."""
+        if self._names and [cell.strip() for cell in cells] == self._names:
+            raise InputError(f"line {self.line} is the header again", hint="--on-error skip goes on behind it")
+        if len(cells) == self._width:
+            return cells
+        error = InputError(
+            f"line {self.line} has {len(cells)} cells, not {self._width}", hint=f"columns: {', '.join(self._columns)}"
+        )
+        if self._bad_cell is None or len(cells) > self._width:
+            raise error
+        self._bad_cell(error)
+        return [*cells, *[""] * (self._width - len(cells))]
+
+    def _cell(self, cell: str, column: str) -> float:
+        try:
+            return _number(cell, self.line, column)
+        except InputError as error:
+            if self._bad_cell is None:
+                raise
+            return self._bad_cell(error)
 
     def _head(self, names: list[str], number: int, timed: bool) -> None:
-        self.header, self._width = True, len(names)
-        for name in self._columns:
+        self.header, self._width, self._names = True, len(names), names
+        for name in (*self._columns, *self._keep):
             if names.count(name) != 1:
                 what = "twice" if name in names else "not there"
                 raise InputError(
                     f"line {number}: the column {name!r} is {what}", hint=f"the columns are: {', '.join(names)}"
                 )
-        self._places = tuple(map(names.index, self._columns))
+        self._places, self._kept_places = tuple(map(names.index, self._columns)), tuple(map(names.index, self._keep))
         times = [place for place, name in enumerate(names) if name.lower() in TIMES and name not in self._columns]
-        self._time = times[0] if timed and times else -1
-        used = {*self._places, self._time}
+        self._time_place = times[0] if times else -1
+        self._timed = timed and bool(times)
+        used = {*self._places, self._time_place, *self._kept_places}
         self.ignored = tuple(name for place, name in enumerate(names) if place not in used)
 
 

@@ -66,7 +66,7 @@ def test_the_hint_names_the_options_that_there_are(call: Call, vectors: Path) ->
     ended = call("run", vectors, "a", "--temperature", "1")
     assert ended.err.splitlines() == [
         "error: feature-extraction.ek (feature-extraction) has no --temperature",
-        "hint: embed takes --prompt, --prompt-name, --dimensions, --truncate",
+        "hint: embed takes --file, --prompt, --prompt-name, --dimensions, --truncate",
     ]
 
 
@@ -84,7 +84,7 @@ def test_options_of_two_methods(call: Call, vectors: Path) -> None:
     ended = call("run", vectors, "a", "--query", "b", "--top-k", "2", "--dimensions", "2")
     assert (ended.code, ended.out) == (2, "")
     assert "has no --dimensions together with --query --top-k" in ended.err
-    assert "hint: rerank takes --prompt, --query, --truncate" in ended.err.replace("--top-k, ", "")
+    assert "hint: rerank takes --file, --prompt, --query, --truncate" in ended.err.replace("--top-k, ", "")
 
 
 @pytest.mark.parametrize("task", [task.name for task in registry.tasks()])
@@ -173,7 +173,7 @@ def test_a_new_task_needs_no_line_in_the_command(call: Call, make_task: MakeTask
     ended = call("run", folder, "abab", "--truncate")
     assert ended.err.splitlines() == [
         "error: letter-count.ek (letter-count) has no --truncate",
-        "hint: count takes --top-k, --prompt",
+        "hint: count takes --top-k, --file, --prompt",
     ]
     assert call("run", folder, "abab", "--json").json["results"][0][0] == {"label": "a", "score": 2}
     assert "2 texts in" in call("run", folder, "a", "b", "-v").err
