@@ -158,27 +158,40 @@ class Conversation:
             made._state = None if self._state is None else self._generator.session.fork(self._state)
             return made
 
-    def save(self, path: str | Path) -> None:
-        """The chat and its state, whole or not at all. Raises UsageError, and ResourceError when the disk is full."""
+    def save(self, path: str | Path | None = None) -> bytes:
+        """The chat and its state as bytes; with `path` they are also written into that file, whole or not at all.
+
+        Raises UsageError for a place that cannot be written to, ResourceError when the disk is full.
+        """
         with self._alone():
             told = {"made_for": self._generator.name, "messages": self.messages, "ids": self._ids, "held": self._held}
-            state_file.write(path, told, {} if self._state is None else self._generator.session.save(self._state))
+            return state_file.write(
+                path, told, {} if self._state is None else self._generator.session.save(self._state)
+            )
 
-    def load(self, path: str | Path) -> None:
-        """Go on where a saved chat stopped, in this process or another. Raises StateError for another model's."""
+    def load(self, source: str | Path | bytes) -> None:
+        """Go on where a saved chat stopped, from its file or its bytes, in this process or another.
+
+        Raises StateError for another model's.
+        """
         with self._alone():
-            told, arrays = state_file.read(path, WHAT, self._generator.name)
+            told, arrays = state_file.read(source, WHAT, self._generator.name)
             try:
                 messages = [dict(message) for message in told["messages"]]
                 ids, held = [int(id) for id in told["ids"]], int(told["held"])
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise state_file.broken(path, WHAT, error) from error
+                raise state_file.broken(source, WHAT, error) from error
             ingest = self._generator.ingest
             if len(ids) > ingest.context + 1 or any(not 0 <= id < ingest.vocabulary for id in ids):
-                raise StateError(f"{path} has token ids that are not in the vocabulary", hint="save it again")
+                raise StateError(
+                    f"{state_file.title(source)} has token ids that are not in the vocabulary", hint="save it again"
+                )
             found = self._generator.session.load(arrays) if arrays else None
             if held > len(ids) or [held] != ([0] if found is None else found.lengths.tolist()):
-                raise StateError(f"{path} does not have the number of tokens that it states", hint="save it again")
+                raise StateError(
+                    f"{state_file.title(source)} does not have the number of tokens that it states",
+                    hint="save it again",
+                )
             self.messages, self._ids, self._held, self._state = messages, ids, held, found
 
     def __enter__(self) -> Conversation:

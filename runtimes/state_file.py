@@ -22,32 +22,42 @@ if TYPE_CHECKING:
 TOLD, ARRAY = "told", "state/"  # the entry of what is said; what an array's name is behind
 
 
-def write(path: str | Path, told: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Raises UsageError for a place that cannot be written to, ResourceError when the disk is full."""
-    file = safe_files.path_of(path, "path")
+def write(path: str | Path | None, told: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
+    """The bytes of the state, which the file `path` has then, if one is named.
+
+    Raises UsageError for a place that cannot be written to, ResourceError when the disk is full.
+    """
+    file = None if path is None else safe_files.path_of(path, "path")
     named: dict[str, Any] = {f"{ARRAY}{name}": array for name, array in arrays.items()}
     named[TOLD] = np.frombuffer(json.dumps(told).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **named)
-    user_files.save(file, buffer.getvalue())
+    if file is not None:
+        user_files.save(file, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def read(path: str | Path, what: str, made_for: str) -> tuple[dict[str, Any], dict[str, Array]]:
-    """What was written: what is said of it, and the arrays. `what` it should be, for messages.
+def title(source: str | Path | bytes) -> str:
+    """What messages call a saved state."""
+    return f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
 
-    Raises StateError for a file that holds nothing of the kind, or was `made_for` another model.
+
+def read(source: str | Path | bytes, what: str, made_for: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What a file or bytes hold: what is said of it, and the arrays. `what` it should be, for messages.
+
+    Raises StateError for a source that holds nothing of the kind, or was `made_for` another model.
     """
-    place = safe_files.path_of(path, "path")
+    place = source if isinstance(source, bytes) else safe_files.path_of(source, "path")
     try:
         arrays = array_file.read_npz(place)
         told = json.loads(arrays.pop(TOLD).tobytes())
         owner = told["made_for"]
     except Exception as error:  # what a torn file makes numpy, zipfile and json raise has no end
-        raise broken(path, what, error) from error
+        raise broken(source, what, error) from error
     if owner != made_for:
-        raise StateError(f"{path} was saved by {owner}", hint=f"this is {made_for}")
+        raise StateError(f"{title(source)} was saved by {owner}", hint=f"this is {made_for}")
     return told, {name.removeprefix(ARRAY): array for name, array in arrays.items()}
 
 
-def broken(path: str | Path, what: str, error: Exception) -> StateError:
-    return StateError(f"{path} is not a saved {what}", hint="save it again", cause=str(error))
+def broken(source: str | Path | bytes, what: str, error: Exception) -> StateError:
+    return StateError(f"{title(source)} is not a saved {what}", hint="save it again", cause=str(error))

@@ -93,7 +93,8 @@ class Stream:
         return self._past.steps
 
     def step(self, x: Any) -> Any:
-        """The result after one more sample: (F,), or a number where the model has one feature. NaN is missing.
+        """The result after one more sample: (F,), a number where the model has one feature, or numbers by the features'
+        names, `{"current": 6.0, ...}`. NaN and None are missing.
 
         Raises InputError, and what the session raises.
         """
@@ -128,17 +129,23 @@ class Stream:
             made._state, made._past = self._model.session.fork(self._state), self._past
             return made
 
-    def save(self, path: str | Path) -> None:
-        """The stream's state, whole or not at all. Raises UsageError, and ResourceError when the disk is full."""
+    def save(self, path: str | Path | None = None) -> bytes:
+        """The stream's state as bytes; with `path` it is also written into that file, whole or not at all.
+
+        Raises UsageError for a place that cannot be written to, ResourceError when the disk is full.
+        """
         with alone(self._busy):
             self._check()
-            write(self._model, path, self._past, self._state)
+            return write(self._model, path, self._past, self._state)
 
-    def load(self, path: str | Path) -> None:
-        """Go on where a saved stream stopped, in this process or another. Raises StateError for another model's."""
+    def load(self, source: str | Path | bytes) -> None:
+        """Go on where a saved stream stopped, from its file or its bytes, in this process or another.
+
+        Raises StateError for another model's.
+        """
         with alone(self._busy):
             self._check_open()
-            self._past, self._state = read(self._model, path)
+            self._past, self._state = read(self._model, source)
 
     def close(self) -> None:
         """Let go of the state; twice is once. Raises SessionBusyError where another thread is at it."""
@@ -197,20 +204,20 @@ def alone(busy: threading.Lock) -> threading.Lock:
     return free(busy, "another thread is at this stream", hint="wait, or fork() it for another thread")
 
 
-def write(model: Recurrent, path: str | Path, past: Past, engine_state: Any) -> None:
-    """A stream as a file. Raises UsageError, ResourceError."""
+def write(model: Recurrent, path: str | Path | None, past: Past, engine_state: Any) -> bytes:
+    """A stream as bytes, and as a file. Raises UsageError, ResourceError."""
     told = {"made_for": model.name, "steps": past.steps, "held": past.held.tolist()}
-    state_file.write(path, told, model.session.save(engine_state))
+    return state_file.write(path, told, model.session.save(engine_state))
 
 
-def read(model: Recurrent, path: str | Path) -> tuple[Past, Any]:
-    """A stream that `write` wrote. Raises StateError for a file that holds none, or another model's."""
-    told, arrays = state_file.read(path, WHAT, model.name)
+def read(model: Recurrent, source: str | Path | bytes) -> tuple[Past, Any]:
+    """A stream that `write` wrote. Raises StateError for what holds none, or another model's."""
+    told, arrays = state_file.read(source, WHAT, model.name)
     try:
         steps, held = int(told["steps"]), np.array(told["held"], np.float64)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise state_file.broken(path, WHAT, error) from error
+        raise state_file.broken(source, WHAT, error) from error
     found = model.session.load(arrays)
     if found.batch != 1 or held.shape != model.ingest.mean.shape or not np.isfinite(held).all() or steps < 0:
-        raise StateError(f"{path} does not hold one stream of this model", hint="save it again")
+        raise StateError(f"{state_file.title(source)} does not hold one stream of this model", hint="save it again")
     return Past(held, steps), found

@@ -131,17 +131,17 @@ class Streams:
             self._groups.pop(key, None)
             self._lost.discard(key)
 
-    def save(self, key: int, path: str | Path) -> None:
-        """That stream as a file, for `load` here or of a Stream. Raises StateError, ResourceError."""
+    def save(self, key: int, path: str | Path | None = None) -> bytes:
+        """That stream as bytes, and as a file, for `load` here or of a Stream. Raises StateError, ResourceError."""
         with alone(self._busy):
             self._check([key])
-            write(self._model, path, self._past(key), self._state(key))
+            return write(self._model, path, self._past(key), self._state(key))
 
-    def load(self, path: str | Path) -> int:
+    def load(self, source: str | Path | bytes) -> int:
         """The key of a new stream that goes on where the saved one stopped. Raises StateError for another model's."""
         with alone(self._busy):
             self._check_open()
-            return self._join(*read(self._model, path))
+            return self._join(*read(self._model, source))
 
     def close(self) -> None:
         """Let all streams go; twice is once."""

@@ -6,11 +6,11 @@ small file cannot fill the memory. Knows nothing of what the arrays mean.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import zipfile
 from collections.abc import Collection
-from io import BufferedReader
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -28,13 +28,17 @@ DAMAGED = (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError, NotImple
 _KINDS = "biuf"  # of dtypes: booleans, integers, floats
 
 
-def read_npz(file: Path, names: Collection[str] | None = None) -> dict[str, Array]:
-    """The arrays of these names in an .npz file, or all. Raises BundleError for a file that is not one or lacks one."""
-    with safe_files.open_file(file) as opened:
+def read_npz(source: Path | bytes, names: Collection[str] | None = None) -> dict[str, Array]:
+    """The arrays of these names in an .npz file, or in its bytes, or all of them.
+
+    Raises BundleError for what is not such a file or lacks an array.
+    """
+    name = f"{len(source)} bytes" if isinstance(source, bytes) else source.name
+    with io.BytesIO(source) if isinstance(source, bytes) else safe_files.open_file(source) as opened:
         try:
-            return _arrays(opened, file.name, names)
+            return _arrays(opened, name, names)
         except DAMAGED as error:
-            raise _bad(file.name, f"it is damaged: {error}") from None
+            raise _bad(name, f"it is damaged: {error}") from None
 
 
 def read_npy(file: Path) -> Array:
@@ -46,8 +50,8 @@ def read_npy(file: Path) -> Array:
             raise _bad(file.name, f"it is damaged: {error}") from None
 
 
-def _arrays(opened: BufferedReader, name: str, wanted: Collection[str] | None) -> dict[str, Array]:
-    size = os.fstat(opened.fileno()).st_size
+def _arrays(opened: IO[bytes], name: str, wanted: Collection[str] | None) -> dict[str, Array]:
+    size = opened.seek(0, os.SEEK_END)
     if size > limits.ARRAYS_BYTES:
         raise _bad(name, f"{size} bytes; {limits.ARRAYS_BYTES} are allowed")
     opened.seek(max(0, size - 22))

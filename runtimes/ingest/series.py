@@ -177,7 +177,7 @@ class Series:
     ) -> tuple[Floats, Doubles]:
         """The next sample of each of n streams, (F,) or a number where F is 1, as (n, F); and what is held after them,
         (n, F), given what was before. `names`: the streams', for messages. Raises InputError."""
-        x = self._side_by_side(given)
+        x = self._side_by_side([self._by_name(one) if isinstance(one, Mapping) else one for one in given])
         found = self._normalized(x)
         if not np.isfinite(found).all():
             missing, where = np.isnan(x), partial(_one_of, names)
@@ -188,6 +188,8 @@ class Series:
     def sample(self, given: Any, held: Doubles) -> tuple[SeriesBatch, Doubles]:
         """The next sample of one stream as a batch, and what is held after it: as `samples`, and sooner where
         it is an array or a number with nothing missing. Raises InputError."""
+        if isinstance(given, Mapping):
+            given = self._by_name(given)
         x = np.array([given]) if type(given) is float else given
         if isinstance(x, np.ndarray) and x.shape == self.mean.shape and x.dtype.kind in "fiu":
             x = x.astype(np.float64)  # a copy: the caller's array may change
@@ -196,6 +198,13 @@ class Series:
                 return self._one(row), x
         found, last = self.samples([given], [held])
         return self._one(found[0]), last[0]
+
+    def _by_name(self, given: Mapping[str, Any]) -> list[Any]:
+        """The numbers of a sample in the model's order. Raises InputError for other names."""
+        if given.keys() != set(self.features):
+            named = ", ".join(map(str, given)) or "nothing"
+            raise InputError(f"the sample has {named}", hint=f"give a number for each of {', '.join(self.features)}")
+        return [math.nan if given[name] is None else given[name] for name in self.features]
 
     def _one(self, row: Floats) -> SeriesBatch:
         x = row[None, None]

@@ -122,7 +122,8 @@ def _array(value: Any, port: Port, what: str) -> Array:
     except ValueError as error:
         raise InputError(f"{what}{port.name} is not an array", hint=wanted, cause=str(error)) from error
     if array.dtype.kind not in "biuf":
-        raise InputError(f"{what}{port.name} holds {array.dtype.name}, not numbers", hint=wanted)
+        kind = "text" if array.dtype.kind in "SU" else array.dtype.name
+        raise InputError(f"{what}{port.name} holds {kind}, not numbers", hint=wanted)
     shape = tuple(array.shape)
     if len(shape) != len(port.shape) or any(isinstance(a, int) and a != b for a, b in zip(port.shape, shape)):
         raise InputError(f"{what}{port.name} has the shape {list(shape)}", hint=wanted)

@@ -115,7 +115,7 @@ def test_its_bundle_verifies(bundle: Path) -> None:
         ({"pixels": pixels(), "scale": 1}, "the inputs are pixels, scale"),
         ({"pixels": np.zeros((1, 3, 4))}, r"pixels has the shape \[1, 3, 4\]"),
         ({"pixels": np.zeros((1, 4, 4, 4))}, r"pixels has the shape \[1, 4, 4, 4\]"),
-        ({"pixels": np.full((1, 3, 4, 4), "a")}, "pixels holds str"),
+        ({"pixels": np.full((1, 3, 4, 4), "a")}, "pixels holds text"),
         ({"pixels": [[1], [1, 2]]}, "pixels is not an array"),
         ({"pixels": np.full((1, 3, 4, 4), 1e300)}, "whose values float32 cannot hold"),
         ({"pixels": np.full((1, 3, 4, 4), 2**53 + 1)}, "whose values float32 cannot hold"),

@@ -37,11 +37,12 @@ def test_a_session_computes_only_what_is_new(model: Model, monkeypatch: pytest.M
 def test_a_session_forks_and_travels(model: Model, tmp_path: Path) -> None:
     chat = model.session()
     chat.generate(HELLO, max_new_tokens=5)
-    chat.save(tmp_path / "chat.state")
-    fork, loaded = chat.fork(), model.session()
+    kept = chat.save(tmp_path / "chat.state")
+    fork, loaded, from_bytes = chat.fork(), model.session(), model.session()
     loaded.load(tmp_path / "chat.state")
-    answers = [each.generate(MORE, max_new_tokens=6).ids for each in (chat, fork, loaded)]
-    assert answers[0] == answers[1] == answers[2]
+    from_bytes.load(kept)
+    answers = [each.generate(MORE, max_new_tokens=6).ids for each in (chat, fork, loaded, from_bytes)]
+    assert answers[0] == answers[1] == answers[2] == answers[3]
     chat.reset()
     assert (chat.tokens, chat.messages) == (0, [])
 

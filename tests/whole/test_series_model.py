@@ -351,3 +351,36 @@ def test_a_step_that_fails_is_told_to_who_waits_and_to_nobody_who_has_gone(
 
     asyncio.run(both())
     assert unheard == []
+
+
+def test_a_sample_by_the_names_of_its_features(make: Make) -> None:
+    model, rows = make(), series(4, 4)
+    wanted = list(model.stream(rows))
+    named = [{"load": row[1], "speed": row[0]} for row in rows]
+    np.testing.assert_array_equal(list(model.stream(named)), wanted)
+    np.testing.assert_array_equal(model.step({"load": None, "speed": 1.0}), make().step([1.0, np.nan]))
+    with model.streams() as many:
+        key = many.add()
+        np.testing.assert_array_equal(many.step({key: named[0]})[key], wanted[0])
+    for sample, why in (({"load": 1}, "the sample has load"), ({}, "nothing"), ({**named[0], "x": 1}, "x")):
+        with pytest.raises(InputError, match=why) as caught:
+            model.step(sample)
+        assert "speed, load" in caught.value.hint
+    with pytest.raises(InputError, match="the sample holds text, not numbers"):
+        model.step({"load": "fast", "speed": 1})
+
+
+def test_a_state_as_bytes(make: Make, tmp_path: Path) -> None:
+    """For a store of the caller's own; a file has the same bytes."""
+    model, rows = make(), series(6, 6)
+    with model.session() as one, model.session() as two, model.streams() as many:
+        one.feed(rows[:3])
+        kept = one.save()
+        assert one.save(tmp_path / "state") == kept == (tmp_path / "state").read_bytes()
+        two.load(kept)
+        key = many.load(many.save(many.load(kept)))
+        wanted = one.step(rows[3])
+        np.testing.assert_array_equal(two.step(rows[3]), wanted)
+        np.testing.assert_array_equal(many.step({key: rows[3]})[key], wanted)
+        with pytest.raises(StateError, match="3 bytes is not a saved stream"):
+            two.load(b"not")
