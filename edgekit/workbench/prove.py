@@ -53,7 +53,7 @@ def prove(session: Session, file: Path, recipe: Recipe, name: str) -> float:
             if not difference <= ALLOWED[recipe.weights]:
                 shape = {key: list(value.shape) for key, value in feeds.items()}
                 raise VerificationError(
-                    f"{name}: output {port!r} differs from torch by {difference:.2g} of its largest value",
+                    f"{name}: output {port!r} differs from the original model by {difference:.2g} of its largest value",
                     hint=f"{ALLOWED[recipe.weights]:.0e} is allowed; nothing was published. Please report the model",
                     shapes=shape,
                     variant=name,
@@ -86,10 +86,10 @@ def hold_against_torch(
     for graph in portable:
         if not proof_of(folder, graph.name).is_file():
             continue
-        say("comparing the traced graph with torch")
-        _hold("cpu", folder, graph, "the traced graph")
+        say("comparing the graph with the original model")
+        _hold("cpu", folder, graph, "the graph")
         for target in targets:
-            say(f"comparing the graph for {target} with torch")
+            say(f"comparing the graph for {target} with the original model")
             _hold(target, folder, compiled(target, folder, graph), f"its form for {target}")
 
 
@@ -107,8 +107,8 @@ def _hold(target: str, folder: Path, form: Graph, name: str) -> None:
         prove(session, proof_of(folder, form.name), Recipe(), name)
     except VerificationError as error:
         refusal = UnsupportedError(
-            f"this model cannot be traced: {error.message}",
-            hint="nothing was published; choose a model of another architecture",
+            f"the exported graph does not compute what the model does: {error.message}",
+            hint="nothing was published; export the model in another form, or choose another one",
         )
         refusal.details.update(error.details)
         raise refusal from error

@@ -319,10 +319,11 @@ def _shape(value: ir.Value) -> list[Axis]:
     import onnx_ir as ir
 
     if value.dtype != ir.DataType.FLOAT or value.shape is None:
-        said = value.dtype.name if value.dtype is not None else "unknown"
-        raise UnsupportedError(
-            f"{value.name!r} is {said} {value.shape}", hint="streams and their states are float32, of known rank"
-        )
+        dtype = value.dtype.name if value.dtype is not None else "unknown"
+        hint = "streams and their states are float32, of known rank"
+        if value.is_graph_input():
+            hint += f"; an input that never changes is fixed with --input {value.name}=VALUE"
+        raise UnsupportedError(f"{value.name!r} is {dtype} {value.shape}", hint=hint)
     return [
         axis if isinstance(axis, int) else str(axis.value or f"{value.name}.{n}") for n, axis in enumerate(value.shape)
     ]

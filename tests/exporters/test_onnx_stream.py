@@ -142,6 +142,9 @@ def test_a_constant_input_chooses_a_branch(tmp_path: Path, rate: int) -> None:
     inputs: Ports = {"pcm": ["n", "wide"], "h": ["n", 3], "sr": []}
     tensors = SHARES | {"usual": np.array(16000)}
     file = written(tmp_path / "m.onnx", branched(), inputs, {"rest": ["n", 3], "hn": ["n", 3]}, tensors, sr=P.INT64)
+    with pytest.raises(UnsupportedError, match=r"'sr' is INT64 \[\]") as caught:
+        built(file, {"h": "hn"})
+    assert "--input sr=VALUE" in caught.value.hint
     with pytest.raises(UnsupportedError, match="the number of features of 'pcm' is not fixed") as caught:
         built(file, {"h": "hn"}, inputs={"sr": rate})
     assert "--shape pcm=n,N" in caught.value.hint

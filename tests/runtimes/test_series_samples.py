@@ -125,3 +125,14 @@ def test_a_built_model_has_its_own_usual_groups() -> None:
     assert names == ["int8-rtn", "int8-g64-rtn", "int4-g32-rtn", "int4-g16-rtn"]
     with pytest.raises(UnsupportedError, match="groups of 48"):
         recipes.recipe("int8", blocks=True, usual=usual, group_size=48)
+
+
+@pytest.mark.parametrize("features", [1, 80, 257, 576, 40_000])
+def test_short_series_of_many_features_are_shorter(features: int) -> None:
+    """A bundle keeps them: so many numbers, and a row each, whatever their width."""
+    names = [f"x{number}" for number in range(features)]
+    lengths = series._shortened(len(names))
+    assert len(lengths) == len(series.SHORT)
+    assert (tuple(lengths) == series.SHORT) == (features <= 221)
+    assert sum(lengths) * features <= max(series.NUMBERS, len(lengths) * features)
+    assert min(lengths) >= 1
