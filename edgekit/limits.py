@@ -54,11 +54,13 @@ NEW_TOKENS = 1 << 20  # that one answer may have
 STOP_STRINGS = 16  # in one call
 STOP_STRING_BYTES = 256  # as UTF-8, each
 
-# A chat template, in minijinja
+# A chat template
 TEMPLATE_BYTES = 256 << 10  # as UTF-8
-TEMPLATE_LINKS = 150  # operators, calls and the like in one tag
-TEMPLATE_BRANCHES = 150  # `elif`, in all
-TEMPLATE_FUEL = 1_000_000  # its steps
+TEMPLATE_DEPTH = 150  # levels of its tree, and of calls while it runs
+TEMPLATE_BRANCHES = 1000  # of one `if`
+TEMPLATE_STEPS = 1_000_000  # statements and expressions that one rendering computes
+TEMPLATE_WORK = 64 << 20  # characters, and 16 for an item, that one rendering reads and makes
+TEMPLATE_INTEGER_BITS = 1024  # of a number that it computes
 TEMPLATE_OUTPUT = 4 << 20  # characters
 
 # Series

@@ -23,12 +23,13 @@ from edgekit.session import free
 from . import state_file
 from .heads import tokens
 from .heads.tokens import Answer
+from .ingest.chat import prompt_options
 from .loops.decode import decode
 
 if TYPE_CHECKING:
     from edgekit.session import DecoderSession
 
-    from .ingest.chat import Chat, Prompt
+    from .ingest.chat import Chat, Prompt, PromptOptions
 
 Turn = Generator[Piece | Result, None, None]
 WHAT = "chat"  # that a file holds
@@ -51,7 +52,8 @@ class TextGenerator:
 
         `stopped`, once set, ends it before the next run.
         """
-        (encoded,) = self.ingest.encode([prompt])
+        reading, options = prompt_options(options)
+        (encoded,) = self.ingest.encode([prompt], reading=reading)
         answer = Answer(encoded.ids, encoded.ids, self.ingest, tokens.wish(self.settings, options))
 
         def grow() -> Iterator[Piece]:
@@ -66,9 +68,10 @@ class TextGenerator:
 
     def results(self, prompts: Sequence[Prompt], options: Mapping[str, Any]) -> Iterator[Result]:
         """An answer a prompt, in order, computed several at a time."""
+        reading, options = prompt_options(options)
         for first in range(0, len(prompts), TOGETHER):
             begun = time.perf_counter()
-            encoded = self.ingest.encode(prompts[first : first + TOGETHER], first=first)
+            encoded = self.ingest.encode(prompts[first : first + TOGETHER], first=first, reading=reading)
             wish = tokens.wish(self.settings, options)
             rows = [Answer(one.ids, one.ids, self.ingest, wish, first + row) for row, one in enumerate(encoded)]
             clock = Clock(begun)
@@ -106,11 +109,14 @@ def finished(answer: Answer, timings: dict[str, float]) -> Result:
 class Conversation:
     """A chat that keeps its state: a turn computes what is new, not what was said before.
 
-    One caller at a time (SessionBusyError); a context manager, as it owns memory.
+    `options` hold for each turn that does not give its own; a saved state has none of them. One caller at a time
+    (SessionBusyError); a context manager, as it owns memory.
     """
 
-    def __init__(self, generator: TextGenerator) -> None:
-        self._generator = generator
+    def __init__(self, generator: TextGenerator, options: Mapping[str, Any] | None = None) -> None:
+        """Raises UsageError for an option that there is not, or with a value that makes no sense."""
+        self._generator, self._options = generator, dict(options or {})
+        tokens.wish(generator.settings, prompt_options(self._options)[1])
         self._busy = threading.Lock()
         self._turns: list[weakref.ref[Turn]] = []  # those that may not be over
         self.reset()
@@ -152,7 +158,7 @@ class Conversation:
     def fork(self) -> Conversation:
         """An independent copy, from here."""
         with self._alone():
-            made = Conversation(self._generator)
+            made = Conversation(self._generator, self._options)
             made.messages = [dict(message) for message in self.messages]
             made._ids, made._held = list(self._ids), self._held
             made._state = None if self._state is None else self._generator.session.fork(self._state)
@@ -213,7 +219,8 @@ class Conversation:
     def _turn(self, prompt: Prompt, options: Mapping[str, Any]) -> Turn:
         with self._alone(), self._settling():
             begun = time.perf_counter()
-            chat, ids = self._asked(prompt)
+            reading, options = prompt_options({**self._options, **options})
+            chat, ids = self._asked(prompt, reading)
             self._generator.ingest.check_room(len(ids))
             wish = tokens.wish(self._generator.settings, options)
             answer = Answer(ids, self._trimmed(ids), self._generator.ingest, wish)
@@ -228,16 +235,16 @@ class Conversation:
                 self.messages = [*chat, {"role": "assistant", "content": answer.text}]
             yield finished(answer, clock.of(0))
 
-    def _asked(self, prompt: Prompt) -> tuple[list[dict[str, Any]] | None, list[int]]:
+    def _asked(self, prompt: Prompt, reading: PromptOptions) -> tuple[list[dict[str, Any]] | None, list[int]]:
         """The chat with what is new in it (None: no chat), and all tokens from its start."""
         ingest = self._generator.ingest
-        if isinstance(prompt, str) and ingest.template is not None:
+        if isinstance(prompt, str) and ingest.template is not None and not reading.parse_special:
             prompt = [{"role": "user", "content": prompt}]
         new = [] if isinstance(prompt, str) else [dict(part) for part in prompt if isinstance(part, Mapping)]
         if new and len(new) == len(prompt):
             chat = [*self.messages, *new]
-            return chat, ingest.chat(chat)
-        (encoded,) = ingest.encode([prompt], begin=not self._ids)
+            return chat, ingest.chat(chat, reading)
+        (encoded,) = ingest.encode([prompt], begin=not self._ids, reading=reading)
         return None, [*self._ids, *encoded.ids]
 
     def _trimmed(self, ids: Sequence[int]) -> list[int]:

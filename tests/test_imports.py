@@ -79,7 +79,7 @@ def _room_rule(folder: str, rest: str) -> Rule:
         ours = (*everywhere, "edgekit.quantize", "edgekit.registry", "edgekit.source")
         return Rule(ours, frozenset({"numpy"}), frozenset(heavy | {"sentence_transformers", "huggingface_hub", "PIL"}))
     if folder == "runtimes":
-        files = frozenset({"tokenizers", "minijinja", "PIL", "soundfile", "soxr", "llguidance"})
+        files = frozenset({"tokenizers", "PIL", "soundfile", "soxr", "llguidance"})
         nouns = ("edgekit.results", "edgekit.session", "edgekit.limits")
         disk = (*FILES_OF_ARRAYS, "edgekit.bundle.user_files")
         model = ("edgekit.model",) if rest.startswith("tasks.") else ()

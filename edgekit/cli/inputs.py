@@ -38,6 +38,7 @@ class Words:
     files: tuple[str, ...] = ()  # -f
     on_error: str | None = None  # what becomes of a bad row of a series
     keep: tuple[str, ...] = ()  # columns of a series that go with each result
+    is_raw: bool = False  # --parse-special: a prompt is the model's own text, not a message
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -108,7 +109,7 @@ def texts(model: Any, words: Words) -> list[str]:
 def prompts(model: Any, words: Words) -> list[Any]:
     """Prompts for a language model, as chat messages where it has a template; stdin is one prompt."""
     parts = [part if isinstance(part, str) else "\n".join(part) for part in _text_parts(words)]
-    return [chat.messages(model, part, words.system) for part in parts]
+    return parts if words.is_raw else [chat.messages(model, part, words.system) for part in parts]
 
 
 def _text_parts(words: Words) -> list[str | list[str]]:

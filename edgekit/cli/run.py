@@ -6,9 +6,11 @@ Knows no task: `Model.INPUT` says what is read (`inputs`), the methods' own para
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -30,6 +32,7 @@ from edgekit.cli.options import (
 )
 from edgekit.cli.sample_source import ON_ERROR
 from edgekit.core import PRECISIONS, Target
+from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.bundle.manifest import Verify
@@ -61,6 +64,22 @@ def only_if_set(ctx: click.Context, param: click.Parameter, value: bool) -> bool
 def off_if_set(ctx: click.Context, param: click.Parameter, value: bool) -> bool | None:
     """The value of a switch that turns something off: None unless it was used."""
     return False if value else None
+
+
+def template_options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any] | None:
+    """The names and values of --template-option: None without one. Raises UsageError for one without a name."""
+    options: dict[str, Any] = {}
+    for word in values:
+        name, sign, value = word.partition("=")
+        if not name.strip() or not sign:
+            raise UsageError(
+                f"--template-option {word!r:.60} has no name", hint="give NAME=VALUE: enable_thinking=false"
+            )
+        try:
+            options[name.strip()] = json.loads(value)
+        except (ValueError, RecursionError):  # not JSON: the text itself
+            options[name.strip()] = value
+    return options or None
 
 
 common, text, generation = group("Common"), group("Text"), group("Text generation")
@@ -96,6 +115,15 @@ images, series = group("Images"), group("Series")
 @generation("--repetition-penalty", type=float, metavar="X", help="Above 1, avoid tokens that occurred before.")
 @generation("--stop", multiple=True, metavar="TEXT", help="End the answer before TEXT. Repeat for more.")
 @generation("--seed", type=int, metavar="N", help="The same N gives the same answer.  [random]")
+@generation(
+    "--template-option",
+    "chat_template_kwargs",
+    multiple=True,
+    callback=template_options,
+    metavar="NAME=VALUE",
+    help="What the chat template reads: enable_thinking=false, tools='[…]'. VALUE is JSON or a text.",
+)
+@generation("--parse-special", is_flag=True, callback=only_if_set, help="Read control tokens in a text as such.")
 @generation("--no-stream", "stream", is_flag=True, callback=off_if_set, help="Write each answer when it is complete.")
 @images(
     "-i", "--image", "images", multiple=True, metavar="PATH", help="An image, or a folder of them. Repeat for more."
@@ -129,6 +157,7 @@ def run(
     $ edgekit run minilm.ek -o vectors.npy < sentences.txt
     $ edgekit run reviews.ek --json -p "what a film"
     $ edgekit run qwen3.ek -p "Why is the sky blue?" --max-new-tokens 100
+    $ edgekit run qwen3.ek -p "Be brief: why?" --template-option enable_thinking=false
     $ edgekit run qwen3.ek
     $ edgekit run resnet.ek -i photo.jpg -i holiday/
     $ edgekit run motor.ek - < telemetry.csv
@@ -150,6 +179,8 @@ def run(
         render.check_path(output)
     options = {name: value for name, value in choices.items() if value is not None and value != ()}
     words = readers.Words(inputs, **{name: choices[name] for name in INPUT_OPTIONS})
+    if options.get("parse_special"):
+        words = replace(words, is_raw=True)
     readers.check(words, terminal=not (console.json or output))
     start = time.perf_counter()
     with load(

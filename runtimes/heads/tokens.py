@@ -125,7 +125,9 @@ def wish(settings: Mapping[str, Any], options: Mapping[str, Any]) -> Wish:
     told = {name: known[name] for name in usual if name in known}
     strange = [name for name in given if name not in OPTIONS]
     if strange:
-        raise UsageError(f"generate has no option {strange[0]!r}", hint=f"it has {', '.join(OPTIONS)}")
+        raise UsageError(
+            f"generate has no option {strange[0]!r}", hint=f"it has {', '.join(GenerationOptions.__annotations__)}"
+        )
     stop, stop_ids = given.get("stop", ()), given.get("stop_ids", ())
     if not isinstance(stop, Iterable) or not isinstance(stop_ids, Iterable):
         raise UsageError("stop and stop_ids are lists", hint="give texts in stop, ids of tokens in stop_ids")
@@ -161,6 +163,11 @@ class GenerationOptions(TypedDict, total=False):
     min_new_tokens: int
     logprobs: int
     seed: int
+    tools: Sequence[Mapping[str, Any]]  # JSON schemas of functions, for the chat template
+    documents: Sequence[Mapping[str, Any]]  # texts to answer from, for the chat template
+    enable_thinking: bool  # for the chat template of a model that can think before it answers
+    chat_template_kwargs: Mapping[str, Any]  # anything else that the chat template reads, by its names
+    parse_special: bool  # read control tokens in a text prompt as such, not as letters
 
 
 SAMPLING = tuple(Sampling.__dataclass_fields__)

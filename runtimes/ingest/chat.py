@@ -1,11 +1,13 @@
 """Prompts to token ids: text, chat messages through the template, or ids; and ids back to text.
 
-What a user or a model says never becomes a control token (`<|im_end|>`): such words in it are encoded as the letters
-that they are. Everything else is encoded as transformers does it.
+What a user or a model says in a chat never becomes a control token (`<|im_end|>`): such words in it are encoded as the
+letters that they are. So it is with a plain text, except for the marks of fill-in-the-middle, or where the caller asks
+for all (`parse_special`). Everything else is encoded as transformers does it.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,15 +18,28 @@ import msgspec
 import numpy as np
 
 from edgekit import limits
-from edgekit.errors import BundleError, InputError
+from edgekit.errors import BundleError, InputError, UsageError
 
 from .. import settings as types
 from . import text
 from ._tokenizer import open_tokenizer
+from .byte_tokens import ByteTokens, byte_tokens
 from .chat_template import Template, Words
+
+log = logging.getLogger("edgekit")
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 HINT = "shorten it: a prompt is never cut"
+# What code models mark the gap, files and repositories with, as llama.cpp lists them. No turn begins or ends by one.
+FILL_IN = frozenset(
+    {
+        "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<|code_prefix|>", "<PRE>", "▁<PRE>",
+        "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<|code_suffix|>", "<SUF>", "▁<SUF>",
+        "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<|code_middle|>", "<MID>", "▁<MID>",
+        "<|repo_name|>", "<|fim_repo|>", "<fim-repo>", "<reponame>", "<|file_sep|>", "<|file_separator|>",
+        "[PREFIX]", "[SUFFIX]", "[MIDDLE]",
+    }
+)  # fmt: skip
 
 
 class Settings(types.Settings):
@@ -47,6 +62,33 @@ class Encoded:
         return len(self.ids)
 
 
+@dataclass(frozen=True)
+class PromptOptions:
+    """How a prompt is read. `template`: names for the chat template; `parse_special`: of a text, whether control tokens
+    in it count as such."""
+
+    template: Mapping[str, Any] = field(default_factory=dict)
+    parse_special: bool = False
+
+
+PLAIN = PromptOptions()
+TEMPLATE_NAMES = ("tools", "documents", "enable_thinking")  # options that go to the template by their own names
+PROMPT_NAMES = (*TEMPLATE_NAMES, "chat_template_kwargs", "parse_special")
+
+
+def prompt_options(options: Mapping[str, Any]) -> tuple[PromptOptions, dict[str, Any]]:
+    """How the prompt is read, and the options that are about the answer. Raises UsageError, InputError."""
+    values = {name: value for name, value in options.items() if value is not None}
+    more, parse_special = values.get("chat_template_kwargs", {}), values.get("parse_special", False)
+    if not isinstance(more, Mapping) or not all(isinstance(name, str) for name in more):
+        raise UsageError("chat_template_kwargs is not a dict of names", hint="give {'enable_thinking': False}")
+    if not isinstance(parse_special, bool):
+        raise UsageError(f"parse_special is {parse_special!r:.40}", hint="give True or False")
+    template = {**more, **{name: values[name] for name in TEMPLATE_NAMES if name in values}}
+    rest = {name: value for name, value in options.items() if name not in PROMPT_NAMES}
+    return PromptOptions(template, parse_special), rest
+
+
 @dataclass(frozen=True, eq=False)
 class Chat:
     """A bundle's tokenizer with its chat template. Threads may share it."""
@@ -55,7 +97,7 @@ class Chat:
     context: int
     vocabulary: int
     template: Template | None
-    words: Words
+    words: Words  # that a text does not become
     most_bytes: int = limits.PROMPT_BYTES  # of one prompt, as UTF-8
 
     def encode(
@@ -67,40 +109,42 @@ class Chat:
         offsets: bool = False,
         first: int = 0,
         begin: bool = True,
+        reading: PromptOptions = PLAIN,
     ) -> list[Encoded]:
         """Prompts as tokens. `truncate` cuts samples that are measured, and nothing else. `begin`: a text has what the
         tokenizer puts before it (`<s>`), which it has not where it goes on from another.
 
         Raises InputError for what is no prompt, and for one that does not fit into the context.
         """
-        return [self._encode(item, number, truncate, begin) for number, item in enumerate(items, first)]
+        return [self._encode(item, number, truncate, begin, reading) for number, item in enumerate(items, first)]
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True, **names: Any) -> list[int]:
-        """A chat's tokens, with the beginning of the assistant's turn if it is to `answer`.
+    def chat(self, messages: Sequence[Mapping[str, Any]], reading: PromptOptions = PLAIN) -> list[int]:
+        """A chat's tokens, with the beginning of the assistant's turn.
 
-        `names` is what the template may ask for besides: `tools`, `enable_thinking`.
         Raises InputError, also for a model without a template; TemplateError.
         """
         if self.template is None:
             raise InputError("this model has no chat template", hint="give it a text to continue")
-        parts = self.template.parts(messages, add_generation_prompt=answer, **names)
-        return self._ids(parts, begin=False)
+        if reading.parse_special:
+            raise InputError("parse_special is for a text, not for chat messages", hint="leave it out")
+        return self._ids(self.template.parts(messages, answer=True, options=reading.template), begin=False)
 
     def stream(self) -> Stream:
         return Stream(self)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Special tokens say nothing. Raises TokenizerError."""
-        return str(text.guarded("the tokenizer cannot decode these ids", lambda: self.tokenizer.decode(list(ids))))
+        ids = list(ids) if self._byte_tokens is None else self._byte_tokens.repaired(ids)
+        return str(text.guarded("the tokenizer cannot decode these ids", lambda: self.tokenizer.decode(ids)))
 
-    def _encode(self, item: Prompt, number: int, truncate: bool, begin: bool) -> Encoded:
+    def _encode(self, item: Prompt, number: int, truncate: bool, begin: bool, reading: PromptOptions) -> Encoded:
         if isinstance(item, str):
             text.check(item, number, self.most_bytes)
-            ids = self._ids(self.words.split(self.words.broken(item)), begin=begin)
+            ids = self._ids(self._parts(item, number, reading.parse_special), begin=begin)
         elif isinstance(item, bytes | Mapping) or not hasattr(item, "__len__"):
             raise _not_a_prompt(number)
         elif len(item) and all(isinstance(part, Mapping) for part in item):
-            ids = self.chat([part for part in item if isinstance(part, Mapping)])
+            ids = self.chat([part for part in item if isinstance(part, Mapping)], reading)
         elif all(isinstance(part, int | np.integer) and not isinstance(part, bool) for part in item):
             ids = [int(part) for part in item if isinstance(part, int | np.integer)]
             if any(not 0 <= one < self.vocabulary for one in ids):
@@ -112,10 +156,25 @@ class Chat:
             raise _not_a_prompt(number)
         if not ids:
             raise InputError(f"prompts[{number}] has no tokens", hint="give a text that is not empty")
+        if reading.template and not (len(item) and isinstance(item[0], Mapping)):
+            name = next(iter(reading.template))
+            raise InputError(f"{name} is for the chat template, and this is not a chat", hint="give chat messages")
         if truncate:
             ids = ids[: self.context]
         self.check_room(len(ids))
         return Encoded(ids)
+
+    def _parts(self, words: str, number: int, parse_special: bool) -> list[tuple[str, bool]]:
+        """A text in parts: True where control tokens in it count as such."""
+        if parse_special:
+            return [(words, True)]
+        parts = self.words.split(self.words.broken(words))
+        if letters := [part for part, special in parts if not special]:
+            log.warning(
+                "prompts[%d] has %s, which is read as letters: parse_special (--parse-special) reads it as a token",
+                number, letters[0],
+            )  # fmt: skip
+        return parts
 
     def check_room(self, count: int) -> None:
         """Raise InputError where so many tokens do not fit into the context."""
@@ -142,6 +201,10 @@ class Chat:
             "the tokenizer cannot encode this text", lambda: tokenizer.encode(words, add_special_tokens=begin).ids
         )
         return found
+
+    @cached_property
+    def _byte_tokens(self) -> ByteTokens | None:
+        return byte_tokens(self.tokenizer)
 
     @cached_property
     def _plain(self) -> Any:
@@ -190,7 +253,7 @@ def open(folder: Path, settings: Mapping[str, Any], *, threads: int | None = Non
     words = tuple(token.content for token in added if not token.special and _looks_like_markup(token.content))
     source = settings.get("chat_template")
     template = Template(source, settings.get("special_tokens") or {}, controls, words) if source else None
-    return Chat(tokenizer, context, vocabulary, template, Words((*controls, *words)), file.most_bytes)
+    return Chat(tokenizer, context, vocabulary, template, Words({*controls, *words} - FILL_IN), file.most_bytes)
 
 
 def _not_a_prompt(number: int) -> InputError:

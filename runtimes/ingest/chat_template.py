@@ -1,4 +1,4 @@
-"""Render a model's chat template with minijinja: bounded work, no files, and messages that stay text.
+"""Render a model's chat template: bounded work, no files, and messages that stay text.
 
 A message may hold the very words that the template marks turns with (`<|im_start|>`). Before rendering, each such word
 in it is broken by a mark; after rendering the broken words are the places that must not be read as control tokens.
@@ -9,28 +9,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from edgekit import limits
-from edgekit.errors import InputError, TemplateError
+from edgekit.errors import EdgeKitError, InputError, TemplateError
+
+from ..jinja import template as jinja
+from ..jinja.faults import Fault, RenderFault
 
 MARK = "\U000f5eed"  # private use: no tokenizer and no keyboard has it
+ESCAPED_MARKS = (json.dumps(MARK)[1:-1], repr(MARK)[1:-1])
+OWN = ("messages", "add_generation_prompt")  # what a template is always given
+ABSENT = {"tools": None, "documents": None, "add_generation_prompt": False}  # what transformers gives where nobody does
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of a message's reasoning, the usual one first
 ROLES = ("system", "developer", "user", "assistant", "tool")
 HINT = "the template came with the model; export another revision of it, or give plain text"
-STRING = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
-TAG = re.compile(rf"\{{[{{%]((?:{STRING.pattern}|(?![%}}]\}}).)*)", re.DOTALL)  # a text in it may hold what ends tags
-LINK = re.compile(r"[-+~*/%.(\[|{]|\b(?:and|or|not|if|is|in)\b|[<>=]+")
-ELIF = re.compile(r"\belif\b|\belse\s+if\b")
-# transformers marks what the assistant says with these, for training; here they say nothing.
-GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 
 class Words:
     """The words that a tokenizer reads as control tokens. A mark in such a word takes that from it."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Iterable[str]) -> None:
         known = [word for word in words if word]
         self._any = _any_of(known)
         self._broken = _any_of([word[0] + MARK + word[1:] for word in known])
@@ -77,82 +78,96 @@ class Template:
     def __init__(
         self,
         source: str,
-        tokens: Mapping[str, str] | None = None,
+        tokens: Mapping[str, Any] | None = None,
         controls: Sequence[str] = (),
         words: Sequence[str] = (),
     ) -> None:
         """Raises TemplateError for a template that is too large or that cannot be read."""
         if len(source.encode(errors="replace")) > limits.TEMPLATE_BYTES:
             raise TemplateError(f"the chat template is larger than {limits.TEMPLATE_BYTES} bytes", hint=HINT)
-        _refuse_deep(source)
-        self._source, self._tokens = _readable(source), dict(tokens or {})
+        self._tokens = dict(tokens or {})
         self._controls, self._all = Words(controls), Words((*controls, *words))
-        _run(lambda environment: environment.add_template("chat", self._source))
+        try:
+            self._template = jinja.Template(source)
+        except Fault as error:
+            raise TemplateError(f"the chat template cannot be read: {error}", hint=HINT) from error
 
-    def parts(self, messages: Sequence[Mapping[str, Any]], **names: Any) -> list[tuple[str, bool]]:
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names that the template reads and that a caller may give: `tools`, `enable_thinking`."""
+        return tuple(name for name in self._template.names if name not in {*OWN, *FUNCTIONS, *self._tokens})
+
+    def parts(
+        self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False, options: Mapping[str, Any] | None = None
+    ) -> list[tuple[str, bool]]:
         """The chat as text, in parts: True where special tokens are special, False where they are words of a message.
 
-        `names`: what the template may ask for besides (`tools`, `enable_thinking`, `add_generation_prompt`).
-        Raises InputError for messages that make no sense or that the template refuses, TemplateError.
+        `answer`: with the beginning of the assistant's turn. `options`: what the template may ask for besides (`tools`,
+        `enable_thinking`). Raises InputError for messages and options that make no sense or that the template refuses,
+        TemplateError.
         """
         checked = [_checked(number, message) for number, message in enumerate(messages)]
         if not checked:
             raise InputError("the chat has no messages", hint="give one: {'role': 'user', 'content': …}")
-        text = self.render([self._broken(message) for message in checked], **names)
-        self._refuse_made(text, checked, names)
+        self._check_options(options or {})
+        names = {"add_generation_prompt": answer} | {
+            name: _each_text(value, self._all.broken, keys=True) for name, value in (options or {}).items()
+        }
+        broken = [self._broken(message) for message in checked]
+        text = self._rendered(broken, names)
+        self._refuse_made(text, checked, broken, names)
         return self._all.split(text)
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        for name, value in options.items():
+            if name not in self.options:
+                takes = f"it takes {', '.join(self.options)}" if self.options else "it takes no options"
+                raise InputError(f"the chat template does not use {name!r:.60}", hint=takes)
+            check_data(value, name)
 
     def _broken(self, message: Mapping[str, Any]) -> Any:
         """What the assistant said may hold its own words (`</think>`), which templates look for."""
         words = self._controls if message["role"] == "assistant" else self._all
-        return _each_text(message, words.broken)
+        return _each_text(message, words.broken, keys=True)
+
+    def _rendered(self, messages: Sequence[Any], names: Mapping[str, Any]) -> str:
+        """`render`, which blames the messages where the template can render a plain chat."""
+        try:
+            return self.render(messages, **names)
+        except TemplateError as error:
+            if not isinstance(error.__cause__, RenderFault) or not self._renders_plain_chat():
+                raise
+            fault = error.__cause__
+        raise InputError(
+            f"the chat template cannot render these messages: {fault}",
+            hint="compare their fields with what the model's card shows",
+        )
+
+    def _renders_plain_chat(self) -> bool:
+        try:
+            self.render([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
+        except EdgeKitError:
+            return False
+        return True
 
     def render(self, messages: Sequence[Any], **names: Any) -> str:
-        """The template's text. Raises TemplateError where it fails, takes too long or says too much."""
-        given = {"messages": messages, **self._tokens, **names}
-        text: str = _run(lambda environment: environment.render_str(self._source, **given))
-        if len(text) > limits.TEMPLATE_OUTPUT:
-            raise TemplateError(f"the chat template wrote more than {limits.TEMPLATE_OUTPUT} characters", hint=HINT)
-        return text
+        """The text that transformers' `apply_chat_template` gives.
 
-    def _refuse_made(self, text: str, messages: Sequence[Any], names: Mapping[str, Any]) -> None:
+        Raises TemplateError where the template fails, takes too long or says too much; InputError where it refuses.
+        """
+        variables = {**ABSENT, "messages": [_with_reasoning(message) for message in messages], **self._tokens, **names}
+        try:
+            return self._template.render(variables, FUNCTIONS, _unescaped)
+        except Fault as error:
+            raise TemplateError(f"the chat template fails: {error}", hint=HINT) from error
+
+    def _refuse_made(self, text: str, messages: Sequence[Any], broken: Sequence[Any], names: Mapping[str, Any]) -> None:
         """A message may hold the rest of a word that the template begins; harmless messages show what is its own."""
-        if not any(self._controls.may_complete(part) for part in _texts(messages)):
+        if not any(self._controls.may_complete(part) for part in _texts([messages, names])):
             return
-        harmless = self.render(_each_text(messages, lambda text: re.sub(r"\S", "x", text)), **names)
+        harmless = self.render(_each_text(broken, _hidden), **_each_text(names, _hidden))
         if self._controls.count(text) > self._controls.count(harmless):
             raise InputError("a message would become a control token", hint="change its first or last characters")
-
-
-def _run(work: Callable[[Any], Any]) -> Any:
-    """`work(environment)` of a fresh environment, whose failures are TemplateErrors."""
-    from minijinja import Environment
-    from minijinja import TemplateError as Failed
-
-    environment = Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        filters={"tojson": _to_json},
-        globals={"raise_exception": _refuse, "strftime_now": lambda layout: datetime.now().strftime(layout)},
-        auto_escape_callback=lambda name: False,
-    )
-    environment.fuel = limits.TEMPLATE_FUEL
-    try:
-        return work(environment)
-    except Failed as error:
-        what = str(error).splitlines()[0]
-        raise TemplateError(f"the chat template fails: {what}", hint=HINT, cause=str(error)[:2000]) from error
-
-
-def _refuse_deep(source: str) -> None:
-    """minijinja 3.0 overflows the stack, which ends the process, on a long chain of operators or of `elif`."""
-    links = (len(LINK.findall(STRING.sub("", tag[1]))) for tag in TAG.finditer(source))
-    if max(links, default=0) > limits.TEMPLATE_LINKS or len(ELIF.findall(source)) > limits.TEMPLATE_BRANCHES:
-        raise TemplateError("the chat template nests too deep", hint=HINT)
-
-
-def _readable(source: str) -> str:
-    return GENERATION.sub(lambda found: f"{{%{found[1]} {'endif' if found[2] else 'if true'} {found[3]}%}}", source)
 
 
 def _any_of(words: Sequence[str]) -> re.Pattern[str]:
@@ -168,16 +183,56 @@ def _checked(number: int, message: object) -> dict[str, Any]:
     content = message.get("content")
     if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
         raise InputError(f"messages[{number}] has a content that is {type(content).__name__}, not text")
+    check_data(message, f"messages[{number}]")
     return dict(message)
 
 
-def _each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """The same structure with every text in it changed; names of fields and roles stay."""
+def check_data(value: Any, what: str) -> None:
+    """Raise InputError for what a template cannot get: other than JSON, too deep, too large, half a letter."""
+    try:
+        size = sum(len(text.encode()) for text in _texts(_plain(value, what, limits.JSON_DEPTH)))
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{what} holds half a surrogate pair",
+            hint="it is not valid Unicode: decode the source again, or text.encode(errors='replace').decode()",
+        ) from error
+    if size > limits.PROMPT_BYTES:
+        raise InputError(f"{what} has {size} bytes, and {limits.PROMPT_BYTES} are allowed", hint="shorten it")
+
+
+def _plain(value: Any, what: str, depth: int) -> Any:
+    if depth == 0:
+        raise InputError(f"{what} nests deeper than {limits.JSON_DEPTH} levels", hint="make it flatter")
+    if isinstance(value, Mapping | list | tuple):
+        for item in (*value, *value.values()) if isinstance(value, Mapping) else value:
+            _plain(item, what, depth - 1)
+    elif not isinstance(value, str | bool | int | float | None):
+        raise InputError(f"{what} holds {type(value).__name__}, not JSON", hint="give texts, numbers, lists and dicts")
+    return value
+
+
+def _with_reasoning(message: Any) -> Any:
+    """The message with its reasoning under each name that templates know, as transformers does it."""
+    reasoning = next((message[name] for name in REASONING if message.get(name) is not None), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def _each_text(value: Any, change: Callable[[str], str], *, keys: bool = False) -> Any:
+    """The same structure with every text in it changed, with `keys` also names of fields; roles stay."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: item if key == "role" else _each_text(item, change) for key, item in value.items()}
-    return [_each_text(item, change) for item in value] if isinstance(value, list | tuple) else value
+        return {
+            change(key) if keys and isinstance(key, str) else key: (
+                item if key == "role" else _each_text(item, change, keys=keys)
+            )
+            for key, item in value.items()
+        }
+    return [_each_text(item, change, keys=keys) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _hidden(text: str) -> str:
+    return re.sub(r"\S", "x", text)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -188,10 +243,19 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    """As transformers sets it up: letters stay letters, nothing is escaped for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+def _unescaped(text: str) -> str:
+    """JSON and representations of values write the mark as an escape."""
+    for escape in ESCAPED_MARKS:
+        text = text.replace(escape, MARK)
+    return text
 
 
 def _refuse(message: str) -> None:
     raise InputError(f"the chat template refuses these messages: {message}", hint="see the model's card for its roles")
+
+
+def _now(layout: str) -> str:
+    return datetime.now().strftime(layout)
+
+
+FUNCTIONS = {"raise_exception": _refuse, "strftime_now": _now}

@@ -60,7 +60,10 @@ class TextGeneration(Model):
         """Generate text after `prompt`: a text to continue, chat messages, or token ids.
 
         `options`: max_new_tokens, stop, stop_ids, and sampling options (temperature, top_k, seed, …; greedy without a
-        temperature). With `stream`, pieces as they come; closing the iterator cancels.
+        temperature). For chat messages also what the model's template reads: tools, documents, enable_thinking, and
+        others by name in chat_template_kwargs. In a text, control tokens are letters, except for marks of
+        fill-in-the-middle (`<|fim_prefix|>`); parse_special=True reads them all.
+        With `stream`, pieces as they come; closing the iterator cancels.
         Raises InputError for a prompt that does not fit, UsageError for an option that is wrong.
         """
         generator = self.generator()
@@ -78,9 +81,12 @@ class TextGeneration(Model):
         finally:
             pieces.close()
 
-    def session(self) -> Conversation:
-        """Open a conversation that keeps its state between turns: `generate`, `reset`, `fork`, `save`, `load`."""
-        return Conversation(self.generator(self._state_name()))
+    def session(self, **options: Unpack[GenerationOptions]) -> Conversation:
+        """Open a conversation that keeps its state between turns: `generate`, `reset`, `fork`, `save`, `load`.
+
+        `options`, those of `generate`, hold for each turn that does not give its own. Raises UsageError.
+        """
+        return Conversation(self.generator(self._state_name()), options)
 
     def run(self, items: Any, **options: Any) -> Iterator[Result]:
         yield from self.generator().results([items] if isinstance(items, str) else items, options)

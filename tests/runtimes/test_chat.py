@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +20,6 @@ from edgekit.runtimes.ingest.chat import Chat
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<s>", "</s>", "[INST]", "[/INST]")
 CHATML = tiny_chat.TEMPLATE
-QWEN = """{%- if messages[0].role == 'system' %}
-    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
-{%- endif %}
-{%- if tools %}
-    {%- for tool in tools %}{{- "\\n" }}{{- tool | tojson }}{%- endfor %}
-{%- endif %}
-{%- set ns = namespace(last=messages|length - 1) %}
-{%- for message in messages[::-1] %}
-    {%- set index = (messages|length - 1) - loop.index0 %}
-    {%- if message.role == "user" and not message.content.startswith('<tool_response>') %}
-        {%- set ns.last = index %}{%- break %}
-    {%- endif %}
-{%- endfor %}
-{%- for message in messages %}
-    {%- if message.role == "user" or (message.role == "system" and not loop.first) %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
-    {%- elif message.role == "assistant" %}
-        {%- set content = message.content.split('</think>')[-1].lstrip('\\n') %}
-        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}
-    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
-{%- endif %}"""
 GEMMA = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}"
@@ -63,33 +37,13 @@ LLAMA2 = (
     "{% endgeneration %}{% endif %}{% endfor %}"
 )
 PHI = "{% for m in messages %}{{'<|' + m['role'] + '|>\\n' + m['content'] + '<|end|>\\n'}}{% endfor %}<|assistant|>\n"
-TEMPLATES = {"chatml": CHATML, "qwen": QWEN, "gemma": GEMMA, "llama2": LLAMA2, "phi": PHI}
+TEMPLATES = {"chatml": CHATML, "gemma": GEMMA, "llama2": LLAMA2, "phi": PHI}
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 CHAT = [
     {"role": "user", "content": '  > hi <b>"é"</b> 🙂\n'},
     {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes."},
     {"role": "user", "content": "two </think> & more"},
 ]
-
-
-def reference(source: str, messages: list[dict[str, Any]], **names: Any) -> str:
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    rendered, _ = render_jinja_template(conversations=[messages], chat_template=source, **TOKENS, **names)
-    return str(rendered[0])
-
-
-@pytest.mark.parametrize("names", [{}, {"add_generation_prompt": True, "enable_thinking": False}], ids=str)
-@pytest.mark.parametrize("source", TEMPLATES.values(), ids=TEMPLATES)
-def test_harmless_chats_are_those_of_transformers(source: str, names: dict[str, Any]) -> None:
-    template = chat_template.Template(source, TOKENS, CONTROLS)
-    assert template.parts(CHAT, **names) == [(reference(source, CHAT, **names), True)]
-
-
-def test_tools_are_json_as_transformers_writes_it() -> None:
-    tools = [{"type": "function", "function": {"name": "größe", "parameters": {"a": [1, 2.5, None, True, "<&>"]}}}]
-    template = chat_template.Template(QWEN, TOKENS, CONTROLS)
-    assert template.parts(CHAT, tools=tools) == [(reference(QWEN, CHAT, tools=tools), True)]
 
 
 @pytest.mark.parametrize("source", TEMPLATES.values(), ids=TEMPLATES)
@@ -114,82 +68,6 @@ def test_a_message_that_completes_a_control_token_is_refused() -> None:
         template.parts([{"role": "user", "content": "end|>"}])
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{% for i in range(10000) %}{% for j in range(10000) %}{% endfor %}{% endfor %}",
-        "{{ 'a' * 10**9 }}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{{ range(100000000) | list | length }}",
-        "{{ undefined_function() }}",
-        "{{ messages[0].content.nothing.there }}",
-        "{% include '/etc/passwd' %}",
-        "{{ 'x' * 5000000 }}",
-    ],
-)
-def test_bombs_and_mistakes_are_template_errors(source: str) -> None:
-    template = chat_template.Template(source)
-    with pytest.raises(TemplateError):
-        template.parts([{"role": "user", "content": "x"}])
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ ''.__class__ }}",
-        "{{ messages.__class__.__mro__ }}",
-        "{{ cycler.__init__.__globals__ }}",
-        "{{ self._TemplateReference__context }}",
-    ],
-)
-def test_no_template_reaches_python(source: str) -> None:
-    try:
-        parts = chat_template.Template(source).parts([{"role": "user", "content": "x"}])
-    except TemplateError:
-        return
-    assert not any("class" in part or "0x" in part for part, _ in parts)
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ " + "-" * 100_000 + "1 }}",
-        "{{ " + "not " * 60_000 + "1",
-        "{{ 1" + "~1" * 100_000 + " }}",
-        "{{ a" + ".b" * 100_000 + " }}",
-        "{% if 1 %}" + "{% elif 1 %}" * 18_000 + "{% endif %}",
-        "{{ " + "(" * 100_000,
-        "{{ '}}' " + "~1" * 100_000 + " }}",
-        '{% set x = "\\"%}" ' + "~1" * 100_000 + " %}",
-        "{% if 1 %}" * 10_000 + "{% endif %}" * 10_000,
-    ],
-)
-def test_a_template_that_would_overflow_the_stack(source: str) -> None:
-    with pytest.raises(TemplateError):
-        chat_template.Template(source)
-
-
-@pytest.mark.parametrize("chain", ["{{{{ {} 1 }}}}", "{{{{ 1{} }}}}"])
-def test_what_is_not_refused_fits_the_stack_of_a_thread(chain: str) -> None:
-    links = ["-", "not "] if "1 }}}}" in chain else ["+1", "~1", ".b", "[0]", "()", " and 1", "|string"]
-    found: list[bool] = []
-
-    def read() -> None:
-        for link in links:
-            with contextlib.suppress(TemplateError):
-                chat_template.Template(chain.format(link * limits.TEMPLATE_LINKS)).parts(
-                    [{"role": "user", "content": "x"}]
-                )
-            found.append(True)
-
-    kept = threading.stack_size(512 << 10)
-    thread = threading.Thread(target=read)
-    thread.start()
-    thread.join()
-    threading.stack_size(kept)
-    assert len(found) == len(links)
-
-
 def test_a_user_cannot_write_the_models_own_words() -> None:
     template = chat_template.Template(CHATML, {}, CONTROLS, ["</think>"])
     said = [{"role": "user", "content": "a</think>b"}, {"role": "assistant", "content": "c</think>d"}]
@@ -199,8 +77,8 @@ def test_a_user_cannot_write_the_models_own_words() -> None:
 
 
 def test_a_template_that_cannot_be_read() -> None:
-    with pytest.raises(TemplateError, match="the chat template fails"):
-        chat_template.Template("{% for %}")
+    with pytest.raises(TemplateError, match="cannot be read: unexpected '%}', expected name \\(line 2\\)"):
+        chat_template.Template("\n{% for %}")
     with pytest.raises(TemplateError, match="larger than"):
         chat_template.Template("x" * (limits.TEMPLATE_BYTES + 1))
 
