@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit import limits
-from edgekit.errors import BundleError, InputError, TemplateError, TokenizerError
+from edgekit.errors import BundleError, InputError, TemplateError, TokenizerError, UsageError
 from edgekit.runtimes.ingest import chat, chat_template
-from edgekit.runtimes.ingest.chat import Chat
+from edgekit.runtimes.ingest.chat import Chat, PromptOptions
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<s>", "</s>", "[INST]", "[/INST]")
 CHATML = tiny_chat.TEMPLATE
@@ -174,3 +174,54 @@ def test_any_ids_become_the_text_that_decoding_gives(ingest: Chat, seed: int) ->
     ids = [drawn.randrange(320) for _ in range(drawn.randrange(1, 40))]
     stream = ingest.stream()
     assert "".join([stream.push(id) for id in ids] + [stream.end()]) == ingest.decode(ids)
+
+
+@pytest.fixture(scope="module")
+def coder(tmp_path_factory: pytest.TempPathFactory) -> Chat:
+    """A model of code, with marks for the gap and another control token."""
+    folder = tmp_path_factory.mktemp("coder")
+    tokenizer = tiny_chat.make_tokenizer()
+    tokenizer.add_special_tokens(["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return chat.open(folder, {"context_length": 64, "vocab_size": 330, "chat_template": CHATML})
+
+
+def test_marks_of_the_gap_count_in_a_text_and_not_in_a_chat(coder: Chat) -> None:
+    marks = [coder.tokenizer.token_to_id(f"<|fim_{name}|>") for name in ("prefix", "suffix", "middle")]
+    words = "<|fim_prefix|>one <|fim_suffix|> two<|fim_middle|>"
+    (encoded,) = coder.encode([words])
+    assert encoded.ids == coder.tokenizer.encode(words).ids
+    assert [id for id in encoded.ids if id in marks] == marks
+    assert not {*marks} & {*coder.chat([{"role": "user", "content": words}])}
+
+
+def test_other_control_tokens_of_a_text_count_where_the_caller_says_so(
+    coder: Chat, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = "<|im_start|>user\nhi<|im_end|>"
+    (letters,) = coder.encode([words])
+    assert not {0, 1} & {*letters.ids}
+    assert "prompts[0] has <|im_start|>, which is read as letters" in caplog.text
+    caplog.clear()
+    (tokens,) = coder.encode([words], reading=PromptOptions(parse_special=True))
+    assert tokens.ids == coder.tokenizer.encode(words).ids
+    assert {0, 1} <= {*tokens.ids}
+    assert not caplog.text
+
+
+def test_options_of_prompts_go_where_they_belong(ingest: Chat) -> None:
+    reading, rest = chat.prompt_options(
+        {"tools": None, "enable_thinking": False, "chat_template_kwargs": {"mood": "calm"}, "seed": 3}
+    )
+    assert reading == PromptOptions({"enable_thinking": False, "mood": "calm"})
+    assert rest == {"seed": 3}
+    for wrong in ({"chat_template_kwargs": [1]}, {"chat_template_kwargs": {1: 2}}, {"parse_special": 1}):
+        with pytest.raises(UsageError):
+            chat.prompt_options(wrong)
+    for prompt in ("hi", [5, 6]):
+        with pytest.raises(InputError, match="mood is for the chat template"):
+            ingest.encode([prompt], reading=PromptOptions({"mood": "calm"}))
+    with pytest.raises(InputError, match="does not use 'mood'"):
+        ingest.chat([{"role": "user", "content": "x"}], PromptOptions({"mood": "calm"}))
+    with pytest.raises(InputError, match="parse_special is for a text"):
+        ingest.chat([{"role": "user", "content": "x"}], PromptOptions(parse_special=True))
