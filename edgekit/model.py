@@ -27,7 +27,7 @@ from edgekit.variants import choose
 if TYPE_CHECKING:
     from msgspec import Struct
 
-    from edgekit.core import Array, Bundle, Graph, Measure, Target, Variant
+    from edgekit.core import Array, Bundle, Exporter, Graph, Measure, Target, Variant
     from edgekit.session import Session
 
 Verify = Literal["always", "once", "never"]
@@ -102,6 +102,11 @@ class Model:
     ALONE: ClassVar[bool] = False  # an item's outputs never depend on the others of its call
 
     READER: ClassVar[int] = 0  # bytes in memory of the packages that read its input, beside a tokenizer's
+
+    @classmethod
+    def check_export(cls, bundle: Bundle, exporter: Exporter) -> list[str]:
+        """Check, at export, settings that no output shows; return what is worth a warning. Raises EdgeKitErrors."""
+        return []
 
     memory_limit: int | None = None  # that bounds the lengths of inputs
 

@@ -47,7 +47,7 @@ class Reference(msgspec.Struct):
 
     `graphs`: float graphs in the folder FLOATS of the scratch; none where the exporter quantizes and nobody asked for
     them. `size`: bytes of the unquantized graphs. `outputs`: whether the reference's outputs for the samples lie in
-    OUTPUTS; not where weights are made up and graphs are built.
+    OUTPUTS; not where weights are made up and graphs are built. `notes`: what the user is warned of.
     """
 
     settings: dict[str, Any]
@@ -55,6 +55,7 @@ class Reference(msgspec.Struct):
     graphs: tuple[Graph, ...] = ()
     size: int = 0
     outputs: bool = False
+    notes: list[str] = []
 
 
 def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
@@ -65,10 +66,11 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     settings = _settings(exporter, source, order)
     bundle = Bundle(Path(order.folder), source, (order.task,), settings, ())
     kind: type[Model] = registry.task(order.task)
+    notes = kind.check_export(bundle, exporter)
     inputs = kind.samples(bundle, Path(order.calibration) if order.calibration else None)
     if source.random:  # nothing is judged by them
         inputs = inputs[: goldens.COUNT]
-    made = Reference(settings, samples.write(Path(order.scratch) / SAMPLES, inputs))
+    made = Reference(settings, samples.write(Path(order.scratch) / SAMPLES, inputs), notes=notes)
     if exporter.needs_torch or not source.random:
         made = _computed(exporter, bundle, order, made, inputs, say)
     return cast("dict[str, Any]", msgspec.to_builtins(made))

@@ -7,6 +7,7 @@ Each heavy step runs in a worker process. Knows no architecture, no engine and n
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from edgekit.workbench.reference import FLOATS, OUTPUTS, SAMPLES, Reference
 if TYPE_CHECKING:
     from edgekit.core import Array
     from edgekit.model import Model
+
+log = logging.getLogger("edgekit")
 
 SCRATCH = ".scratch"
 
@@ -113,7 +116,10 @@ def reference(bench: Workbench, calibration: Path | None, dimensions: int | None
         "dimensions": dimensions,
     }
     stage = "trace" if exporter.needs_torch else "reference"
-    return msgspec.convert(bench.run("edgekit.workbench.reference:work", stage, order), Reference)
+    made = msgspec.convert(bench.run("edgekit.workbench.reference:work", stage, order), Reference)
+    for note in made.notes:
+        log.warning("%s", note)
+    return made
 
 
 def variants(bench: Workbench, bundle: Bundle, made: Reference) -> list[Variant]:

@@ -21,7 +21,7 @@ from edgekit import registry
 from edgekit.core import QUANTIZED, Recipe, Source
 from edgekit.errors import UnsupportedError
 
-from .._decoder.chat import chat_settings
+from .._decoder.chat import ChatReference, chat_reference, chat_settings
 from .._decoder.exporter import GENERATION, TASK, token_ids
 from .._json_files import read_object
 from .._trace import transformers_model
@@ -98,6 +98,10 @@ class AnyDecoder:
             "pad_id": next(iter(token_ids(stated, "pad_token_id")), None),
             "generation": {key: generation[key] for key in GENERATION if generation.get(key) is not None},
         }
+
+    def chat_reference(self, source: Source) -> ChatReference | None:
+        """What transformers renders of a chat; None where it cannot read the tokenizer."""
+        return None if source.random else chat_reference(source.folder)
 
     def graphs(self, source: Source, task: str, recipe: Recipe, folder: Path, say: Say) -> tuple[Graph, ...]:
         """The portable graph, in model.onnx; traced once for all recipes whose folders lie side by side.

@@ -16,7 +16,7 @@ from edgekit.errors import BundleError, UnsupportedError
 
 from .._json_files import read_object
 from .._trace.tokenizer import write_tokenizer
-from .chat import chat_settings
+from .chat import ChatReference, chat_reference, chat_settings
 from .config import AGAIN, Config
 
 if TYPE_CHECKING:
@@ -183,6 +183,10 @@ class Decoder:
             "state_bytes": made.state_bytes,
             "generation": {key: generation[key] for key in GENERATION if generation.get(key) is not None},
         }
+
+    def chat_reference(self, source: Source) -> ChatReference | None:
+        """What transformers renders of a chat; None where it is not installed or cannot read the tokenizer."""
+        return None if source.random else chat_reference(source.folder)
 
     def build(self, source: Source, recipe: Recipe, path: Path, say: Callable[[str], None]) -> Graph:
         """The portable graph in the file `path`, weights beside it; see `_build.build`."""

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from edgekit import limits
-from edgekit.errors import BundleError, InputError, UsageError
+from edgekit.errors import BundleError, InputError, TokenizerError, UsageError
 
 from .. import settings as types
 from . import text
@@ -193,6 +193,12 @@ class Chat:
         ids: list[int] = []
         for place, (words, special) in enumerate(parts):
             ids += self._encoded(words, special=special, begin=begin and place == 0)
+        if (strange := max(ids, default=0)) >= self.vocabulary:
+            token = self.tokenizer.id_to_token(strange)
+            raise TokenizerError(
+                f"the tokenizer writes {token!r}, token {strange}, and the model knows {self.vocabulary} tokens",
+                hint="export the model again with the tokenizer that it was trained with",
+            )
         return ids
 
     def _encoded(self, words: str, *, special: bool, begin: bool) -> list[int]:

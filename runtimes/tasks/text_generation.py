@@ -17,12 +17,12 @@ from ..asyncio_wait import wait_for
 from ..conversation import Conversation, TextGenerator
 from ..heads import tokens
 from ..heads.tokens import GenerationOptions
-from ..ingest import chat
+from ..ingest import chat, chat_check
 from ..loops import decode
 from ..samples import texts as samples
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Bundle
+    from edgekit.core import Array, Bundle, Exporter
     from edgekit.results import Piece, Result
 
     from ..ingest.chat import Prompt
@@ -45,6 +45,15 @@ class TextGeneration(Model):
 
     def prepare(self) -> None:
         self._ingest = chat.open(self.bundle.folder, self.settings)
+
+    @classmethod
+    def check_export(cls, bundle: Bundle, exporter: Exporter) -> list[str]:
+        """The chat template, rendered and compared with transformers where the exporter can."""
+        ingest, source = chat.open(bundle.folder, bundle.settings), bundle.settings.get("chat_template")
+        if ingest.template is None or not isinstance(source, str):
+            return []
+        find_reference = getattr(exporter, "chat_reference", None)
+        return chat_check.check(ingest, source, find_reference(bundle.source) if find_reference else None)
 
     @overload
     def generate(
