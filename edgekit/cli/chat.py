@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
-from edgekit.errors import InputError
+from edgekit.cli import signals
+from edgekit.errors import InputError, UsageError
 from edgekit.results import Result
 
 if TYPE_CHECKING:
     from edgekit.cli.console import Console
     from edgekit.model import Model
 
-WELCOME = "Chat: Ctrl-D ends it, Ctrl-C stops an answer, /reset starts a new chat."
+COMMANDS = "/reset starts a new chat, /bye or Ctrl-D ends it, Ctrl-C stops an answer, /help says this again."
 
 
 def messages(model: Model, text: str, system: str | None) -> Any:
@@ -73,40 +75,66 @@ def converse(
     options: Mapping[str, Any],
     read: Callable[[], str] = lambda: input("> "),
 ) -> None:
-    """A chat on the terminal until its user ends it; earlier turns stay in the state, and are not computed again."""
+    """A chat on the terminal until its user ends it; earlier turns stay in the state, and are not computed again.
+
+    Raises UsageError for a model that has no chat template.
+    """
+    if not model.bundle.settings.get("chat_template"):
+        hint = f'give a text to continue: edgekit run {model.bundle.name} -p "Once upon a time"'
+        raise UsageError(f"no input, and {model.bundle.name} has no chat template to chat with", hint=hint)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # gives input() a history
 
-    console.say(WELCOME)
+    console.say(f"Chat with {model.bundle.name}, {model.variant.name}. {COMMANDS}")
     with model.session() as session:
-        while True:
-            try:
-                text = read()
-            except EOFError:
-                console.write("\n")
-                return
-            if text.strip() == "/reset":
+        while (text := _line(console, read)) is not None:
+            if text == "/reset":
                 session.reset()
-            elif text.strip():
+                console.say("new chat")
+            elif text in ("/help", "/?"):
+                console.say(COMMANDS)
+            elif text:
                 prompt = messages(model, text, None if session.messages else system)
                 _turn(console, session, prompt, sampling(options))
+
+
+def _line(console: Console, read: Callable[[], str]) -> str | None:
+    """The next line of the user, without spaces at its ends; None at the end. Ctrl-C gives a hint."""
+    while True:
+        try:
+            with signals.raised():  # each line anew: a second Ctrl-C is not a second one of the command
+                text = read().strip()
+        except EOFError:
+            console.write("\n")
+            return None
+        except KeyboardInterrupt as interrupt:
+            if getattr(interrupt, "number", SIGINT) != SIGINT:
+                raise
+            console.write("\n")
+            console.say("Ctrl-D or /bye ends the chat")
+        else:
+            return None if text in ("/bye", "/exit") else text
 
 
 def _turn(console: Console, session: Any, prompt: Any, options: Mapping[str, Any]) -> None:
     turn = session.turn(prompt, options)
     try:
-        console.detail(summary([write_turn(console, turn)]))
-    except KeyboardInterrupt:
+        with signals.raised():
+            console.detail(summary([write_turn(console, turn)], options))
+    except KeyboardInterrupt as interrupt:
         turn.close()
+        if getattr(interrupt, "number", SIGINT) != SIGINT:
+            raise
         console.write("\n")
     except InputError as error:
         console.say(f"error: {error.message}")
         console.say(f"hint: {error.hint or 'type /reset to start again'}")
 
 
-def summary(results: Sequence[Result]) -> str:
-    """How fast the answers came, for a person."""
+def summary(results: Sequence[Result], options: Mapping[str, Any]) -> str:
+    """How fast the answers came, for a person; with a temperature, also the seed that gives the same answer."""
     new = sum(result.usage["new_tokens"] for result in results)
     first = results[0]
     speed = f", {1 / first.timings['tpot']:.1f} tokens/s after" if first.timings.get("tpot") else ""
-    return f"{new} tokens, the first after {first.timings['ttft']:.2f} s{speed}; seed {first.seed}"
+    seed = f"; seed {first.seed}" if options.get("temperature") else ""
+    return f"{new} tokens, the first after {first.timings['ttft']:.2f} s{speed}{seed}"

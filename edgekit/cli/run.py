@@ -164,8 +164,8 @@ def run(
     $ edgekit run network.ek input.npz -o output.npz
 
     INPUT is a text, an image file or folder, a CSV file, or arrays in an .npz file, as the model reads; - is stdin.
-    Without INPUT stdin is read: one text per line, for a language model one prompt. On a terminal, a language model
-    then starts a chat.
+    Without INPUT stdin is read: one text per line, for a language model one prompt. On a terminal, a model with a chat
+    template then starts a chat.
 
     A CSV file has a header with the names of the model's columns, or numbers only. Each sample's result is written at
     once, as a CSV line, or with --json as a JSON object per line: behind the number of its row, and its time where the
@@ -220,7 +220,7 @@ def _answer(
     facts |= {"inputs": names} if names else {}
     console.detail(render.summary(facts, len(answers) if model.INPUT == "series" else len(items), kind.noun))
     if model.INPUT == "chat":
-        console.detail(chat.summary(answers))
+        console.detail(chat.summary(answers, call.options))
     if output:
         render.save(output, facts, answers)
         console.say(f"wrote {output}")

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGHUP, SIGINT, raise_signal
 from typing import Any
 
 import in_process
@@ -196,24 +197,68 @@ def test_a_chat_on_the_terminal(bundle: Path, capsys: pytest.CaptureFixture[str]
     from edgekit.cli import chat
     from edgekit.cli.console import Console
 
-    said = iter(["one two", "", "three", "/reset", "one two", "x" * 500])
+    said = iter(["one two", "", "three", "/reset", "one two", "x" * 500, "/help", SIGINT, SIGINT])
 
     def read() -> str:
-        try:
-            return next(said)
-        except StopIteration:
-            raise EOFError from None
+        line = next(said, None)
+        if line is None:
+            raise EOFError
+        if line == SIGINT:
+            raise_signal(SIGINT)
+        return str(line)
 
+    options = {"max_new_tokens": 4, "chat_template_kwargs": None}
     with edgekit.load(bundle, target="cpu", precision="fp32") as opened:
-        chat.converse(Console(), opened, None, {"max_new_tokens": 4}, read)
+        chat.converse(Console(), opened, None, options, read)
         first = opened.generate(HELLO, max_new_tokens=4).text
+        for end in ("/bye", "/exit"):
+            chat.converse(Console(), opened, None, {}, iter([end]).__next__)
     out, err = capsys.readouterr()
     assert out.count(first) == 2
-    assert chat.WELCOME in err
+    assert f"Chat with {bundle.name}, cpu/fp32. {chat.COMMANDS}" in err
+    assert err.count(chat.COMMANDS) == 4
+    assert err.count("new chat\n") == 1
+    assert err.count("Ctrl-D or /bye ends the chat") == 2
     assert "the context holds 128" in err
 
 
+def test_a_chat_ends_with_its_terminal(bundle: Path) -> None:
+    from edgekit.cli import chat
+    from edgekit.cli.console import Console
+    from edgekit.cli.signals import Interrupted
+
+    def read() -> str:
+        raise_signal(SIGHUP)
+        return ""
+
+    with edgekit.load(bundle, target="cpu", precision="fp32") as opened, pytest.raises(Interrupted) as ended:
+        chat.converse(Console(), opened, None, {}, read)
+    assert ended.value.number == SIGHUP
+
+
+def test_a_seed_is_said_where_chance_chooses(call: Call, bundle: Path) -> None:
+    words = ("run", bundle, "the", "--max-new-tokens", "2", "--target", "cpu", "--precision", "fp32", "-v")
+    assert "seed" not in call(*words).err
+    assert "seed 7" in call(*words, "--temperature", "1", "--seed", "7").err
+
+
+def test_options_of_the_template_and_of_the_prompt_on_the_command_line(call: Call, bundle: Path) -> None:
+    words = ("run", bundle, "the", "--max-new-tokens", "2", "--target", "cpu", "--precision", "fp32")
+    unknown = call(*words, "--template-option", "enable_thinking=false")
+    assert (unknown.code, "does not use 'enable_thinking'" in unknown.err) == (2, True)
+    nameless = call(*words, "--template-option", "enable_thinking")
+    assert (nameless.code, "'enable_thinking' has no name" in nameless.err) == (2, True)
+    text = "<|im_start|>user\nthe"
+    words = ("run", bundle, "-p", text, "--max-new-tokens", "2", "--target", "cpu", "--precision", "fp32", "--json")
+    (raw,) = call(*words, "--parse-special").json["results"]
+    with edgekit.load(bundle, target="cpu", precision="fp32") as opened:
+        assert raw["ids"] == list(opened.generate(text, max_new_tokens=2, parse_special=True).ids)
+
+
 def test_a_model_without_a_template_goes_on_from_a_text(tmp_path: Path, call: Call) -> None:
+    from edgekit.cli import chat
+    from edgekit.cli.console import Console
+
     folder = tiny_chat.save(tmp_path / "plain", template=None, num_hidden_layers=1)
     made = tmp_path / "plain.ek"
     in_process.export(str(folder), made, targets=["cpu"], precision="fp32")
@@ -221,6 +266,8 @@ def test_a_model_without_a_template_goes_on_from_a_text(tmp_path: Path, call: Ca
         assert isinstance(opened.generate("the", max_new_tokens=2), Result)
         with pytest.raises(InputError, match="no chat template"):
             opened.generate(HELLO)
+        with pytest.raises(UsageError, match=r"plain.ek has no chat template to chat with"):
+            chat.converse(Console(), opened, None, {})
     assert call("run", made, "the", "--max-new-tokens", "2").code == 0
     assert "--system needs a model with a chat template" in call("run", made, "the", "--system", "be brief").err
 
