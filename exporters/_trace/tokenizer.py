@@ -11,6 +11,7 @@ from edgekit.core import Source
 from edgekit.errors import UnsupportedError
 from edgekit.source.stand_in_tokenizer import stand_in_tokenizer
 
+from .prefix_space import apply_prefix_space
 from .trace import quiet
 
 FILE = "tokenizer.json"
@@ -27,6 +28,7 @@ def write_tokenizer(source: Source, folder: Path) -> None:
         (folder / FILE).write_text(json.dumps(made), encoding="utf-8")
     elif (source.folder / FILE).is_file():
         shutil.copyfile(source.folder / FILE, folder / FILE)
+        apply_prefix_space(source.folder, folder / FILE)
     else:
         _convert(source.folder, folder / FILE)
     for note in _ignored(folder / FILE):
