@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from edgekit import limits
@@ -23,6 +24,7 @@ MARK = "\U000f5eed"  # private use: no tokenizer and no keyboard has it
 ESCAPED_MARKS = (json.dumps(MARK)[1:-1], repr(MARK)[1:-1])
 OWN = ("messages", "add_generation_prompt")  # what a template is always given
 ABSENT = {"tools": None, "documents": None, "add_generation_prompt": False}  # what transformers gives where nobody does
+DATE_LAYOUT = 256  # characters
 REASONING = ("reasoning_content", "thinking", "reasoning")  # names of a message's reasoning, the usual one first
 ROLES = ("system", "developer", "user", "assistant", "tool")
 HINT = "the template came with the model; export another revision of it, or give plain text"
@@ -92,7 +94,7 @@ class Template:
         except Fault as error:
             raise TemplateError(f"the chat template cannot be read: {error}", hint=HINT) from error
 
-    @property
+    @cached_property
     def options(self) -> tuple[str, ...]:
         """The names that the template reads and that a caller may give: `tools`, `enable_thinking`."""
         return tuple(name for name in self._template.names if name not in {*OWN, *FUNCTIONS, *self._tokens})
@@ -107,6 +109,7 @@ class Template:
         TemplateError.
         """
         checked = [_checked(number, message) for number, message in enumerate(messages)]
+        check_data(checked, "the chat")
         if not checked:
             raise InputError("the chat has no messages", hint="give one: {'role': 'user', 'content': …}")
         self._check_options(options or {})
@@ -165,9 +168,13 @@ class Template:
         """A message may hold the rest of a word that the template begins; harmless messages show what is its own."""
         if not any(self._controls.may_complete(part) for part in _texts([messages, names])):
             return
-        harmless = self.render(_each_text(broken, _hidden), **_each_text(names, _hidden))
+        harmless = self.render(_each_text(broken, self._hidden), **_each_text(names, self._hidden))
         if self._controls.count(text) > self._controls.count(harmless):
             raise InputError("a message would become a control token", hint="change its first or last characters")
+
+    def _hidden(self, text: str) -> str:
+        """The text, or as many x where it could complete a control token."""
+        return re.sub(r"\S", "x", text) if self._controls.may_complete(text) else text
 
 
 def _any_of(words: Sequence[str]) -> re.Pattern[str]:
@@ -183,7 +190,6 @@ def _checked(number: int, message: object) -> dict[str, Any]:
     content = message.get("content")
     if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
         raise InputError(f"messages[{number}] has a content that is {type(content).__name__}, not text")
-    check_data(message, f"messages[{number}]")
     return dict(message)
 
 
@@ -231,10 +237,6 @@ def _each_text(value: Any, change: Callable[[str], str], *, keys: bool = False) 
     return [_each_text(item, change, keys=keys) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _hidden(text: str) -> str:
-    return re.sub(r"\S", "x", text)
-
-
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -255,6 +257,8 @@ def _refuse(message: str) -> None:
 
 
 def _now(layout: str) -> str:
+    if len(layout) > DATE_LAYOUT:
+        raise ValueError("the layout of a date is too long")
     return datetime.now().strftime(layout)
 
 

@@ -89,6 +89,25 @@ def test_options_that_are_not_json(tools: Any, said: str) -> None:
         Template(SOURCES["qwen3"], TOKENS).parts([QUESTION], options={"tools": tools})
 
 
+def test_messages_that_are_not_json_or_too_large() -> None:
+    template = Template(SOURCES["zephyr"], TOKENS)
+    half = {"role": "user", "content": "x" * (limits.PROMPT_BYTES // 2)}
+    for messages, said in (
+        ([QUESTION | {"extra": b"x"}], "the chat holds bytes, not JSON"),
+        ([QUESTION | {"content": "\ud800"}], "the chat holds half a surrogate pair"),
+        ([half, half], "the chat has 8388616 bytes, and 8388608 are allowed"),
+    ):
+        with pytest.raises(InputError, match=said):
+            template.parts(messages)
+
+
+def test_words_at_the_ends_of_texts_do_not_change_what_a_template_sees() -> None:
+    """A harmless chat is compared with one whose texts are hidden: only those that could complete a token."""
+    source = "{% for t in tools %}{{ '<|im_end|>' if t.type == 'function' }}{% endfor %}{{ messages[0].content }}"
+    parts = Template(source, {}, CONTROLS).parts([{"role": "user", "content": "a <"}], options={"tools": TOOLS})
+    assert parts == [("<|im_end|>a <", True)]
+
+
 def test_an_option_that_nests_without_end() -> None:
     tools: list[Any] = []
     tools.append(tools)
@@ -112,6 +131,7 @@ def test_a_fault_is_blamed_on_the_messages_or_on_the_template() -> None:
         "{{ messages|tojson(false, 2, 3, 4, 5, 6) }}",
         "{{ strftime_now(3) }}",
         "{{ strftime_now() }}",
+        "{{ strftime_now('%c' * 1000) }}",
         "{{ raise_exception() }}",
         "{{ raise_exception(1, 2) }}",
         "{{ messages|tojson(indent=namespace()) }}",
