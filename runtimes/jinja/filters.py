@@ -1,6 +1,6 @@
-"""Jinja's filters and tests, except filters for HTML and for chance, with transformers' `tojson`.
+"""Jinja's filters, except those for HTML and for chance, with transformers' `tojson`.
 
-One is a function of (interpreter, value, arguments...). Names of arguments are jinja2's: templates give them by name.
+A filter is a function of (interpreter, value, arguments...). Arguments have jinja2's names, which templates use.
 """
 
 from __future__ import annotations
@@ -370,48 +370,4 @@ FILTERS: dict[str, Filter] = {
     "string": _string,
     "urlencode": _urlencode,
     "format": _format,
-}
-
-
-def _is_iterable(interpreter: Interpreter, value: Any) -> bool:
-    return isinstance(value, str | List | Tuple | Dict | Once | Undefined)
-
-
-def _comparison(sign: str) -> Filter:
-    return lambda interpreter, value, other: interpreter.compare(sign, value, other)
-
-
-TESTS: dict[str, Filter] = {
-    "defined": lambda interpreter, value: not isinstance(value, Undefined),
-    "undefined": lambda interpreter, value: isinstance(value, Undefined),
-    "none": lambda interpreter, value: value is None,
-    "boolean": lambda interpreter, value: isinstance(value, bool),
-    "true": lambda interpreter, value: value is True,
-    "false": lambda interpreter, value: value is False,
-    "integer": lambda interpreter, value: isinstance(value, int) and not isinstance(value, bool),
-    "float": lambda interpreter, value: isinstance(value, float),
-    "number": lambda interpreter, value: isinstance(value, int | float),
-    "string": lambda interpreter, value: isinstance(value, str),
-    "mapping": lambda interpreter, value: isinstance(value, Dict),
-    "sequence": lambda interpreter, value: (
-        isinstance(value, str | List | Tuple | Dict | Undefined) and not isinstance(value, Once)
-    ),
-    "iterable": _is_iterable,
-    "callable": lambda interpreter, value: isinstance(value, Function | Undefined),  # as in jinja2
-    "escaped": lambda interpreter, value: False,
-    "lower": lambda interpreter, value: interpreter.budget.text(value).islower(),
-    "upper": lambda interpreter, value: interpreter.budget.text(value).isupper(),
-    "even": lambda interpreter, value: interpreter.arithmetic("%", value, 2) == 0,
-    "odd": lambda interpreter, value: interpreter.arithmetic("%", value, 2) == 1,
-    "divisibleby": lambda interpreter, value, by: interpreter.arithmetic("%", value, by) == 0,
-    "sameas": lambda interpreter, value, other: value is other,
-    "filter": lambda interpreter, value: value in FILTERS,
-    "test": lambda interpreter, value: value in TESTS,
-    "in": _comparison("in"),
-    **{name: _comparison("==") for name in ("==", "eq", "equalto")},
-    **{name: _comparison("!=") for name in ("!=", "ne")},
-    **{name: _comparison("<") for name in ("<", "lt", "lessthan")},
-    **{name: _comparison("<=") for name in ("<=", "le")},
-    **{name: _comparison(">") for name in (">", "gt", "greaterthan")},
-    **{name: _comparison(">=") for name in (">=", "ge")},
 }

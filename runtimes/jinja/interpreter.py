@@ -13,9 +13,10 @@ from edgekit import limits
 
 from . import nodes, operators
 from .faults import LimitFault, RenderFault
-from .filters import FILTERS, TESTS, each
+from .filters import FILTERS, each
 from .loops import Loop
 from .nodes import Node
+from .predicates import TESTS
 from .values import Budget, Dict, Function, List, Namespace, Tuple, Undefined, kind, size_of
 
 BREAK, CONTINUE = "break", "continue"

@@ -114,8 +114,6 @@ def item(budget: Budget, value: Any, key: Any) -> Any:
     """`value[key]`: an item before a method."""
     if isinstance(value, Undefined):
         raise value.fail()
-    if isinstance(value, slice):
-        raise RenderFault("a slice is not a value")
     if isinstance(key, slice) and isinstance(value, str | List | Tuple):
         return _slice(budget, value, key)
     if isinstance(value, Dict) and isinstance(key, str | int | float | None) and key in value:
