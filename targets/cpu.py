@@ -1,6 +1,6 @@
 """Target cpu: ONNX Runtime on the CPU.
 
-int8 computes in int8: activations are quantized as they come (one scale a tensor), multiplied with int8 weights by
+int8 computes in int8: activations are quantized as they come (one scale a row), multiplied with int8 weights by
 ONNX Runtime's integer kernels, and brought back to float32 with one scale a channel.
 """
 

@@ -87,7 +87,7 @@ def test_portable_form_is_standard_and_near(tmp_path: Path, tied: bool) -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_cpu_form_computes_in_integers_with_the_bias_inside(tmp_path: Path, tied: bool) -> None:
+def test_cpu_form_computes_in_integers(tmp_path: Path, tied: bool) -> None:
     make(tmp_path / "a.onnx", tied=tied)
     model = registry.find("targets", "cpu").compile(
         recipes.apply(graph.load(tmp_path / "a.onnx"), INT8), INT8, kind="plain"
@@ -95,13 +95,43 @@ def test_cpu_form_computes_in_integers_with_the_bias_inside(tmp_path: Path, tied
     ops = [node.op_type for node in model.graph]
     assert "MatMul" not in ops
     assert "DequantizeLinear" not in ops
-    assert ops.count("DynamicQuantizeLinear") == 1  # one for all that read the same tensor
+    assert "DynamicQuantizeLinear" not in ops  # one scale for all rows
+    assert ops.count("QuantizeLinear") == 1  # one for all that read the same tensor
     assert ops.count("MatMulIntegerToFloat") == (2 if tied else 1)
-    assert ops.count("Add") == (1 if tied else 0)
     graph.pack({"b.onnx": model}, tmp_path)
     before = run(tmp_path, "cpu", "a.onnx", Recipe(), IDS)
     after = run(tmp_path, "cpu", "b.onnx", INT8, IDS)
     assert np.abs(before - after).max() < 0.03 * np.abs(before).max()
+
+
+def cpu_form(folder: Path) -> None:
+    """`make`'s graph as the cpu target computes it in int8, as b.onnx."""
+    model = recipes.apply(graph.load(make(folder / "a.onnx")), INT8)
+    graph.pack({"b.onnx": registry.find("targets", "cpu").compile(model, INT8, kind="plain")}, folder)
+
+
+def test_a_row_does_not_depend_on_the_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside one that is a thousand times as large, whose scale would round it to nothing."""
+    monkeypatch.setitem(globals(), "TABLE", TABLE * np.geomspace(1, 1000, len(TABLE), dtype=np.float32)[:, None])
+    cpu_form(tmp_path)
+    float_out = run(tmp_path, "cpu", "a.onnx", Recipe(), IDS)
+    together = run(tmp_path, "cpu", "b.onnx", INT8, IDS)
+    backwards = run(tmp_path, "cpu", "b.onnx", INT8, IDS[::-1, ::-1])[::-1, ::-1]
+    alone = np.stack([
+        np.concatenate([run(tmp_path, "cpu", "b.onnx", INT8, np.array([[one]]))[0] for one in row]) for row in IDS
+    ])  # fmt: skip
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+    np.testing.assert_allclose(backwards, alone, rtol=1e-6)
+    lost = np.abs(together - float_out).max(axis=-1) / np.abs(float_out).max(axis=-1)
+    assert lost.max() < 0.03
+
+
+def test_a_row_of_zeros_has_a_product_of_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "TABLE", np.where(np.arange(len(TABLE))[:, None] == 7, np.float32(0), TABLE))
+    cpu_form(tmp_path)
+    out = run(tmp_path, "cpu", "b.onnx", INT8, np.array([[3, 7], [7, 7]]))
+    np.testing.assert_array_equal(out[[0, 1, 1], [1, 0, 1]], np.stack([BIAS] * 3))
+    assert np.isfinite(out).all()
 
 
 def test_openvino_reads_the_portable_form(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """A graph pass for ONNX Runtime: MatMul with int8 weights -> integer MatMul with activations quantized as they come.
 
-    x --> DynamicQuantizeLinear --> MatMulIntegerToFloat(weights, scales, bias) --> y
+    x ─ Abs ─ ReduceMax ───────────────────────────────── largest of each row ─────────────────────────┐
+    x ─ Div by it ─ QuantizeLinear, one constant scale ─ MatMulIntegerToFloat(weights, scales) ─────── Mul ─ y
 
-One DynamicQuantizeLinear serves all MatMuls that read the same tensor, and an Add of a constant vector behind a MatMul
-becomes its bias.
+A row (a token, a patch of an image) has its own scale, so its result does not depend on the other rows of the batch, as
+it would behind a DynamicQuantizeLinear, which takes one scale for the whole tensor; and a row of small values keeps
+its precision beside one of large values. MatMuls that read the same tensor share the quantized rows.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgekit.workbench import graph
 
@@ -18,11 +22,15 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 DOMAIN = "com.microsoft"
+STEP = 1 / 127  # of a row whose largest magnitude is 1
+ZERO = 128  # the zero of quantized rows: the fast kernels take unsigned by signed
+
+Rows = tuple["ir.Value", "ir.Value"]  # quantized rows, and the largest magnitude of each
 
 
 def integer_matmuls(model: ir.Model) -> None:
     """Rewrite every MatMul whose weights are int8, behind a DequantizeLinear with one scale an output; in place."""
-    quantized: dict[str, tuple[ir.Value, ...]] = {}
+    quantized: dict[str, Rows] = {}
     read: set[str] = set()
     for node in list(model.graph):
         if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx"):
@@ -43,38 +51,51 @@ def _takes(node: ir.Node) -> bool:
     return whole and weight is not None and weight.dtype == ir.DataType.INT8
 
 
-def _rewrite(
-    model: ir.Model,
-    node: ir.Node,
-    dequantize: ir.Node,
-    quantized: dict[str, tuple[ir.Value, ...]],
-    read: set[str],
-) -> None:
-    """`quantized`: what was made of inputs so far, by their names; `read`: the names of weights that have a reader."""
+def _rewrite(model: ir.Model, node: ir.Node, dequantize: ir.Node, quantized: dict[str, Rows], read: set[str]) -> None:
+    """`quantized`: the rows that were quantized so far, by names; `read`: the names of weights that have a reader."""
     import onnx_ir as ir
 
     x, (weight, scale) = node.inputs[0], dequantize.inputs[:2]
     assert x is not None
     assert x.name is not None
     if x.name not in quantized:
-        quantize = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=f"{node.name}.quantize")
-        for output, what in zip(quantize.outputs, ("int8", "scale", "zero")):
-            output.name = f"{x.name}.{what}"
-        model.graph.insert_before(node, quantize)
-        quantized[x.name] = tuple(quantize.outputs)
-    values, x_scale, x_zero = quantized[x.name]
+        quantized[x.name] = _quantized(model, node, x)
+    values, largest = quantized[x.name]
     assert weight is not None
     if weight.name in read:
         weight = _again(model, weight, f"{node.name}.weight")
     read.add(str(weight.name))
-    last, bias = _bias(node)
     product = ir.node(
         "MatMulIntegerToFloat",
-        [values, weight, x_scale, scale, x_zero, None, bias],
+        [values, weight, _step(model), scale, _zero(model)],
         domain=DOMAIN,
         name=f"{node.name}.integer",
     )
-    stand_in(model, last, [product])
+    stand_in(model, node, [product, ir.node("Mul", [product.outputs[0], largest], name=node.name)])
+
+
+def _quantized(model: ir.Model, before: ir.Node, x: ir.Value) -> Rows:
+    """uint8 of the shape of `x`, and float32 with 1 as its last axis.
+
+    A row of zeros is divided by zero: whatever integers that gives, its product is multiplied by the row's largest
+    magnitude, which is 0.
+    """
+
+    def op(kind: str, inputs: list[ir.Value | None], what: str, **attributes: int) -> ir.Value:
+        return graph.op(before, kind, inputs, attributes, name=f"{x.name}.rows.{what}")[0]
+
+    last = graph.initializer(model, "axis.last", np.array([-1], np.int64))
+    largest = op("ReduceMax", [op("Abs", [x], "sizes"), last], "largest", keepdims=1)
+    unit = op("Div", [x, largest], "unit")
+    return op("QuantizeLinear", [unit, _step(model), _zero(model)], "int8"), largest
+
+
+def _step(model: ir.Model) -> ir.Value:
+    return graph.initializer(model, "row.step", np.array(STEP, np.float32))
+
+
+def _zero(model: ir.Model) -> ir.Value:
+    return graph.initializer(model, "row.zero", np.array(ZERO, np.uint8))
 
 
 def _again(model: ir.Model, weight: ir.Value, name: str) -> ir.Value:
@@ -85,17 +106,3 @@ def _again(model: ir.Model, weight: ir.Value, name: str) -> ir.Value:
     made = ir.Value(name=name, type=weight.type, shape=weight.shape, const_value=weight.const_value)
     model.graph.register_initializer(made)
     return made
-
-
-def _bias(node: ir.Node) -> tuple[ir.Node, ir.Value | None]:
-    """The node whose output the integer MatMul takes over, and its bias if an Add of a constant vector follows."""
-    follower = next(iter(node.outputs[0].uses()), None)
-    if follower is None or len(node.outputs[0].uses()) != 1 or node.outputs[0].is_graph_output():
-        return node, None
-    add = follower.node
-    if add.op_type != "Add":
-        return node, None
-    other = graph.weight(add.inputs[1 - follower.idx])
-    if other is None or other.const_value is None or len(other.const_value.shape) != 1:
-        return node, None
-    return add, other
