@@ -19,7 +19,7 @@ from edgekit.workbench import graph
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-CELLS = ("RNN", "GRU", "LSTM", "DynamicQuantizeLSTM")
+CELLS = ("RNN", "GRU", "LSTM")
 COUNTS = "counts"
 LENGTHS, STATE = 4, 5  # inputs of the nodes
 INT32 = 6  # of ONNX's data types
