@@ -234,6 +234,8 @@ class Check:
     allowed_loss: float
     seconds: float
     why: str = ""  # what is out of tolerance, for a person
+    batch_invariant: bool | None = None  # whether an item's outputs in a batch are those of the item alone
+    batch_difference: float | None = None  # else how far they are from them, see `edgekit.invariance`
 
 
 @dataclass(frozen=True)

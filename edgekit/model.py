@@ -178,6 +178,10 @@ class Model:
         """What is compared for each sample: vectors, logits, boxes. What is too long is cut."""
         raise NotImplementedError(f"{type(self).__name__}.outputs")
 
+    def together(self, samples: Sequence[Any]) -> list[Array]:
+        """`outputs`, but computed side by side, as the task's methods compute a list of items."""
+        return self.outputs(samples)
+
     @classmethod
     def compare(
         cls,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import registry, samples
+from edgekit import invariance, registry, samples
 from edgekit.core import Check
 from edgekit.errors import BundleError
 from edgekit.goldens import ENCODED, REFERENCE, largest_difference, read_arrays
@@ -72,8 +72,9 @@ def check(model: Model) -> Check:
     agreement = model.compare(kept[REFERENCE], outputs, bundle.settings)
     difference = largest_difference(kept[name], outputs)
     tolerance, allowed = bundle.goldens.tolerances[name], bundle.goldens.losses[name]
-    why = _why(encoded, kept[ENCODED], difference, tolerance, agreement, allowed)
-    return Check(name, not why, difference, tolerance, agreement, allowed, seconds, why)
+    batch = invariance.measure(model, inputs)
+    why = _why(encoded, kept[ENCODED], difference, tolerance, agreement, allowed) or _depends(batch.difference, variant)
+    return Check(name, not why, difference, tolerance, agreement, allowed, seconds, why, batch.holds, batch.difference)
 
 
 def _why(
@@ -95,3 +96,11 @@ def _why(
             f"{agreement.metric} is {agreement.value:.4f}: a loss of {agreement.loss:.2g}, and {allowed:.2g} is allowed"
         )
     return ""
+
+
+def _depends(difference: float, variant: Variant) -> str:
+    """What to say where outputs depend on their batch here, and did not, or less, when the bundle was made."""
+    allowed = invariance.allowed(variant.measured)
+    if difference <= allowed:
+        return ""
+    return f"outputs differ by {difference:.2g} between an item alone and in a batch, and {allowed:.2g} is allowed"

@@ -29,6 +29,8 @@ class Measured(msgspec.Struct, forbid_unknown_fields=True):
     milliseconds: Amount | None = None
     fp32_milliseconds: Amount | None = None
     proof_difference: Amount | None = None
+    batch_invariant: bool | None = None  # an item's outputs do not depend on the others of its batch
+    batch_difference: Amount | None = None
 
 
 class Compiled(msgspec.Struct, forbid_unknown_fields=True):

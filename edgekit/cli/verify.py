@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from edgekit import invariance
 from edgekit.cli.console import Console
 from edgekit.cli.options import BUNDLE, TARGETS, Command, one_of, output_switches
 from edgekit.core import Check, Target
@@ -37,12 +38,17 @@ def verify(console: Console, /, bundle: Path, targets: tuple[Target, ...]) -> No
 
 def checks_text(checks: Sequence[Check]) -> str:
     """A table of the variants with their differences from the goldens."""
-    heads = ("variant", "", "difference", "allowed", "agreement", "loss", "allowed", "seconds", "")
+    heads = ("variant", "", "difference", "allowed", "agreement", "loss", "allowed", "batch-invariant", "seconds", "")
     rows = (
         (
             *(check.variant, "ok" if check.ok else "FAILED", f"{check.difference:.2g}", f"{check.tolerance:.2g}"),
             *(f"{check.agreement.metric} {check.agreement.value:.4f}", f"{check.agreement.loss:.2g}"),
-            *(f"{check.allowed_loss:.2g}", f"{check.seconds:.2f}", check.why),
+            *(
+                f"{check.allowed_loss:.2g}",
+                invariance.words(check.batch_invariant, check.batch_difference),
+                f"{check.seconds:.2f}",
+                check.why,
+            ),
         )
         for check in checks
     )

@@ -188,6 +188,8 @@ def _figures(best: Contender) -> str:
         parts.append(f"{number_text.share(best.accuracy.value)} {_metric(best.accuracy)}{against}")
     elif row.check and math.isfinite(row.check.agreement.value):
         parts.append(f"{row.check.agreement.metric} {row.check.agreement.value:.4f} against the reference")
+    if row.check and row.check.batch_invariant is False:
+        parts.append("outputs that depend on the batch")
     if best.bytes is not None:
         parts.append(f"{number_text.size(best.bytes)} on disk")
     if row.memory and row.memory.peak_rss is not None:

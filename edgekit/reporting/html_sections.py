@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
+from edgekit import invariance
 from edgekit.reporting import html_parts, number_text, svg, tables
 from edgekit.reporting.html_parts import Cell, Head, Line, cell, prose, text
 from edgekit.reporting.plots import plots
@@ -187,9 +188,10 @@ def _agreement(entry: Entry) -> Cell:
     check = entry.row.check
     if check is None or not math.isfinite(check.agreement.value):
         return Cell(number_text.DASH)
-    return Cell(
-        f"{check.agreement.value:.4f}<br><small>{text(svg.clip(check.agreement.metric))}</small>", check.agreement.value
-    )
+    small = text(svg.clip(check.agreement.metric))
+    if check.batch_invariant is False:  # what an item is answered depends on the others of its batch
+        small += f"<br>in a batch: {text(invariance.words(check.batch_invariant, check.batch_difference))}"
+    return Cell(f"{check.agreement.value:.4f}<br><small>{small}</small>", check.agreement.value)
 
 
 def _difference(entry: Entry) -> Cell:

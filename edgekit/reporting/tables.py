@@ -50,6 +50,8 @@ LAST_COLUMNS = {
     "check_tolerance": "check.tolerance",
     "agreement_metric": "check.agreement.metric",
     "agreement": "check.agreement.value",
+    "batch_invariant": "check.batch_invariant",
+    "batch_difference": "check.batch_difference",
     "accuracy_metric": "accuracy.metric",
     "accuracy": "accuracy.value",
     "accuracy_trained": "accuracy.trained",

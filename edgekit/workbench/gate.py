@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit import goldens, registry, samples
+from edgekit import goldens, invariance, registry, samples
 from edgekit.bundle.safe_files import size_text
 from edgekit.core import QUANTIZED, Bundle, Graph, Measure, Recipe, Variant
 from edgekit.errors import VerificationError
@@ -78,6 +78,7 @@ def _measured(bundle: Bundle, variant: Variant, order: Order, file: Path) -> dic
         kept = outputs[: len(first)] if alone else model.outputs(first)
         arrays = {OUTPUTS: outputs, GOLDENS: kept, ENCODED: model.encode(first)}
         goldens.write_arrays(file, arrays)
+        row |= invariance.measure(model, first).facts
         row["milliseconds"] = _milliseconds(model, order.samples)
     return row
 
@@ -121,4 +122,7 @@ def sentence(name: str, figures: Mapping[str, Any]) -> str:
     before = ""
     if "fp32_milliseconds" in figures:
         before = f" (fp32: {size_text(figures['fp32_bytes'])}, {figures['fp32_milliseconds']:.2f} ms)"
-    return f"{name}: {figures['metric']} {figures['agreement']:.5f}, {size}, {latency}{before}"
+    found = f"{name}: {figures['metric']} {figures['agreement']:.5f}, {size}, {latency}{before}"
+    if figures["batch_invariant"]:
+        return found
+    return f"{found}; an item's outputs depend on its batch: they differ by {figures['batch_difference']:.2g}"

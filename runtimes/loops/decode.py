@@ -112,6 +112,36 @@ def last_logits(
     return kept
 
 
+class Forced:
+    """A prompt whose last tokens are "chosen" one after the other, whatever the logits say, which it keeps."""
+
+    def __init__(self, ids: Array, steps: int) -> None:
+        self.ids: Sequence[int] = ids[: len(ids) - steps + 1].tolist()
+        self.most = steps
+        self.logits: list[Array] = []
+        self._next = [*ids[len(ids) - steps + 1 :].tolist(), 0]
+
+    def choose(self, logits: Array) -> Choice:
+        self.logits.append(logits.copy())
+        return Choice(self._next[len(self.logits) - 1])
+
+    def ends(self, choice: Choice) -> bool:
+        return len(self.logits) == self.most
+
+
+def batch_logits(
+    session: DecoderSession,
+    prompts: Sequence[Array],
+    positions: Callable[[int], Sequence[int]],
+    keep: Callable[[Array], Array],
+) -> list[Array]:
+    """What `last_logits` gives, of all prompts in one batch."""
+    rows = [Forced(ids, len(positions(len(ids)))) for ids in prompts]
+    for _ in decode(session, rows):
+        pass
+    return [keep(np.stack(row.logits)) for row in rows]
+
+
 def prompt_logits(
     session: Session,
     graph: Graph,

@@ -119,6 +119,10 @@ class SeriesModel(Model):
         """Results as the graph gives them, float32 (time or 1, n); of a stream, the end comes sample by sample."""
         return self._gather(self._ingest.encode(samples), loop.gather)
 
+    def together(self, samples: Sequence[Any]) -> list[Array]:
+        """Results as `outputs` has them; of streams, many in a batch, whose rows end one after the other."""
+        return self._gather(self._ingest.encode(samples), loop.whole)
+
     @classmethod
     def compare(
         cls,

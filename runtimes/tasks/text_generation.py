@@ -131,6 +131,12 @@ class TextGeneration(Model):
             return decode.last_logits(self.session_of(), prompts, tokens.positions, tokens.numbers)
         return decode.prompt_logits(self.session_of(), graph, prompts, tokens.positions, tokens.numbers)
 
+    def together(self, samples: Sequence[Any]) -> list[Array]:
+        """The logits that `outputs` has, of all prompts in one batch, as answers to a list are generated."""
+        if self.graph().kind != "decoder":
+            return self.outputs(samples)
+        return decode.batch_logits(self.session_of(), self.encode(samples), tokens.positions, tokens.numbers)
+
     def seconds(self, samples: Sequence[Any]) -> float:
         """The time for one token of an answer to the shortest sample."""
         room = max(1, int(self.settings["context_length"]) - TIMED_TOKENS)

@@ -111,6 +111,17 @@ def test_advice_says_why() -> None:
     assert said.startswith("No variant is correct and as accurate as the trained weights. cpu/fp32: 10.0 %")
 
 
+def test_advice_says_where_outputs_depend_on_the_batch() -> None:
+    usual = check("cpu/int8")
+    words = [
+        judge([timed("cpu/int8", 1.0, check=replace(usual, batch_invariant=one, batch_difference=0.1))]).words
+        for one in (None, True, False)
+    ]
+    assert words[0] == words[1]
+    assert "depend on the batch" not in words[0]
+    assert "outputs that depend on the batch" in words[2]
+
+
 def test_another_test_may_have_another_winner() -> None:
     rows = [timed("cpu/fp32", 1.0), timed("openvino/fp32", 1.2)]
     rows += [

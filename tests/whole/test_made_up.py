@@ -69,6 +69,9 @@ def test_it_runs(run: Run) -> None:
 def test_it_is_verified_and_listed(run: Run) -> None:
     assert "FAILED" not in run("verify", "made.ek")
     assert "number-doubling" in run("inspect", "made.ek")
+    variants = json.loads(run("inspect", "made.ek", "--json"))["variants"]
+    assert all(variant["measured"]["batch_invariant"] for variant in variants)
+    assert all(check["batch_invariant"] for check in json.loads(run("verify", "made.ek", "--json"))["checks"])
     assert "twice the number in each text" in run("list", "tasks")
     assert "doubler" in run("list", "architectures")
 

@@ -6,7 +6,7 @@ Cast and a Mul of constants, but never a DequantizeLinear, which it would comput
     int8 ─ DequantizeLinear ─ LSTM       ->       int8 ─ Cast ─ Mul by scales ─ LSTM
 
 Its DynamicQuantizeLSTM is not used: it takes one scale for all rows and steps of its input, so that a stream's results
-would depend on the streams beside it, and on how many samples come at a time. It is faster from 64 units on.
+would depend on the streams beside it, and on how many samples come at a time. It is faster for 128 units and more.
 """
 
 from __future__ import annotations
