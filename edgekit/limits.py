@@ -40,6 +40,10 @@ ARRAYS_BYTES = 4 << 30  # of a file
 ARRAYS = 100_000  # in a file
 ARRAY_HEADER_BYTES = 4096
 
+# Engines
+THREADS = 1024  # of one engine
+REPEATS = 2**31 - 1  # tokens, items or runs that a benchmark takes
+
 # Text
 TOKENIZER_BYTES = 256 << 20
 VOCABULARY = 2_000_000  # tokens

@@ -9,6 +9,7 @@ only that task's methods. This file knows no architecture, no engine and no moda
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
-from edgekit import device, registry
+from edgekit import device, limits, registry
 from edgekit.bundle import manifest, safe_files
 from edgekit.errors import BundleError, NoSuchMethodError, UnsupportedError, UsageError
 from edgekit.sessions import Sessions
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from edgekit.core import Array, Bundle, Exporter, Graph, Measure, Target, Variant
     from edgekit.session import Session
 
+log = logging.getLogger("edgekit")
 Verify = Literal["always", "once", "never"]
 BYTES = "give a number of bytes: 1 << 30 is 1 GiB"
 TIMED, ROUNDS = 8, 5  # items and rounds of `seconds`
@@ -74,11 +76,14 @@ def load(
 
 
 def _check_call(threads: Any, memory_limit: Any) -> None:
-    for name, value in (("threads", threads), ("memory_limit", memory_limit)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise UsageError(
-                f"{name} is {value!r:.60}", hint="give a whole number from 1" if name == "threads" else BYTES
-            )
+    if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 1):
+        raise UsageError(f"memory_limit is {memory_limit!r:.60}", hint=BYTES)
+    if threads is None:
+        return
+    if type(threads) is not int or not 1 <= threads <= limits.THREADS:
+        raise UsageError(f"threads is {threads!r:.60}", hint=f"give a whole number from 1 to {limits.THREADS}")
+    if threads > (cores := device.affinity()):
+        log.warning("%d threads on %d cores are slower than %d", threads, cores, cores)
 
 
 class Model:

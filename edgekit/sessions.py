@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from edgekit import registry
 from edgekit.cache import compile_cache
 from edgekit.errors import ClosedError
+from edgekit.shortage import resource_error
 
 if TYPE_CHECKING:
     from edgekit.core import Bundle, Graph, Variant
@@ -70,12 +71,18 @@ class Sessions(Mapping[str, "Session"]):
 
     def _opened(self, graph: Graph) -> Session:
         bundle, variant = self._bundle, self._variant
-        session: Session = registry.find("targets", variant.target).open(
-            bundle.folder,
-            graph,
-            variant.recipe.of(graph.name),
-            threads=self._threads,
-            cache=compile_cache.folder(bundle, variant, graph),
-            options=variant.options,
-        )
+        target = registry.find("targets", variant.target)
+        try:
+            session: Session = target.open(
+                bundle.folder,
+                graph,
+                variant.recipe.of(graph.name),
+                threads=self._threads,
+                cache=compile_cache.folder(bundle, variant, graph),
+                options=variant.options,
+            )
+        except (OSError, MemoryError) as error:  # of a file or an array around the engine
+            if resource := resource_error(error, f"{graph.path} cannot be opened"):
+                raise resource from error
+            raise
         return session

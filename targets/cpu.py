@@ -22,6 +22,7 @@ from edgekit.session import Session
 
 from ._ort.decoder import DecoderSession
 from ._ort.decoder_int8_cache import Int8DecoderSession, is_quantized
+from ._ort.engine import onnxruntime
 from ._ort.passes.decoder_graph import MASK
 from ._ort.plain_decoder import PlainDecoderSession
 from ._ort.prompt_reader import CHUNK as PROMPT
@@ -150,11 +151,9 @@ def open(
 
 def session_options(recipe: Recipe, threads: int, told: Mapping[str, str]) -> Any:
     """What ONNX Runtime is told; `told` are options of a bundle."""
-    import onnxruntime as ort
-
     entries: dict[str, str] = {"session.force_spinning_stop": "1", **told}
     entries.pop(KV_CACHE, None)  # what the graph's ports say
-    config = ort.SessionOptions()
+    config = onnxruntime().SessionOptions()
     config.intra_op_num_threads = threads
     config.inter_op_num_threads = 1
     config.enable_cpu_mem_arena = entries.pop("enable_cpu_mem_arena", "0") == "1"

@@ -23,6 +23,7 @@ from edgekit.session import Session
 from ._cuda.decoder import CudaDecoderSession
 from ._cuda.driver import driver
 from ._cuda.memory import CudaMemory
+from ._ort.engine import onnxruntime
 from ._ort.session import OnnxRuntimeSession
 from ._states.held_session import HeldSession
 from ._states.stream_session import StreamSession
@@ -105,10 +106,8 @@ def open(
     `options` are the provider's that the bundle sets. Raises BundleError for one that it may not set, DeviceError
     where there is no GPU, or one that does not compute in this precision.
     """
-    import onnxruntime as ort
-
     check_options(options or {}, OPTIONS, "cuda")
-    found = probe()
+    found, ort = probe(), onnxruntime()
     if PROVIDER not in ort.get_available_providers():
         raise DeviceError("this ONNX Runtime was built without CUDA", hint=found.hint or "see `edgekit doctor`")
     _load_libraries(ort)

@@ -24,7 +24,7 @@ from edgekit.session import Life, Session, check_feeds
 
 from ._openvino.compile_cache import Ask, ask, compile_cached
 from ._openvino.decoder import ask as ask_decoder
-from ._openvino.engine import DEVICE, core, engine_errors, new_request, placement
+from ._openvino.engine import DEVICE, core, new_request, opening, placement, read_model, running
 from ._openvino.paged_graph import keeps, mark, page, pageable
 from ._openvino.pages import PagedSession
 from ._openvino.rotary import write_out_rotary
@@ -148,8 +148,8 @@ def open(
     if graph.kind == "decoder":
         return _decoder(folder, graph, config, cache)
     path = folder / graph.path
-    with engine_errors(f"OpenVINO cannot open {graph.path}"):
-        compiled = _compiled(path, lambda: path, config, partial(ask, graph=graph), cache)
+    with opening(graph.path):
+        compiled = _compiled(path, partial(read_model, path), config, partial(ask, graph=graph), cache)
     if graph.kind == "stream":
         engine = OpenVinoStream(graph, compiled)
         return StreamSession(graph, engine.bind, placement(compiled), engine.close)
@@ -169,8 +169,8 @@ def _decoder(folder: Path, graph: Graph, config: dict[str, Any], cache: Path | N
     """Its states are blocks outside the model where that can be, else inside it."""
     path = folder / graph.path
     # What decodes reads all weights for every token.
-    with engine_errors(f"OpenVINO cannot open {graph.path}"), large_pages():
-        model = stateful(core(), path, graph)
+    with opening(graph.path), large_pages():
+        model = stateful(path, graph)
         if pageable(model, graph) and keeps(config["KV_CACHE_PRECISION"], _computing(config)):
             page(model, graph)
             session = PagedSession(graph, core().compile_model(model, DEVICE, config | ROUNDED))
@@ -203,7 +203,7 @@ class OpenVinoStream:
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
 
         def once() -> None:
-            with engine_errors(f"OpenVINO failed in {self._graph.path}"):
+            with running(self._graph.path):
                 request.infer(share_outputs=True)
 
         return once
@@ -228,7 +228,7 @@ class OpenVinoSession:
         """Outputs by name. Raises InputError, ResourceError, ClosedError, ForkedSessionError."""
         self._life.check()
         check_feeds(self._graph, feeds)
-        with engine_errors(f"OpenVINO failed in {self._graph.path}"), self._request() as request:
+        with running(self._graph.path), self._request() as request:
             request.infer(dict(feeds), share_inputs=True)
             return {port.name: request.get_tensor(port.name).data.copy() for port in self._graph.outputs}, None
 

@@ -84,7 +84,8 @@ def _room_rule(folder: str, rest: str) -> Rule:
         disk = (*FILES_OF_ARRAYS, "edgekit.bundle.user_files")
         model = ("edgekit.model",) if rest.startswith("tasks.") else ()
         return Rule((*everywhere, *nouns, *model, *disk), frozenset({"numpy", "msgspec"}), files)
-    ours = ("edgekit.session", "edgekit.device", "edgekit.workbench.graph", "edgekit.bundle.onnx_file")
+    ours = ("edgekit.session", "edgekit.device", "edgekit.native_calls", "edgekit.shortage")
+    ours = (*ours, "edgekit.workbench.graph", "edgekit.bundle.onnx_file")
     ours = (*everywhere, *ours, *FILES_OF_ARRAYS, "edgekit.footprint", "edgekit.memory_pages")
     engine = "openvino" if rest.startswith(("openvino", "_openvino")) else "onnxruntime"
     return Rule(ours, frozenset({"numpy"}), frozenset({engine, "onnx", "onnx_ir"}))

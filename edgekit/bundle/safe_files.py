@@ -20,7 +20,8 @@ from io import BufferedReader
 from pathlib import Path
 
 from edgekit import limits
-from edgekit.errors import BundleError, UsageError
+from edgekit.errors import BundleError, EdgeKitError, UsageError
+from edgekit.shortage import resource_error
 
 # O_NONBLOCK: opening a fifo returns at once, and `fstat` then refuses it.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -146,6 +147,8 @@ def walk(root: Path) -> Iterator[str]:
         try:
             entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
         except OSError as error:
+            if resource := resource_error(error, f"{root / folder} cannot be listed"):
+                raise resource from None
             raise BundleError(f"{root / folder} cannot be listed: {error.strerror}") from None
         count += len(entries)
         if count > limits.FILES:
@@ -237,7 +240,7 @@ def _unsafe(relative: str, why: str) -> BundleError:
     return BundleError(f"unsafe path {shown}: it {why}", hint="do not use this bundle unless you know who made it")
 
 
-def _cannot_open(root: Path, relative: str, error: OSError) -> BundleError:
+def _cannot_open(root: Path, relative: str, error: OSError) -> EdgeKitError:
     """Says which part of the path is a link, missing or closed; by name, so only to explain a refusal."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         path = root
@@ -250,4 +253,6 @@ def _cannot_open(root: Path, relative: str, error: OSError) -> BundleError:
         return BundleError(f"{relative} is missing from {root.name}", file=relative)
     if error.errno == errno.ENXIO:
         return BundleError(f"{relative} is a socket, not a regular file", file=relative)
+    if resource := resource_error(error, f"{relative} cannot be opened"):
+        return resource
     return BundleError(f"{relative} cannot be opened: {os.strerror(error.errno or 0)}", file=relative)

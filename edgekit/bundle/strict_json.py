@@ -15,6 +15,7 @@ from typing import Any
 from edgekit import limits
 from edgekit.bundle import safe_files
 from edgekit.errors import BundleError
+from edgekit.shortage import resource_error
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape of UTF-16, of which two make a character
 
@@ -27,6 +28,8 @@ def read(path: Path, max_bytes: int) -> dict[str, Any]:
     except (FileNotFoundError, BundleError):
         raise _bad(f"{path.name} is missing, or not a regular file", str(path)) from None
     except OSError as error:
+        if resource := resource_error(error, f"{path.name} cannot be read"):
+            raise resource from None
         raise _bad(f"{path.name} cannot be read: {error.strerror}", str(path)) from None
     if len(data) > max_bytes:
         raise _bad(f"{path.name} is longer than the {max_bytes} bytes that are allowed", str(path))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.console import Console
-from edgekit.cli.options import COUNT, TARGETS, Command, Count, complete_bundle, one_of, output_switches, size
+from edgekit.cli.options import COUNT, TARGETS, THREADS, Command, Count, complete_bundle, one_of, output_switches, size
 from edgekit.core import PRECISIONS, SCENARIOS
 from edgekit.errors import EdgeKitError, ResourceError, VerificationError
 
@@ -35,7 +35,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--depth", multiple=True, type=TOKENS, default=(0,), metavar="N", help="Tokens in the cache.  [0]")
 @click.option("-b", "--batch", multiple=True, type=COUNT, metavar="N", help="Items in one run. Repeat for more.")
 @click.option("-r", "--repetitions", type=COUNT, metavar="N", help="Timed runs.  [as many as fit in 10 s]")
-@click.option("-t", "--threads", type=Count(1, 1024), metavar="N", help="Threads of the engine.  [all available cores]")
+@click.option("-t", "--threads", type=THREADS, metavar="N", help="Threads of the engine.  [all available cores]")
 @click.option("--quick", is_flag=True, help="One second of runs, no cold starts.")
 @click.option(
     "--sustain", type=float, metavar="SECONDS", help="Also run for SECONDS without pause, to show throttling."

@@ -6,7 +6,6 @@ Every error becomes `error:`, `hint:` and an exit code. Knows the error tree, an
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import logging
@@ -24,13 +23,13 @@ from edgekit.bundle import user_files
 from edgekit.cli import signals
 from edgekit.core import Progress
 from edgekit.errors import DeviceError, EdgeKitError, ResourceError
+from edgekit.shortage import resource_error
 from edgekit.text_table import clean, plain
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE: what a shell reports of `cat` in `cat file | head -1`
-_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.ENOMEM: "out of memory"}
 
 
 class InternalError(EdgeKitError):
@@ -192,10 +191,7 @@ def diagnose(error: BaseException) -> tuple[EdgeKitError, int]:
     if isinstance(error, KeyboardInterrupt):
         number = error.number if isinstance(error, signals.Interrupted) else signal.SIGINT
         return InterruptError(f"interrupted by {signal.Signals(number).name}"), 128 + number
-    shortage = "out of memory" if isinstance(error, MemoryError) else _FULL.get(getattr(error, "errno", None) or 0)
-    if shortage:
-        resource = ResourceError(shortage, hint="free some and try again; `edgekit doctor` shows what there is")
-        resource.cause = str(error)
+    if isinstance(error, (MemoryError, OSError, RuntimeError, ImportError)) and (resource := resource_error(error)):
         return resource, resource.exit_code
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("edgekit"):
         hint = f"pip install {error.name}; `edgekit doctor` says what else is missing"

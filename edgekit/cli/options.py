@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from edgekit import registry
+from edgekit import limits, registry
 from edgekit.cli.console import Console
 from edgekit.errors import UsageError
 
@@ -64,7 +64,7 @@ class Count(click.ParamType):  # type: ignore[type-arg]
 
     name = "integer"
 
-    def __init__(self, lowest: int = 1, highest: int = 2**31 - 1) -> None:
+    def __init__(self, lowest: int = 1, highest: int = limits.REPEATS) -> None:
         self.lowest, self.highest = lowest, highest
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -78,6 +78,7 @@ class Count(click.ParamType):  # type: ignore[type-arg]
 
 
 COUNT = Count()
+THREADS = Count(1, limits.THREADS)
 HELP = print_option("-h", "--help", text="Show this message and exit.", output=lambda ctx: ctx.get_help())
 
 

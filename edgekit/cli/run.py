@@ -22,8 +22,8 @@ from edgekit.cli.options import (
     BUNDLE,
     COUNT,
     TARGETS,
+    THREADS,
     VERIFY,
-    Count,
     GroupedCommand,
     GroupedOption,
     one_of,
@@ -92,7 +92,7 @@ images, series = group("Images"), group("Series")
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @common("--target", **one_of("target", ("auto", *TARGETS)), default="auto", help="Where to run.  [auto]")
 @common("--precision", **one_of("precision", PRECISIONS), help="Which variant.  [the fastest]")
-@common("-t", "--threads", type=Count(1, 1024), metavar="N", help="Threads of the engine.  [all available cores]")
+@common("-t", "--threads", type=THREADS, metavar="N", help="Threads of the engine.  [all available cores]")
 @common("--memory-limit", type=size, metavar="SIZE", help="Refuse to use more memory, by forecast: 2G, 512MiB.")
 @common("--top-k", type=COUNT, metavar="N", help="How many labels, words or documents; tokens to sample from.")
 @VERIFY

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import device, registry
+from edgekit import device, limits, registry
 from edgekit.bundle import manifest
 from edgekit.bundle.safe_files import size_text
 from edgekit.core import Bundle, Precision, Progress, Target, Variant
@@ -75,9 +75,10 @@ class Settings:
             raise UsageError(f"no scenario named {self.scenario!r}", hint=hint)
         for name in ("prompt", "generate", "depth", "batch", "repetitions", "threads", "replicate"):
             given, least = getattr(self, name), 0 if name == "depth" else 1
+            most = limits.THREADS if name == "threads" else limits.REPEATS
             for value in given if isinstance(given, tuple) else (given,):
-                if value is not None and (type(value) is not int or value < least):
-                    raise UsageError(f"{name} is {value!r}", hint=f"give a whole number from {least}")
+                if value is not None and (type(value) is not int or not least <= value <= most):
+                    raise UsageError(f"{name} is {value!r}", hint=f"give a whole number from {least} to {most}")
         if self.sustain is not None and not 1 <= self.sustain <= DAY:
             raise UsageError(f"sustain is {self.sustain}", hint=f"give seconds, from 1 to {DAY} (a day)")
 

@@ -9,7 +9,6 @@ that names the stage. Knows no stage's content: the caller names the function th
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -26,11 +25,11 @@ from typing import IO, Any
 import edgekit
 from edgekit.core import Progress
 from edgekit.errors import CrashError, EdgeKitError, ResourceError, from_dict
+from edgekit.shortage import DISK, HINTS, MEMORY, shortage
 
 SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")
 LOG = "worker.log"
 NOTES = "edgekit.exporters"  # the logger whose records a worker passes on
-FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_MEMORY = ("std::bad_alloc", "Memory allocation still failed")  # what C++ and OpenBLAS print as they end
 
 
@@ -201,16 +200,11 @@ def main(function: str) -> None:
             result = getattr(import_module(module), name)(told["payload"], lambda said: say(progress=said))
         except EdgeKitError as error:
             say(error=error.as_dict())
-        except MemoryError as error:
-            say(error=_out_of_memory(told, str(error)).as_dict())
-        except OSError as error:
-            if not _is_full(error):
+        except (MemoryError, OSError, RuntimeError, ImportError) as error:  # the last two of torch, and of a library
+            kind = DISK if _is_full(error) else shortage(error)
+            if kind is None:
                 raise
-            say(error=_disk_full(told, error).as_dict())
-        except (RuntimeError, ImportError) as error:  # torch and the engines, and the loader of libraries, say it so
-            if "alloc" not in str(error) and "failed to map segment" not in str(error):
-                raise
-            say(error=_out_of_memory(told, str(error)).as_dict())
+            say(error=_ran_out(told, kind, str(error)).as_dict())
         else:
             say(result=result)
 
@@ -226,17 +220,9 @@ class _Notes(logging.Handler):
         self._say(progress=record.getMessage())
 
 
-def _is_full(error: OSError) -> bool:
+def _is_full(error: Exception) -> bool:
     """Whether the disk of the work folder took no more. numpy loses the number of the error, so look at the disk."""
-    return error.errno in FULL or (error.errno is None and shutil.disk_usage(".").free < 1 << 16)
-
-
-def _disk_full(order: dict[str, Any], error: OSError) -> ResourceError:
-    return ResourceError(
-        f"the disk is full in stage {order['stage']!r}",
-        hint="free some space, or choose an output on another disk",
-        cause=str(error),
-    )
+    return isinstance(error, OSError) and error.errno is None and shutil.disk_usage(".").free < 1 << 16
 
 
 def _out_of_time(stage: str, seconds: float | None) -> ResourceError:
@@ -246,12 +232,13 @@ def _out_of_time(stage: str, seconds: float | None) -> ResourceError:
     )
 
 
-def _out_of_memory(order: dict[str, Any], cause: str) -> ResourceError:
+def _ran_out(order: dict[str, Any], kind: str, cause: str) -> ResourceError:
     limit, stage = order["memory_limit"], order["stage"]
-    bound = f" within {limit / 2**20:.0f} MiB" if limit else ""
-    return ResourceError(
-        f"out of memory in stage {stage!r}{bound}", hint="raise --memory-limit, or use a bigger machine", cause=cause
-    )
+    if kind == MEMORY:
+        bound = f" within {limit / 2**20:.0f} MiB" if limit else ""
+        hint = "raise --memory-limit, or use a bigger machine"
+        return ResourceError(f"out of memory in stage {stage!r}{bound}", hint=hint, cause=cause)
+    return ResourceError(f"{kind} in stage {stage!r}", hint=HINTS[kind], cause=cause)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from .._states.fixed_states import Cells
 from .._states.held_inputs import HeldInputs
 from .._states.stateful import DecoderStates, Tokens, alone, check_usable
 from .compile_cache import LENGTH
-from .engine import engine_errors, placement
+from .engine import placement, running
 from .runs import Runs
 from .stateful import positions
 
@@ -79,7 +79,7 @@ class Decoder(DecoderStates[R]):
             state.held = self._held.after(
                 state.held, held_feeds, len(ids), empty=bool(held_feeds) and not state.lengths.any()
             )
-            with engine_errors(f"OpenVINO failed in {self._graph.path}"):
+            with running(self._graph.path):
                 logits = self._step(state, ids, counts, wanted)
             return {"logits": logits.reshape(*wanted.shape, self.vocabulary)}, state
 

@@ -1,15 +1,20 @@
-"""What every session in OpenVINO needs: where it runs, its requests, and the engine's exceptions as ours."""
+"""OpenVINO itself: its only Core, where models run, their requests, and the engine's exceptions as ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from edgekit.errors import BundleError, DeviceError, InputError, ResourceError
+from edgekit.native_calls import enter, keep_in_children, leave
+from edgekit.shortage import import_error, resource_error
 
 DEVICE = "CPU"
+ERRORS = (RuntimeError, UnicodeDecodeError)  # all that it raises; the second for a name that is not UTF-8
+NO_READER = "Cannot load frontend"  # its libraries are all installed: there was no memory for this one
 
 
 @cache
@@ -19,10 +24,29 @@ def core() -> Any:
     OpenVINO 2026.4 gives the thread that makes a Core's CPU plugin a stack for signal handlers, and when the plugin
     goes, the one that was there before it. Of two Cores the second would give back that of the first, which is gone,
     and the next signal would end the process.
-    """
-    import openvino
 
-    return openvino.Core()
+    Raises ResourceError, DeviceError where the package is installed and cannot be loaded.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise import_error("OpenVINO", error) from error
+
+    made = openvino.Core()
+    keep_in_children(made)
+    return made
+
+
+def read_model(path: Path) -> Any:
+    """The model in an .onnx file. Raises RuntimeError, as OpenVINO does.
+
+    The library that reads ONNX is loaded first. Where memory is too short for it OpenVINO 2026.4 would try its readers
+    of other formats on the file, and TensorFlow's was then seen to wait for ever.
+    """
+    from openvino.frontend import FrontEndManager
+
+    FrontEndManager().load_by_framework("onnx")
+    return core().read_model(path)
 
 
 def placement(compiled: Any) -> str:
@@ -41,15 +65,41 @@ def new_request(compiled: Any) -> Any:
 
 
 @contextmanager
-def engine_errors(what: str) -> Iterator[None]:
-    """OpenVINO's exceptions, all RuntimeError, as ours: the meaning first, its own text under `cause`."""
+def opening(path: str) -> Iterator[None]:
+    """The native calls that open a graph. Raises BundleError, ResourceError."""
+    enter()
     try:
         yield
-    except RuntimeError as error:
-        text = str(error)
-        if "alloc" in text.lower():
-            hint = "use smaller batches or a smaller precision"
+    except ERRORS as error:
+        what, text = f"OpenVINO cannot open {path}", _text(error)
+        hint = "close other programs, or use a smaller precision"
+        if resource := resource_error(error, what, hint):
+            raise resource from error
+        if NO_READER in text:
             raise ResourceError(f"{what}: out of memory", hint=hint, cause=text) from error
-        if "shape" in text.lower() and "failed in" in what:
+        raise BundleError(what, hint="export the model again with this version", cause=text) from error
+    finally:
+        leave()
+
+
+@contextmanager
+def running(path: str) -> Iterator[None]:
+    """A native call that runs a graph. Raises InputError, BundleError, ResourceError."""
+    enter()
+    try:
+        yield
+    except ERRORS as error:
+        what, text = f"OpenVINO failed in {path}", _text(error)
+        if resource := resource_error(error, what, "use smaller batches or a smaller precision"):
+            raise resource from error
+        if "shape" in text.lower():
             raise InputError(f"{what}: it does not take this input", cause=text) from error
         raise BundleError(what, hint="run `edgekit verify` on the bundle", cause=text) from error
+    finally:
+        leave()
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"a name in the graph is not UTF-8: {error}"
+    return str(error)

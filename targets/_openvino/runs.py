@@ -7,6 +7,7 @@ run goes on by itself; the next one waits for it. It is cancelled only where no 
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Mapping
@@ -27,7 +28,8 @@ class Runs:
         self._turn = threading.Lock()
         self._left: list[Any] = []  # the request of a long run that has not ended
         self._started = False
-        self._end = weakref.finalize(self, _cancel, self._left)  # at the latest when the process ends
+        # At the latest when the process ends. A forked child has the request, but not the thread that runs it.
+        self._end = weakref.finalize(self, _cancel, self._left, os.getpid())
 
     def infer(self, request: Any, feeds: Mapping[str, Array]) -> None:
         """Run, and let the caller go at once where a long run is interrupted: its request is then of no use.
@@ -69,8 +71,8 @@ def _wait(request: Any) -> None:
         pass
 
 
-def _cancel(left: list[Any]) -> None:
-    for request in left:
+def _cancel(left: list[Any], process: int) -> None:
+    for request in left if os.getpid() == process else ():
         request.cancel()
         with suppress(RuntimeError):  # it says that it was cancelled
             request.wait()

@@ -18,6 +18,8 @@ import numpy as np
 from edgekit.core import Graph
 from edgekit.errors import UnsupportedError
 
+from .engine import read_model
+
 log = logging.getLogger("edgekit")
 
 ORDER = "beam_idx"  # int32 (batch,): for each row of a step the row of the cache that it goes on with
@@ -31,7 +33,7 @@ def variables(graph: Graph) -> dict[str, str]:
     return {state.into: f"{state.into}{state.out}" for state in graph.states if state.out is not None}
 
 
-def stateful(core: Any, path: Path, graph: Graph) -> Any:
+def stateful(path: Path, graph: Graph) -> Any:
     """The model in `path` with its states as variables, empty at first. Raises UnsupportedError, RuntimeError."""
     from openvino import opset13 as ops
     from openvino._offline_transformations import apply_make_stateful_transformation
@@ -42,7 +44,7 @@ def stateful(core: Any, path: Path, graph: Graph) -> Any:
         raise UnsupportedError(
             f"{strange[0]} grows, and not along axis {AXIS} as a KV cache does", hint="use another target"
         )
-    model = core.read_model(path)
+    model = read_model(path)
     if any(port.name == POSITIONS for port in graph.inputs):
         _name_positions(model)
     order = ops.parameter([-1], np.int32, name=ORDER)

@@ -22,9 +22,10 @@ from .._states.decoder_feeds import CHUNK, behind, step_of, together
 from .._states.fixed_states import Cells, Fixed
 from .._states.held_inputs import HeldInputs
 from .._states.stateful import DecoderStates, Tokens, alone, check_usable
+from .engine import running
 from .passes.decoder_graph import COUNTS, LENGTHS, POSITIONS, TOTAL
 from .prompt_reader import PromptReader, silent
-from .session import OnnxRuntimeSession, binding_errors
+from .session import OnnxRuntimeSession
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -196,7 +197,7 @@ class DecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
         if len(self._cells):
             state.fixed, state.whole = self._cells.rows(state.fixed, range(len(ids))), {}
         for row in np.flatnonzero(counts):
-            with binding_errors(f"ONNX Runtime failed in {self._graph.path}"):
+            with running(self._graph.path):
                 length, rows = int(state.lengths[row]), slice(row, row + 1)
                 then = partial(state.fixed.take, rows)
                 reader.read(ids[row, : counts[row]], length, partial(self._bind_prompt, state, rows), then)
@@ -228,7 +229,7 @@ class DecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
             binding.bind_cpu_input(POSITIONS, places)
         out = logits[rows]
         binding.bind_output("logits", "cpu", 0, out.dtype.type, out.shape, out.ctypes.data)
-        with binding_errors(f"ONNX Runtime failed in {self._graph.path}"):
+        with running(self._graph.path):
             self._engine.run_with_iobinding(binding)
 
     def _binding(self, state: Cache, rows: slice) -> Any:

@@ -24,9 +24,9 @@ from edgekit.errors import ResourceError
 
 from .._states.kv_int8 import dequantize, doubled, fitting, grown, is_full, lengths, quantize, rescale
 from .decoder import Cache, DecoderSession
+from .engine import running
 from .passes.kv_int8_graph import FACTORS, KEY, SPREAD
 from .prompt_reader import PromptReader, silent
-from .session import binding_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,7 +154,7 @@ class Int8DecoderSession(DecoderSession):
                 binding.bind_output(out, *place)
             self._bind_held(state, slice(row, row + 1), binding, self._prompt_inputs)
 
-        with binding_errors(f"ONNX Runtime failed in {self._graph.path}"):
+        with running(self._graph.path):
             self._prompts.read(ids, held, bind)
         return found
 

@@ -21,7 +21,8 @@ from .._states.decoder_feeds import CHUNK, step_of
 from .._states.fixed_states import Cells
 from .._states.held_inputs import HeldInputs
 from .._states.stateful import DecoderStates, Tokens, alone, check_usable
-from .session import OnnxRuntimeSession, engine_errors
+from .engine import running
+from .session import OnnxRuntimeSession
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,7 +98,7 @@ class PlainDecoderSession(DecoderStates[Cache], OnnxRuntimeSession):
                 **state.arrays,
                 **held.arrays,
             }
-            with engine_errors(f"ONNX Runtime failed in {self._graph.path}"):
+            with running(self._graph.path):
                 found = self._engine.run(self._outputs, {name: known[name] for name in self._ports})
             outputs = dict(zip(self._outputs, found, strict=True))
             arrays = {into: outputs[out] for into, out in self._caches.items()}

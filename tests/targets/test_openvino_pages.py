@@ -102,7 +102,7 @@ def test_blocks_of_a_form_that_is_not_known_are_refused(tmp_path: Path) -> None:
     from edgekit.targets._openvino.stateful import stateful
 
     noun = compiled_form("openvino", tmp_path, Shape())
-    model = stateful(core(), tmp_path / noun.path, noun)
+    model = stateful(tmp_path / noun.path, noun)
     assert paged.pageable(model, noun)
     paged.page(model, noun)
     compiled = core().compile_model(model, "CPU", {"KV_CACHE_PRECISION": "u8", "KEY_CACHE_QUANT_MODE": "BY_CHANNEL"})

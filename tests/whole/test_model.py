@@ -13,6 +13,7 @@ import pytest
 import small_bundles
 
 import edgekit
+from edgekit import device
 from edgekit.bundle import manifest
 from edgekit.core import Recipe, Variant
 from edgekit.errors import BundleError, ClosedError, DeviceError, InputError, UnsupportedError, UsageError
@@ -138,10 +139,23 @@ def test_what_a_bundle_has_not_is_named(folder: Path) -> None:
     with pytest.raises(UsageError, match="no variant 'openvino/int4'") as caught:
         edgekit.load(folder, target="openvino", precision="int4")
     assert "cpu/fp32" in caught.value.hint
-    with pytest.raises(UsageError, match="threads is 0"):
-        edgekit.load(folder, threads=0)
+    for threads in (0, 10**9, 1.5, "2"):
+        with pytest.raises(UsageError, match="threads is") as caught:
+            edgekit.load(folder, threads=threads)  # type: ignore[arg-type]
+        assert caught.value.hint == "give a whole number from 1 to 1024"
+    for limit in (0, -1, "1G"):
+        with pytest.raises(UsageError, match="memory_limit is"):
+            edgekit.load(folder, memory_limit=limit)  # type: ignore[arg-type]
     with pytest.raises(BundleError):
         edgekit.load(folder / "nothing")
+
+
+def test_more_threads_than_cores_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cores = device.affinity()
+    edgekit.load(folder, threads=cores).close()
+    assert "threads" not in caplog.text
+    edgekit.load(folder, threads=cores + 1).close()
+    assert f"{cores + 1} threads on {cores} cores are slower than {cores}" in caplog.text
 
 
 def variant(target: str, precision: str, milliseconds: float | None) -> Variant:

@@ -111,6 +111,20 @@ def test_torch_says_out_of_memory_as_a_runtime_error(tmp_path: Path) -> None:
         run("torch_out_of_memory", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ("open_many_files", "too many open files in stage 'trial'"),
+        ("write_past_the_limit", "a file became larger than this process may write in stage 'trial'"),
+        ("numpy_past_the_limit", "a file became larger than this process may write in stage 'trial'"),
+    ],
+)
+def test_limits_of_the_system_are_resources(job: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=message) as caught:
+        run(job, tmp_path)
+    assert "ulimit" in caught.value.hint
+
+
 def test_environment_is_offline_and_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_tr0ub4dor")
     monkeypatch.setenv("SOME_API_KEY", "tr0ub4dor")

@@ -1,0 +1,60 @@
+"""What ran out: memory, threads, open files or disk, whoever says so: the system, Python or a native library."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from edgekit.errors import DeviceError, EdgeKitError, ResourceError
+
+MEMORY, FILES, DISK, THREADS = "out of memory", "too many open files", "the disk is full", "no more threads"
+QUOTA, FILE_SIZE = "the disk quota is used up", "a file became larger than this process may write"
+HINTS = {
+    MEMORY: "close other programs, or use a smaller model, precision or batch",
+    FILES: "close some, or raise the limit: ulimit -n",
+    DISK: "free some space, or choose an output on another disk",
+    QUOTA: "free some space, or choose an output on another disk",
+    FILE_SIZE: "raise the limit: ulimit -f",
+    THREADS: "use fewer threads (-t), or raise the limits: ulimit -u, ulimit -v",
+}
+NUMBERS = {
+    errno.ENOMEM: MEMORY,
+    errno.EMFILE: FILES,
+    errno.ENFILE: FILES,
+    errno.ENOSPC: DISK,
+    errno.EDQUOT: QUOTA,
+    errno.EFBIG: FILE_SIZE,
+}
+# How native libraries write it. Of several the first counts: a thread that cannot start has no memory for its stack.
+TEXTS = {
+    THREADS: r"pthread_create failed|can't start new thread|resource temporarily unavailable",
+    FILES: r"too many open files",
+    DISK: r"no space left on device",
+    FILE_SIZE: r"file too large|\d+ requested and \d+ written",  # numpy's, which loses the error's number
+    MEMORY: r"bad_alloc|alloc_failed|memory allocation|\ballocat(e|ion|ing)\b|out of memory|failed to map segment",
+}
+
+
+def shortage(error: BaseException | str) -> str | None:
+    """What ran out, a key of `HINTS`; None where the error says nothing of the kind."""
+    if isinstance(error, MemoryError):
+        return MEMORY
+    if isinstance(error, OSError) and error.errno is not None:
+        return NUMBERS.get(error.errno)
+    text = str(error)
+    return next((kind for kind, words in TEXTS.items() if re.search(words, text, re.IGNORECASE)), None)
+
+
+def resource_error(error: BaseException | str, what: str = "", hint: str = "") -> ResourceError | None:
+    """`what` failed because something ran out; None where that is not the reason. `hint`: for want of memory."""
+    kind = shortage(error)
+    if kind is None:
+        return None
+    advice = hint if hint and kind == MEMORY else HINTS[kind]
+    return ResourceError(f"{what}: {kind}" if what else kind, hint=advice, cause=str(error))
+
+
+def import_error(engine: str, error: ImportError) -> EdgeKitError:
+    """Why the package of an engine, which is installed, cannot be imported."""
+    what = f"{engine} cannot be loaded"
+    return resource_error(error, what) or DeviceError(what, hint="see `edgekit doctor`", cause=str(error))
