@@ -37,6 +37,7 @@ DECODER_PRECISIONS = ("bf16", "fp16", "int8", "int4")
 COMPUTES = {"bf16": "bf16", "fp16": "fp16", "int8": "fp16", "int4": "fp16"}  # decoders, by how weights are held
 AMPERE = (8, 0)  # the first compute capability with bfloat16
 PROVIDER = "CUDAExecutionProvider"
+DEV, DEVICES = Path("/dev"), ("nvidia[0-9]*", "nvhost-gpu", "dxg")
 # What a bundle may set, with the provider's names.
 OPTIONS: dict[str, tuple[str, ...] | range] = {
     "arena_extend_strategy": ("kNextPowerOfTwo", "kSameAsRequested"),
@@ -51,9 +52,13 @@ def probe() -> Availability:
     try:
         installed = version("onnxruntime-gpu")
     except PackageNotFoundError:
+        if not _sees_gpu():
+            return Availability("cuda", False, engine, "", "no NVIDIA GPU here", "use another target")
         hint = f"pip uninstall onnxruntime, then {distribution.install('cuda')}"
         return Availability("cuda", False, engine, "", "onnxruntime-gpu is not installed", hint)
     if _devices() == 0:
+        if not _sees_gpu():
+            return Availability("cuda", False, engine, installed, "no NVIDIA GPU here", "use another target")
         why, hint = "the NVIDIA driver reports no GPU", "install the driver; `nvidia-smi` must list a GPU"
         return Availability("cuda", False, engine, installed, why, hint)
     return Availability("cuda", True, engine, installed)
@@ -155,6 +160,11 @@ def _load_libraries(ort: Any) -> None:
     with redirect_stdout(said):  # it prints what it does not find, which may well be elsewhere
         ort.preload_dlls(msvc=False)
     log.debug("loading CUDA: %s", said.getvalue().strip() or "nothing is missing")
+
+
+def _sees_gpu() -> bool:
+    """Whether the system has the device file of a GPU: a driver's, a Jetson's, or WSL's. Costs no library."""
+    return any(found for pattern in DEVICES for found in DEV.glob(pattern))
 
 
 def _devices() -> int:

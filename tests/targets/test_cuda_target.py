@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,34 @@ def test_a_plan_for_an_encoder_has_those_of_encoders() -> None:
     assert [choice.recipe.weights for choice in plan("zoo:parity", targets=["cuda"]).choices] == ["int8"]
     with pytest.raises(UnsupportedError, match="cuda cannot compute in bf16"):
         plan("zoo:parity", targets=["cuda"], precision=["bf16"])
+
+
+@pytest.mark.parametrize(
+    ("device", "installed", "why"),
+    [
+        (None, False, "no NVIDIA GPU here"),
+        (None, True, "no NVIDIA GPU here"),
+        ("nvidiactl", False, "no NVIDIA GPU here"),
+        ("nvidia0", False, "onnxruntime-gpu is not installed"),
+        ("nvidia0", True, "the NVIDIA driver reports no GPU"),
+        ("dxg", False, "onnxruntime-gpu is not installed"),
+    ],
+)
+def test_a_gpu_is_looked_for_before_any_advice(
+    device: str | None, installed: bool, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody without a GPU is advised to uninstall the engine that works."""
+
+    def version(package: str) -> str:
+        if not installed:
+            raise PackageNotFoundError(package)
+        return "1.31.1"
+
+    if device:
+        (tmp_path / device).touch()
+    monkeypatch.setattr(CUDA, "DEV", tmp_path)
+    monkeypatch.setattr(CUDA, "_devices", lambda: 0)
+    monkeypatch.setattr(CUDA, "version", version)
+    found = CUDA.probe()
+    assert (found.available, found.why) == (False, why)
+    assert ("pip uninstall" in found.hint) is (why == "onnxruntime-gpu is not installed")
