@@ -15,8 +15,6 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -29,18 +27,8 @@ _owners_of_threads: WeakSet[Any] = WeakSet()
 _exiting: int | None = None  # the thread in which the process exits; others wait for ever from then on
 
 
-@contextmanager
-def native_call() -> Iterator[None]:
-    """A call into an engine that lets other Python threads run."""
-    enter()
-    try:
-        yield
-    finally:
-        leave()
-
-
 def enter() -> None:
-    """As the `with` of `native_call`, which costs more; `leave` follows whatever happens."""
+    """Begin a call into an engine that lets other Python threads run. `leave` follows, whatever happens."""
     _inside.append(None)
     if _exiting is not None and threading.get_ident() != _exiting:
         _inside.pop()

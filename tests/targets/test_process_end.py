@@ -94,3 +94,19 @@ def test_the_thread_that_exits_may_still_run(target: str, exported: Callable[...
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout.strip()) == (0, "twelve")
+
+
+LOADS = """
+import os, edgekit
+counts = []
+for _ in range(6):
+    edgekit.load({bundle!r}, target={target!r}, threads=2).close()
+    counts.append(len(os.listdir("/proc/self/task")))
+assert counts[1] == counts[-1], counts
+"""
+
+
+@pytest.mark.parametrize("zoo", ["zoo:speaker", "zoo:teller", "zoo:parity", "zoo:motor"])
+def test_a_closed_model_leaves_no_thread(target: str, zoo: str, exported: Callable[..., Path]) -> None:
+    """Language models with blocks and with variables, batches and streams."""
+    assert run(LOADS.format(bundle=str(exported(zoo)), target=target)) == (0, "")
