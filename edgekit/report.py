@@ -55,7 +55,10 @@ class Report(Record):
 
 @dataclass(frozen=True)
 class FileReport:
-    """What `from_files` returns; `str()` of it is a table. `failures`: rows that fail a bound, in words."""
+    """What `from_files` returns; `str()` of it is a table.
+
+    `failures`: rows that fail a bound, in words. `undecided`: rows beyond a relative bound that do not fail, and why.
+    """
 
     files: tuple[str, ...]
     output: Path | None
@@ -63,10 +66,12 @@ class FileReport:
     differences: tuple[tuple[str, tuple[str, ...]], ...]
     summary: tuple[str, ...]
     failures: tuple[str, ...]
+    undecided: tuple[str, ...]
     text: str
 
     def __str__(self) -> str:
-        parts = (self.text, "\n".join(f"FAILED: {failure}" for failure in self.failures), str(self.output or ""))
+        bounds = [f"FAILED: {failure}" for failure in self.failures] + [f"UNDECIDED: {each}" for each in self.undecided]
+        parts = (self.text, "\n".join(bounds), str(self.output or ""))
         return "\n\n".join(filter(None, parts))
 
     @property
@@ -115,9 +120,11 @@ def from_files(
     records, names = [record_file.read(path) for path in paths], _names(paths)
     matched = comparing.compare(records, names)  # of a single file too: absolute bounds are about its rows
     comparison = matched if compare or (parsed and len(paths) > 1) else None
-    failures = tuple(number_text.cut(failure, 400) for bound in parsed for failure in fail_if.judge(bound, matched))
+    beyond = [failure for bound in parsed for failure in fail_if.judge(bound, matched)]
+    failures = tuple(number_text.cut(failure, 400) for failure in beyond if not failure.excuse)
+    undecided = tuple(number_text.cut(failure, 400) for failure in beyond if failure.excuse)
     if output:
-        user_files.save(output, _page(records, names, comparison, failures))
+        user_files.save(output, _page(records, names, comparison, failures, undecided))
     return FileReport(
         files=tuple(names),
         output=output,
@@ -125,6 +132,7 @@ def from_files(
         differences=matched.differences,
         summary=tuple(_summary(records, names, comparison)),
         failures=failures,
+        undecided=undecided,
         text=comparing.table(comparison) if comparison else "\n\n".join(_tables(records, names)),
     )
 
@@ -167,15 +175,19 @@ def _tables(records: Sequence[Record], names: Sequence[str]) -> list[str]:
 
 
 def _html(record: Record) -> bytes:
-    return _page([record], [""], None, ())
+    return _page([record], [""], None)
 
 
 def _page(
-    records: Sequence[Record], names: Sequence[str], comparison: Comparison | None, failures: Sequence[str]
+    records: Sequence[Record],
+    names: Sequence[str],
+    comparison: Comparison | None,
+    failures: Sequence[str] = (),
+    undecided: Sequence[str] = (),
 ) -> bytes:
     from edgekit.reporting import html_page
 
-    return html_page.html(records, names, comparison, failures).encode(errors="replace")
+    return html_page.html(records, names, comparison, failures, undecided).encode(errors="replace")
 
 
 FORMATS: dict[str, Callable[[Record], bytes]] = {

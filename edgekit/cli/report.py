@@ -30,8 +30,11 @@ def report(
     $ edgekit report laptop.json board.json -o both.html
     $ edgekit report --compare before.json after.json --fail-if 'tpot_p50>+5%' --fail-if 'peak_rss>500MB'
 
-    BOUND is METRIC[_STATISTIC]>VALUE, or <VALUE; a percentage with a sign is relative to the first file. A row that is
-    missing, invalid or not measured fails, too.
+    BOUND is METRIC[_STATISTIC]>VALUE, or <VALUE. A row that is missing, invalid or not measured fails, too.
+
+    A percentage with a sign is relative to the first file: 'latency_p50>+5%'. It fails only if the change is
+    significant (p < 0.05) and other programs did not disturb the slower run. If it is not, the output says why. End
+    the bound with ! to fail in any case: 'latency_p50>+5%!'.
     """
     from edgekit.report import from_files
 

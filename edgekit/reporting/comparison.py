@@ -60,6 +60,11 @@ class Match:
         """Why the row is invalid in that file; "" if it is valid."""
         return next((row.invalid for row in self.rows[file] if row.invalid), "")
 
+    def disturbed(self, file: int) -> bool:
+        """Whether at least half of its replicates were disturbed: their median holds as long as fewer were."""
+        rows = self.rows[file]
+        return bool(rows) and 2 * sum(bool(row.disturbed) for row in rows) >= len(rows)
+
     def median(self, file: int, quantity: str) -> float | None:
         return advice.middle(self.rows[file], lambda row: advice.median(row, quantity))
 
@@ -136,6 +141,10 @@ class Comparison:
     changes: tuple[Change, ...]
     differences: tuple[tuple[str, tuple[str, ...]], ...]
     notes: tuple[str, ...]  # matched rows that were measured in different ways
+
+    def change(self, key: Key, file: int, name: str) -> Change | None:
+        """The change of one figure of one row in a file; None if it is not among the changes."""
+        return next((each for each in self.changes if (each.key, each.file, each.name) == (key, file, name)), None)
 
     @property
     def missing(self) -> list[tuple[Match, list[str]]]:

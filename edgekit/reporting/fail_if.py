@@ -1,10 +1,11 @@
 """Bounds for CI: `tpot_p50>+5%` fails a row whose median TPOT is more than 5 % above that of the first file.
 
-    METRIC[_STATISTIC](<|>)VALUE
+    METRIC[_STATISTIC](<|>)VALUE[!]
 
 METRIC is a quantity of a row (`edgekit.reporting.record.QUANTITIES`) or one of `SINGLE`. VALUE with a sign and `%` is
 relative to the first file; else it is absolute, with a unit: `0.5s`, `500MB`, `0.99`. A figure that was not measured
-fails.
+fails. A relative bound fails only where the change is significant and other programs do not explain it; `!` fails in
+any case.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from edgekit.errors import UsageError
 from edgekit.registry import suggest
 from edgekit.reporting import number_text
 from edgekit.reporting.advice import middle
-from edgekit.reporting.comparison import Comparison, Match
+from edgekit.reporting.comparison import CERTAIN, Comparison, Match, p_text
 from edgekit.reporting.record import PHASES, QUANTITIES, Row
+from edgekit.reporting.significance import FEWEST, differ, differ_at
 
 HINT = "write METRIC>VALUE or METRIC<VALUE: 'tpot_p50>+5%', 'ttft_p50>0.5s', 'peak_rss>500MB', 'accuracy<0.99'"
 STATISTICS = {"p50": "median", **{name: name for name in ("median", "p90", "p95", "p99", "mean", "min", "max")}}
@@ -67,6 +69,11 @@ SINGLE: dict[str, tuple[str, Callable[[Row], float | None]]] = {
 }
 
 
+# Metrics that neither chance nor other programs move.
+STEADY = {name for name in SINGLE if name != "energy"}
+FORCE = "measure again, or end the bound with ! to fail in any case"
+
+
 @dataclass(frozen=True)
 class Bound:
     """A parsed bound. `text`: the user's own. `value` is a share of the first file's figure if `relative`."""
@@ -77,6 +84,7 @@ class Bound:
     above: bool  # True: a larger figure fails; False: a smaller one
     value: float
     relative: bool
+    forced: bool = False  # `!`: significance and disturbances do not matter
 
     @property
     def unit(self) -> str:
@@ -101,15 +109,17 @@ class Bound:
 
 @dataclass(frozen=True)
 class Failure:
-    """A row that fails a bound, in words."""
+    """A row that is beyond a bound, in words. `excuse`: why it does not fail all the same; "" if it fails."""
 
     bound: str
     row: str
     file: str
     why: str
+    excuse: str = ""
 
     def __str__(self) -> str:
-        return f"{self.row} in {self.file}: {self.why} ({self.bound})"
+        excuse = f"; {self.excuse}" if self.excuse else ""
+        return f"{self.row} in {self.file}: {self.why} ({self.bound}){excuse}"
 
 
 def parse(text: str) -> Bound:
@@ -119,12 +129,15 @@ def parse(text: str) -> Bound:
         raise _wrong(text, len(text), "there is no < or >")
     metric, statistic = _metric(text, text[: sign.start()].strip())
     unit = SINGLE[metric][0] if metric in SINGLE else QUANTITIES[metric][0]
-    value, relative = _value(text, sign.end(), unit)
-    return Bound(text, metric, statistic, sign[0] == ">", value, relative)
+    forced = text.rstrip().endswith("!")
+    value, relative = _value(text.rstrip().removesuffix("!"), sign.end(), unit)
+    if forced and not relative:
+        raise _wrong(text, len(text.rstrip()) - 1, "! is for bounds relative to the first file", "leave ! out")
+    return Bound(text, metric, statistic, sign[0] == ">", value, relative, forced)
 
 
 def judge(bound: Bound, comparison: Comparison) -> list[Failure]:
-    """Every row of the later files that fails the bound, or that has no figure to compare.
+    """Every row of the later files that is beyond the bound, or that has no figure to compare.
 
     With a single file, and so an absolute bound, the rows of that file are judged.
     """
@@ -136,8 +149,40 @@ def judge(bound: Bound, comparison: Comparison) -> list[Failure]:
     for match in matches:
         for file in files:
             if why := _fault(bound, match, file):
-                failures.append(Failure(bound.text, match.key.name, comparison.names[file], why))
+                excuse = _excuse(bound, match, file, comparison)
+                failures.append(Failure(bound.text, match.key.name, comparison.names[file], why, excuse))
     return failures
+
+
+def _excuse(bound: Bound, match: Match, file: int, comparison: Comparison) -> str:
+    """Why a row beyond a relative bound does not fail: the change is not significant, or others slowed it down."""
+    if not bound.relative or bound.forced or bound.metric in STEADY or match.invalid(0) or match.invalid(file):
+        return ""
+    before, after = (bound.get(match.rows[at]) for at in (0, file))
+    if not before or after is None:
+        return ""  # nothing to compare, which fails
+    less = QUANTITIES[bound.metric][1] if bound.metric in QUANTITIES else True
+    slower = file if (after > before) == less else 0  # a disturbance can only explain the slower side
+    if match.disturbed(slower):
+        reason = next(row.disturbed[0] for row in match.rows[slower] if row.disturbed)
+        return f"not failed: {comparison.names[slower]} was disturbed ({reason}); {FORCE}"
+    if bound.metric in SINGLE:
+        return ""
+    if bound.statistic in ("min", "max"):
+        return f"not failed: the {bound.statistic} is a single run, which no test can judge; {FORCE}"
+    p = _p(bound, match, file, comparison)
+    if p is None:
+        return f"not failed: fewer than {FEWEST} runs cannot be significant; {FORCE}"
+    return f"not failed: not significant (p {p_text(p)}); {FORCE}" if p >= CERTAIN else ""
+
+
+def _p(bound: Bound, match: Match, file: int, comparison: Comparison) -> float | None:
+    """The p value of the change: the one that the tables show, where they show one."""
+    one, other = match.sample(0, bound.metric), match.sample(file, bound.metric)
+    if bound.statistic in ("p90", "p95", "p99"):
+        return differ_at(int(bound.statistic[1:]), one, other)
+    shown = comparison.change(match.key, file, number_text.QUANTITY[bound.metric])
+    return shown.p if shown else differ(one, other)
 
 
 def _fault(bound: Bound, match: Match, file: int) -> str:

@@ -31,17 +31,19 @@ def html(
     names: Sequence[str] = ("",),
     compared: Comparison | None = None,
     failures: Sequence[str] = (),
+    undecided: Sequence[str] = (),
 ) -> str:
     """The page, under 2 MB for any records. `names`: a name for each file, where there are several.
 
-    With `compared` the page begins with the changes. `failures`: rows that fail a bound, in words.
+    With `compared` the page begins with the changes. `failures`: rows that fail a bound, in words; `undecided`: rows
+    beyond a bound that do not fail, and why.
     """
     labels = list(names) if len(records) > 1 else [""]
     groups = grouped(records, labels)
     title = "EdgeKit comparison" if compared else records[0].title
     head = "\n".join(f'<p class="soft">{text(_line(record, name))}</p>' for record, name in zip(records, labels))
     parts = [
-        _summary(records, labels, groups, compared, failures),
+        _summary(records, labels, groups, compared, failures, undecided),
         _about(records, labels, compared),
         _compared(compared) if compared else (),
         *(section(f"m{number}", group) for number, group in enumerate(groups[:BUNDLES])),
@@ -104,6 +106,7 @@ def _summary(
     groups: Sequence[Group],
     compared: Comparison | None,
     failures: Sequence[str],
+    undecided: Sequence[str],
 ) -> Iterator[str]:
     yield '<section class="summary"><h2>Summary</h2>'
     if failures:
@@ -111,6 +114,11 @@ def _summary(
         yield f'<p class="warning"><strong class="bad">{text(line)}</strong></p>'
         yield f"<ul>{''.join(f'<li>{prose(failure)}</li>' for failure in failures[:FACTS])}</ul>"
         yield html_parts.more(len(failures) - FACTS, "failure")
+    if undecided:
+        line = f"{number_text.count(len(undecided), 'row')} beyond a bound, but not significantly or only disturbed."
+        yield f'<p class="warning">{text(line)}</p>'
+        yield f"<ul>{''.join(f'<li>{prose(each)}</li>' for each in undecided[:FACTS])}</ul>"
+        yield html_parts.more(len(undecided) - FACTS, "row")
     if compared:
         yield from (f"<p>{prose(line)}</p>" for line in comparing.summary(compared))
     yield from _counted(records, names)

@@ -30,6 +30,25 @@ def differ(one: Sequence[float], other: Sequence[float]) -> float | None:
     return math.erfc(z / math.sqrt(2))
 
 
+def differ_at(rank: int, one: Sequence[float], other: Sequence[float]) -> float | None:
+    """The two-sided p value of "both have the same percentile `rank`"; None for samples below FEWEST.
+
+    A quantile test (Mood 1950, for the median): of each sample, how many values are above the percentile of both
+    together? The two shares are compared by the normal approximation with the correction for continuity.
+    """
+    n, m = len(one), len(other)
+    if min(n, m) < FEWEST:
+        return None
+    ordered = sorted([*one, *other])
+    limit = ordered[math.ceil(rank / 100 * (n + m)) - 1]
+    above, beyond = (sum(value > limit for value in sample) for sample in (one, other))
+    share = (above + beyond) / (n + m)
+    if not 0 < share < 1:
+        return 1.0
+    apart = abs(above / n - beyond / m) - (1 / n + 1 / m) / 2
+    return math.erfc(max(apart, 0.0) / math.sqrt(2 * share * (1 - share) * (1 / n + 1 / m)))
+
+
 def corrected(p_values: Sequence[float | None]) -> list[float | None]:
     """The p values corrected for multiple tests, after Holm (1979). None is no test."""
     tests = sorted((p, number) for number, p in enumerate(p_values) if p is not None)

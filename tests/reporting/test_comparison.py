@@ -15,7 +15,7 @@ from edgekit.errors import UsageError
 from edgekit.reporting import fail_if
 from edgekit.reporting.comparison import Change, Comparison, compare, flat, summary, table
 from edgekit.reporting.record import Accuracy, Record, Row
-from edgekit.reporting.significance import FEWEST, corrected, differ
+from edgekit.reporting.significance import FEWEST, corrected, differ, differ_at
 
 
 def against(before: Sequence[Row], after: Sequence[Row]) -> Comparison:
@@ -253,6 +253,76 @@ def replace_figures(made: Record, source: Row) -> Record:
     return replace(made, rows=tuple(replace(each, figures=source.figures) for each in made.rows))
 
 
+def judged(text: str, before: Sequence[Row], after: Sequence[Row]) -> fail_if.Failure:
+    (one,) = fail_if.judge(fail_if.parse(text), against(list(before), list(after)))
+    return one
+
+
+NOISY = [0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
+
+
+def test_a_relative_bound_does_not_fail_on_noise() -> None:
+    before, noisy = timed(NOISY), timed([value * 1.07 for value in NOISY])
+    one = judged("latency_p50>+5%", [before], [noisy])
+    assert "+7.0 %" in one.why
+    assert one.excuse.startswith("not failed: not significant (p ")
+    assert one.excuse.endswith("end the bound with ! to fail in any case")
+    assert judged("latency_p50>+5%!", [before], [noisy]).excuse == ""
+    assert judged("latency_p50>+5%", [before], [timed([value * 3 for value in NOISY])]).excuse == ""
+    shown = against([before], [noisy]).changes[0]
+    assert shown.verdict == "not significant", "the table says the same"
+
+
+def test_a_relative_bound_needs_enough_runs() -> None:
+    assert "fewer than 5 runs" in judged("latency>+5%", [timed([1.0] * 3)], [timed([2.0] * 3)]).excuse
+    assert "a single run" in judged("latency_max>+5%", [timed([1.0] * 9)], [timed([1.0] * 8 + [2.0])]).excuse
+
+
+@pytest.mark.parametrize(
+    ("bound", "before", "after", "excused"),
+    [
+        ("latency>+5%", (), ("others used 1.6 cores",), True),
+        ("latency>+5%", ("others used 1.6 cores",), (), False),
+        ("latency>+5%!", (), ("others used 1.6 cores",), False),
+        ("bytes>+5%", (), ("others used 1.6 cores",), False),
+    ],
+)
+def test_only_a_disturbance_of_the_slower_side_excuses(
+    bound: str, before: tuple[str, ...], after: tuple[str, ...], excused: bool
+) -> None:
+    first = timed([1.0, 1.01] * 10, disturbed=before, bytes=1000)
+    second = timed([1.5, 1.51] * 10, disturbed=after, bytes=2000)
+    assert bool(judged(bound, [first], [second]).excuse) is excused
+
+
+def test_replicates_are_disturbed_when_half_of_them_are() -> None:
+    first = [timed([1.0, 1.01] * 10, replicate=n) for n in range(3)]
+    second = [timed([1.5, 1.51] * 10, replicate=n, disturbed=("stolen time",) * (n < 1)) for n in range(3)]
+    assert judged("latency>+5%", first, second).excuse == ""
+    more = [replace(each, disturbed=("stolen time",) * (each.replicate < 2)) for each in second]
+    assert "was disturbed (stolen time)" in judged("latency>+5%", first, more).excuse
+
+
+def test_a_bound_on_a_percentile_tests_the_percentile() -> None:
+    steady = [1.0 + n / 10_000 for n in range(200)]
+    tail = [*steady[:160], *([2.0] * 40)]
+    assert judged("latency_p90>+5%", [timed(steady)], [timed(tail)]).excuse == ""
+    few = [*steady[:176], *([2.0] * 24)]
+    assert "not significant" in judged("latency_p90>+5%", [timed([*steady[:182], *([2.0] * 18)])], [timed(few)]).excuse
+
+
+@pytest.mark.parametrize("rank", [90, 95])
+def test_p_of_a_percentile_is_even_where_nothing_differs(rank: int) -> None:
+    rng = random.Random(7)
+    p_values = [
+        differ_at(rank, [rng.random() for _ in range(300)], [rng.random() for _ in range(300)]) or 0.0
+        for _ in range(400)
+    ]
+    assert sum(p < 0.05 for p in p_values) / len(p_values) < 0.06
+    assert differ_at(rank, [1.0] * 4, [1.0] * 9) is None
+    assert differ_at(rank, [1.0] * 9, [1.0] * 9) == 1.0
+
+
 def test_a_new_row_has_nothing_to_be_held_against() -> None:
     assert broken("latency>+5%", record(language_model("cpu/int8", 20.0, 1_000_000)), models()) == []
     assert broken("latency>1ns", record(language_model("cpu/int8", 20.0, 1_000_000)), models()) != []
@@ -308,6 +378,8 @@ def test_bounds_are_understood(text: str, value: float, relative: bool) -> None:
         ("rtf>5s", 6, "write it with no unit"),
         ("tpot>=5s", 6, "write METRIC>VALUE"),
         ("tpot>" + "9" * 400 + "s", 6, "write METRIC>VALUE"),
+        ("tpot>5ms!", 9, "leave ! out"),
+        ("tpot>+5%!!", 6, "write METRIC>VALUE"),
     ],
 )
 def test_a_bad_bound_is_refused_with_its_column(text: str, column: int, hint: str) -> None:
