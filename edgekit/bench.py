@@ -10,7 +10,7 @@ goldens in the process that was timed. The parts are in `edgekit.measuring`; the
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -43,6 +43,7 @@ def bench(
     memory_limit: int | None = None,
     meter: str | Path | None = None,
     progress: Progress | None = None,
+    finished: Callable[[Report, Sequence[Row]], None] | None = None,
 ) -> Report:
     """Measure speed, memory and correctness of bundles on this device.
 
@@ -51,7 +52,8 @@ def bench(
     language model, every combination is a test; none means 512 and 128, or what the context holds. `batch`: items in
     one run. `repetitions`: runs; None means as many as fit in ten seconds. `sustain`: seconds of continuous running
     after that. `replicate`: how often to repeat the whole measurement. `inputs`: a file of texts, one a line, or of
-    series, in CSV. `memory_limit`: bytes that no row may need. `meter`: an external power meter's CSV.
+    series, in CSV. `memory_limit`: bytes that no row may need. `meter`: an external power meter's CSV. `finished` is
+    called whenever rows are finished, with the report so far (`Report.partial`) and these rows.
 
     A variant that fails is a row that says why (`invalid`). Raises UsageError, BundleError or DeviceError where
     nothing can be measured at all.
@@ -81,9 +83,19 @@ def bench(
         memory_limit=memory_limit,
         meter=None if meter is None else Path(meter),
     )
-    record = run(settings, progress or (lambda stage, what: None))
-    measurements.remember(list(cache_entries(record)))
-    return Report.of(record)
+    latest: Record | None = None
+
+    def each(record: Record, rows: Sequence[Row]) -> None:
+        nonlocal latest
+        latest = record
+        if finished is not None:
+            finished(Report.of(record), rows)
+
+    try:
+        return Report.of(run(settings, progress or (lambda stage, what: None), each))
+    finally:  # an interrupted measurement has valid rows, too
+        if latest is not None:
+            measurements.remember(list(cache_entries(latest)))
 
 
 def cache_entries(record: Record) -> Iterator[Measurement]:

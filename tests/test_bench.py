@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from edgekit.errors import BundleError, DeviceError, UsageError
 from edgekit.measuring import configuration, turns
 from edgekit.measuring.row import Way, Weighing
 from edgekit.report import Report
+from edgekit.reporting.record import Row
 
 OPENVINO = registry.find("targets", "openvino").probe().available
 pytestmark = pytest.mark.slow  # each row is measured in a process of its own
@@ -158,7 +160,7 @@ def test_variants_take_turns(tmp_path: Path) -> None:
 def test_start_up_is_measured_warm_and_cold(folder: Path, tmp_path: Path) -> None:
     weighing = on_scales(folder, tmp_path / "place")
     weighing.starts = 1
-    (row,) = turns.measure([weighing])
+    ((row,),) = turns.measure([weighing])
     assert {name: row.figures[name].n for name in ("load", "load_cold", "first", "start")} == {
         "load": 2, "load_cold": 1, "first": 2, "start": 2,
     }  # fmt: skip
@@ -184,7 +186,7 @@ def test_a_worker_that_is_killed_is_a_row_that_says_so_and_the_others_go_on(fold
             os.kill(pid(victim[0]), signal.SIGKILL)
 
     victim.append(on_scales(folder, tmp_path / "a", say=say))
-    rows = turns.measure([victim[0], on_scales(folder, tmp_path / "b")])
+    (rows,) = turns.measure([victim[0], on_scales(folder, tmp_path / "b")])
     assert "was killed (signal 9)" in rows[0].invalid
     assert rows[0].memory is not None
     assert (rows[1].invalid, rows[1].figures["latency"].n) == ("", 6)
@@ -326,6 +328,40 @@ def test_interrupted_it_leaves_nothing(folder: Path, tmp_path: Path, number: int
     assert [path.name for path in tmp_path.iterdir() if "out.json" in path.name] == []
     if number == signal.SIGINT:
         assert list(place.glob("edgekit*")) == []
+
+
+def test_an_interrupt_keeps_what_was_measured(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgekit", "bench", folder, "--quick", "-t", "1", "-v", "-o", target],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("[1/2]"):
+            break
+    assert re.match(r"\[1/2\] small\.ek cpu/fp32 single: latency [\d.]+ \S+ · about \d+ \S+ left", line)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 130, err
+    assert "SINGLE-STREAM" in out
+    assert f"wrote {target}, with 1 of 2 rows" in err
+    record = report.read(target)
+    assert record.partial
+    assert [row.name for row in record.rows] == ["small.ek cpu/fp32 single"]
+    assert "The measurement was interrupted: 1 of 2 rows were measured." in record.warnings
+    assert "1 of 2 rows" in str(report.from_files([target]))
+
+
+def test_rows_are_handed_over_when_they_are_finished(folder: Path) -> None:
+    seen: list[tuple[bool, list[str], int]] = []
+
+    def finished(made: Report, rows: Sequence[Row]) -> None:
+        seen.append((made.partial, [row.test for row in rows], len(made.rows)))
+
+    made = quick(folder, repetitions=3, replicate=2, finished=finished)
+    assert seen == [(True, ["single"], 1), (True, ["batch 32"], 2), (True, ["single"], 3), (False, ["batch 32"], 4)]
+    assert [(row.test, row.replicate) for row in made.rows] == [(t, n) for t in ("single", "batch 32") for n in (0, 1)]
 
 
 def test_a_target_that_nobody_has_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_one_file_is_a_table_and_a_page(files: list[Path]) -> None:
 
 def test_several_files_are_one_report(files: list[Path]) -> None:
     result = report.from_files(files, files[0].with_name("page.html"))
-    assert str(result).startswith("before\n\nLLM")
+    assert str(result).startswith("before\n\nminilm.ek: ship cpu/int8-dynamic")
     assert not result.changes
     text = files[0].with_name("page.html").read_text(encoding="utf-8")
     assert "What changed" not in text

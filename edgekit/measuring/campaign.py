@@ -9,7 +9,7 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,8 +114,14 @@ class Settings:
         return shlex.join(words)
 
 
-def run(settings: Settings, say: Progress) -> Record:
-    """Raises UsageError, BundleError, DeviceError where nothing can be measured, and what an export raises."""
+Finished = Callable[[Record, Sequence[Row]], None]  # is given the record so far, and its new rows
+
+
+def run(settings: Settings, say: Progress, finished: Finished = lambda record, rows: None) -> Record:
+    """Measure everything. `finished` is called whenever rows are finished.
+
+    Raises UsageError, BundleError, DeviceError where nothing can be measured, and what an export raises.
+    """
     begun, load, threads = time.monotonic(), os.getloadavg()[0], settings.threads or device.threads()
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as place:
         subjects = _subjects(settings, Path(place), say)
@@ -133,12 +139,21 @@ def run(settings: Settings, say: Progress) -> Record:
             meter=settings.meter,
             say=say,
         )
+        said = [line for _, lines in (*plans, *chosen) for line in lines]
+        order = _order(subjects, [tests for tests, _ in plans], [variants for variants, _ in chosen])
+        planned = settings.replicate * len(order)
         rows: list[Row] = []
+
+        def record() -> Record:
+            rows.sort(key=lambda row: (order[row.bundle, row.variant, row.test], row.replicate))
+            seconds = time.monotonic() - begun
+            return _record(settings, subjects, rows, planned, describe(load, bandwidth), seconds, said)
+
         for subject, (tests, _), (variants, _) in zip(subjects, plans, chosen, strict=True):
-            rows += _rows(subject, tests, variants, way, settings)
-        environment = describe(load, bandwidth)
-    said = [line for _, lines in (*plans, *chosen) for line in lines]
-    return _record(settings, subjects, rows, environment, time.monotonic() - begun, said)
+            for new in _rows(subject, tests, variants, way, settings):
+                rows += new
+                finished(record(), new)
+        return record()
 
 
 @dataclass(frozen=True)
@@ -198,9 +213,8 @@ def _variants(bundle: Bundle, settings: Settings) -> tuple[list[tuple[Variant, s
 
 def _rows(
     subject: Subject, tests: Sequence[Test], variants: Sequence[tuple[Variant, str]], way: Way, settings: Settings
-) -> list[Row]:
-    """All rows of a bundle, in the order variant, test, replicate."""
-    rows: list[Row] = []
+) -> Iterator[list[Row]]:
+    """The rows of a bundle as they are finished: variants that took turns together."""
     for replicate in range(settings.replicate):
         for place, test in enumerate(tests):
             weighings = [
@@ -210,10 +224,22 @@ def _rows(
             for each in weighings:
                 each.replicate = replicate
                 each.starts = STARTS if replicate == place == 0 and not settings.quick else 0
-            rows += turns.measure(weighings)
-    order = [variant.name for variant, _ in variants]
-    names = [test.name for test in tests]
-    return sorted(rows, key=lambda row: (order.index(row.variant), names.index(row.test), row.replicate))
+            yield from turns.measure(weighings)
+
+
+def _order(
+    subjects: Sequence[Subject],
+    tests: Sequence[Sequence[Test]],
+    variants: Sequence[Sequence[tuple[Variant, str]]],
+) -> dict[tuple[str, str, str], int]:
+    """(bundle, variant, test) -> its place in the record."""
+    names = [
+        (subject.name, variant.name, test.name)
+        for subject, its_tests, its_variants in zip(subjects, tests, variants, strict=True)
+        for variant, _ in its_variants
+        for test in its_tests
+    ]
+    return {name: place for place, name in enumerate(names)}
 
 
 def _weighing(made: Weighing, settings: Settings) -> Weighing:
@@ -237,6 +263,7 @@ def _record(
     settings: Settings,
     subjects: Sequence[Subject],
     rows: Sequence[Row],
+    planned: int,
     environment: Environment,
     seconds: float,
     said: Sequence[str],
@@ -254,12 +281,15 @@ def _record(
             for each in subjects
         ),
         method=METHOD,
-        warnings=(*said, *_warnings(subjects, rows)),
+        warnings=(*said, *_warnings(subjects, rows, planned)),
+        planned=planned,
     )
 
 
-def _warnings(subjects: Sequence[Subject], rows: Sequence[Row]) -> Iterator[str]:
+def _warnings(subjects: Sequence[Subject], rows: Sequence[Row], planned: int) -> Iterator[str]:
     """What a reader of all rows should know."""
+    if len(rows) < planned:
+        yield f"The measurement was interrupted: {len(rows)} of {planned} rows were measured."
     for each in subjects:
         if each.bundle.source.random:
             yield f"{each.name} has random weights: only its speed and memory have a meaning."

@@ -180,6 +180,7 @@ class Weighing:
             figures={name: found[name] for name in QUANTITIES if name in found},
             memory=self._memory(),
             check=check,
+            goldens=len(bundle.goldens.inputs) if check and bundle.goldens else None,
             accuracy=msgspec.convert(self._finished.get("accuracy"), Accuracy | None),
             energy=self._meter.total(),
             sustained=self._lasting(),

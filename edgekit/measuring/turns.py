@@ -6,7 +6,7 @@ other order, is disturbed alike. Only one computes at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from edgekit import device
@@ -17,9 +17,12 @@ ROOM = 1.25  # times what the next one is expected to take must be free
 TOGETHER = 8  # open at a time, at most
 
 
-def measure(weighings: Sequence[Weighing]) -> list[Row]:
-    """A row for each, in their order, each in a process of its own. Interrupted, it leaves no process behind."""
-    waiting, rows = list(weighings), list[Row]()
+def measure(weighings: Sequence[Weighing]) -> Iterator[list[Row]]:
+    """The rows of those that took turns, as soon as they are finished; each in its own process.
+
+    An interrupt leaves no process behind.
+    """
+    waiting = list(weighings)
     while waiting:
         with ExitStack() as held:
             company: list[Weighing] = []
@@ -28,8 +31,8 @@ def measure(weighings: Sequence[Weighing]) -> list[Row]:
                 held.callback(company[-1].close)
                 company[-1].open()
             take_turns(company)
-            rows += [each.row() for each in company]
-    return rows
+            rows = [each.row() for each in company]
+        yield rows  # when their processes have ended
 
 
 def take_turns(company: Sequence[Weighing]) -> None:

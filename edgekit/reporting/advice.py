@@ -2,6 +2,7 @@
 
     verdict = judge(rows)          # rows of one bundle on one device
     verdict.best, verdict.words    # a Contender or None, and the reasons in sentences
+    verdict.runner_up              # the next one, in a sentence with what it costs and what it gains
 
 Knows neither a page nor an engine.
 """
@@ -13,7 +14,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgekit.reporting import number_text
+from edgekit.reporting import number_text, quality
+from edgekit.reporting.quality import Quality
 from edgekit.reporting.record import SCENARIOS, Accuracy, Figure, Row
 
 KEEPS = 0.005  # accuracy that a variant may lose against the trained weights: half a point
@@ -40,6 +42,10 @@ class Contender:
     @property
     def disturbed(self) -> bool:
         return all(row.disturbed for row in self.rows)
+
+    @property
+    def quality(self) -> Quality | None:
+        return quality.of(self.rows[0], self.accuracy)
 
     @property
     def cost(self) -> float | None:
@@ -78,11 +84,16 @@ class Contender:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`best`: the variant to ship. `left_out`: (variant, reason) for those that must not be shipped."""
+    """`best`: the variant to ship. `left_out`: (variant, reason) for those that must not be shipped.
+
+    `baseline`: the unquantized variant of the same target, where the best one is quantized. `runner_up`: a sentence.
+    """
 
     best: Contender | None
     words: str
     left_out: tuple[tuple[str, str], ...] = ()
+    baseline: Contender | None = None
+    runner_up: str = ""
 
 
 def judge(rows: Sequence[Row]) -> Verdict:
@@ -96,9 +107,11 @@ def judge(rows: Sequence[Row]) -> Verdict:
     if best is None:
         why = "; ".join(f"{variant}: {reason}" for variant, reason in left_out)
         return Verdict(None, f"No variant is correct and as accurate as the trained weights. {why}.", left_out)
+    baseline, runner_up = _baseline(best, first), _runner_up(best, first)
     sentences = [
         _figures(best),
-        _against(best, first),
+        _against(best, baseline),
+        runner_up,
         _smaller(best, first),
         *(_elsewhere(best, test) for test in others),
     ]
@@ -112,7 +125,7 @@ def judge(rows: Sequence[Row]) -> Verdict:
         sentences.append("Its weights are random: only speed and memory have a meaning.")
     if left_out:
         sentences.append("Left out: " + "; ".join(f"{variant} ({reason})" for variant, reason in left_out) + ".")
-    return Verdict(best, " ".join(filter(None, sentences)), left_out)
+    return Verdict(best, " ".join(filter(None, sentences)), left_out, baseline, runner_up)
 
 
 def contests(rows: Sequence[Row]) -> list[list[Contender]]:
@@ -180,14 +193,11 @@ def _disturbed_rivals(best: Contender, test: Sequence[Contender]) -> str:
 
 def _figures(best: Contender) -> str:
     """The figures of the best contender, in a sentence."""
-    row = best.rows[0]
-    parts = [_speed(best)]
-    if best.accuracy:
-        before = best.accuracy.trained
-        against = f" ({number_text.share(before)} before the export)" if before is not None else ""
-        parts.append(f"{number_text.share(best.accuracy.value)} {_metric(best.accuracy)}{against}")
-    elif row.check and math.isfinite(row.check.agreement.value):
-        parts.append(f"{row.check.agreement.metric} {row.check.agreement.value:.4f} against the reference")
+    row, good = best.rows[0], best.quality
+    parts = [speed(best)]
+    if good:
+        before = f" ({number_text.share(good.trained)} before the export)" if good.trained is not None else ""
+        parts.append(f"{good.text}{before}" if best.accuracy else f"{good.text} against the reference")
     if row.check and row.check.batch_invariant is False:
         parts.append("outputs that depend on the batch")
     if best.bytes is not None:
@@ -197,11 +207,12 @@ def _figures(best: Contender) -> str:
     return ", ".join(parts) + "."
 
 
-def _speed(one: Contender) -> str:
+def speed(one: Contender) -> str:
+    """The speed of a contender in words."""
     row = one.rows[0]
     if row.scenario == "llm":
-        first, each = one.median("ttft"), one.median("tpot")
-        rate = f" ({number_text.figure(1 / each)} tokens/s)" if each else ""
+        first, each, decode = one.median("ttft"), one.median("tpot"), one.median("decode")
+        rate = f" ({number_text.figure(decode)} tokens/s)" if decode else ""
         return f"{number_text.seconds(first)} to the first token, then {number_text.seconds(each)} per token{rate}"
     if row.scenario == "offline":
         return f"{number_text.figure(one.median('throughput'))} items/s"
@@ -209,20 +220,60 @@ def _speed(one: Contender) -> str:
     return f"{number_text.seconds(one.cost)} per {unit}"
 
 
-def _against(best: Contender, test: Sequence[Contender]) -> str:
-    """A sentence that compares it with the unquantized variant of the same target."""
+def _baseline(best: Contender, test: Sequence[Contender]) -> Contender | None:
+    """The unquantized variant of the same target, if the best one is quantized."""
     same = [one for one in test if one.rows[0].target == best.rows[0].target and not one.rows[0].quantized]
-    if not same or not best.rows[0].quantized:
+    return same[0] if same and best.rows[0].quantized else None
+
+
+def times(ours: float | None, theirs: float | None, less: str, more: str, level: str) -> str:
+    """`2.0 times faster`: a ratio of two positive figures in words; "" if one of them is missing."""
+    if not ours or not theirs:
         return ""
-    ratios = []
-    for ours, theirs, less, more, level in (
-        (best.bytes, same[0].bytes, "smaller", "larger", "the same size"),
-        (best.cost, same[0].cost, "faster", "slower", "equally fast"),
-    ):
-        if ours and theirs:
-            ratio = max(ours, theirs) / min(ours, theirs)
-            ratios.append(f"{ratio:.1f} times {less if ours < theirs else more}" if ratio >= LEVEL else level)
-    return f"Compared with {same[0].variant} it is {' and '.join(ratios)}." if ratios else ""
+    ratio = max(ours, theirs) / min(ours, theirs)
+    return f"{ratio:.1f} times {less if ours < theirs else more}" if ratio >= LEVEL else level
+
+
+def _against(best: Contender, baseline: Contender | None) -> str:
+    """A sentence that compares it with the unquantized variant of the same target."""
+    if baseline is None:
+        return ""
+    ratios = [
+        times(best.bytes, baseline.bytes, "smaller", "larger", "the same size"),
+        times(best.cost, baseline.cost, "faster", "slower", "equally fast"),
+    ]
+    text = " and ".join(filter(None, ratios))
+    return f"Compared with {baseline.variant} it is {text}." if text else ""
+
+
+def _runner_up(best: Contender, test: Sequence[Contender]) -> str:
+    """A sentence about the next fastest correct one, and one about a more exact one that is slower still.
+
+    Not the best one's own unquantized form, which has a sentence of its own.
+    """
+    baseline = _baseline(best, test)
+    others = [one for one in test if not one.fault and one is not best and one is not baseline]
+    others.sort(key=lambda one: one.cost or math.inf)
+    if not others:
+        return ""
+    sentences = [f"Runner-up: {_trade_off(others[0], best)}."]
+    loss = best.quality.loss if best.quality else None
+    exact = [one for one in others[1:] if loss and one.quality and (one.quality.loss or loss) * quality.NOTABLE < loss]
+    first_loss = others[0].quality.loss if others[0].quality else None
+    if exact and loss and (first_loss is None or first_loss * quality.NOTABLE >= loss):
+        sentences.append(f"More exact: {_trade_off(exact[0], best)}.")
+    return " ".join(sentences)
+
+
+def _trade_off(one: Contender, best: Contender) -> str:
+    """`openvino/int8-dynamic, 20 % slower, error 4.2 times smaller`."""
+    slower = (one.cost or 0.0) / best.cost if best.cost else 1.0
+    if slower < LEVEL:
+        speed_text = "equally fast" if slower > 1 / LEVEL else "faster"
+    else:
+        speed_text = f"{slower - 1:.0%} slower".replace("%", " %") if slower < 2 else f"{slower:.1f} times slower"
+    size = times(one.bytes, best.bytes, "smaller", "larger", "")
+    return ", ".join(filter(None, (one.variant, speed_text, size, quality.ratio(one.quality, best.quality))))
 
 
 def _smaller(best: Contender, test: Sequence[Contender]) -> str:
@@ -233,7 +284,7 @@ def _smaller(best: Contender, test: Sequence[Contender]) -> str:
         return ""
     accuracy = f", {number_text.share(small.accuracy.value)}" if small.accuracy else ""
     size = number_text.size(small.bytes)
-    return f"If size matters more than speed: {small.variant} ({size}, {_speed(small)}{accuracy})."
+    return f"If size matters more than speed: {small.variant} ({size}, {speed(small)}{accuracy})."
 
 
 def _elsewhere(best: Contender, test: Sequence[Contender]) -> str:

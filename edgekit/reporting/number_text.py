@@ -59,6 +59,12 @@ def seconds(value: float | None) -> str:
     return f"{figure(value * scale)} {unit}"
 
 
+def duration(value: float) -> str:
+    """A time of many seconds, rounded: `40 s`, `2 min`, `3 h`."""
+    scale, unit = (1, "s") if value < 90 else (60, "min") if value < 5400 else (3600, "h")
+    return f"{max(round(value / scale), 1)} {unit}"
+
+
 def quantity(value: float | None, unit: str) -> str:
     """A figure with its unit; a time in s, ms or µs."""
     if unit == "s":
@@ -71,6 +77,26 @@ def quantity(value: float | None, unit: str) -> str:
 def share(value: float | None) -> str:
     """A share from 0 to 1 as a percentage with one decimal."""
     return f"{value * 100:.1f} %" if is_number(value) else DASH
+
+
+def near(value: float) -> str:
+    """A value near 1 with as many digits as show its distance from 1; any other with three digits: `0.9959`, `0.99998`.
+
+    0.99998 with four digits would be 1.0000, which is another statement.
+    """
+    if not 0.9 <= value < 1:
+        return "1" if value == 1 else figure(value)
+    return "1" if 1 - value < 5e-10 else f"{value:.{max(4, math.ceil(-math.log10(1 - value)))}f}"
+
+
+def measure(metric: str, value: float) -> str:
+    """A metric with its value: `cosine 0.9959`, `relative error 0.0031`."""
+    return f"{metric} {near(value)}" if is_number(value) else DASH
+
+
+def compares_errors(metric: str) -> bool:
+    """Whether less of the metric is better."""
+    return "error" in metric
 
 
 def whole(value: float | None) -> str:

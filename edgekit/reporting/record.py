@@ -168,6 +168,7 @@ class Row:
     figures: dict[str, Figure] = field(default_factory=dict)
     memory: Memory | None = None
     check: Check | None = None  # known answers, in the process that was timed
+    goldens: int | None = None  # how many of them
     accuracy: Accuracy | None = None
     energy: Energy | None = None
     sustained: Sustained | None = None
@@ -248,3 +249,9 @@ class Record:
     subjects: tuple[Subject, ...] = ()
     method: tuple[str, ...] = ()  # how it was measured, in paragraphs
     warnings: tuple[str, ...] = ()
+    planned: int | None = None  # rows that were to be measured
+
+    @property
+    def partial(self) -> bool:
+        """Whether the measurement was interrupted, or is not finished."""
+        return self.planned is not None and len(self.rows) < self.planned

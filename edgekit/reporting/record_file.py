@@ -95,6 +95,8 @@ def _record(content: dict[str, Any]) -> Record:
         checked.append(one)
     for number, fault in mixed(checked):
         raise _of_row(number, checked[number - 1].name, fault)
+    if whole.planned is not None and whole.planned < len(checked):
+        raise RecordError(f"it has {len(checked)} rows, and {whole.planned} were planned", hint=AGAIN)
     return replace(whole, rows=tuple(checked))
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from edgekit.reporting import number_text
 from edgekit.reporting.advice import judge
 from edgekit.reporting.record import PHASES, QUANTITIES, SCENARIOS, Accuracy, Environment, Record, Row
 
 NOTES = 12  # notes on rows below the terminal's tables, at most
+LAST_HEADS = ("accuracy", "vs. reference", "correct", "notes")
 STATISTICS = ("median", "low", "high", "mean", "min", "max", "stdev", "p90", "p95", "p99")
 # The quantities of a scenario that a person compares.
 COMPARED = {
@@ -85,12 +86,13 @@ def as_csv(record: Record) -> str:
 
 def markdown(record: Record) -> str:
     """A Markdown table of model, size, precision, target, threads, test and value ± deviation: a line a quantity."""
-    heads = ("model", "size", "precision", "target", "threads", "test", "value ± standard deviation", "correct")
-    lines = [f"| {' | '.join(heads)} |", "|---|---:|---|---|---:|---|---:|---|"]
+    heads = ("model", "size", "precision", "target", "threads", "test", "median ± standard deviation", "vs. reference")
+    lines = [f"| {' | '.join((*heads, 'correct'))} |", "|---|---:|---|---|---:|---|---:|---|---|"]
     for row in record.rows:
         setup = (row.bundle, number_text.size(row.bytes), row.recipe, row.target, row.threads)
         for test, value in _values(row) or [(number_text.setting(row), number_text.DASH)]:
-            lines.append(f"| {' | '.join(_escaped(cell) for cell in (*setup, test, value, correct(row)))} |")
+            cells = (*setup, test, value, agreement(row), correct(row))
+            lines.append(f"| {' | '.join(_escaped(cell) for cell in cells)} |")
     notes = [f"- {_escaped(row.name)}: {_escaped(note)}" for row in record.rows for note in notes_of(row)]
     head = f"## {_escaped(record.title)}\n\n{_escaped(record.made)}, {_escaped(record.environment.cpu)}"
     advice = [f"- {_escaped(bundle)}: {_escaped(text)}" for bundle, text in recommendations(record)]
@@ -98,26 +100,33 @@ def markdown(record: Record) -> str:
 
 
 def table(record: Record) -> str:
-    """A table for each scenario, then notes on rows and a recommendation for each bundle."""
+    """What to ship of each bundle, a table for each scenario, then notes on rows."""
     from edgekit import text_table
 
+    advice = [
+        f"{_short(bundle)}: {number_text.cut(text, number_text.PROSE)}" for bundle, text in recommendations(record)
+    ]
+    if record.partial:
+        advice.insert(0, f"Interrupted: {len(record.rows)} of {record.planned} rows were measured.")
     accuracies = {(row.bundle, row.variant): row.accuracy for row in record.rows if row.accuracy}
     parts = []
     for scenario in SCENARIOS:
-        heads = ("bundle", "variant", "test", *map(_head, COMPARED[scenario]), "peak", "size", "accuracy", "correct")
+        heads = ("bundle", "variant", "test", *map(_head, COMPARED[scenario]), "peak memory", "size", *LAST_HEADS)
         rows = [row for row in record.rows if row.scenario == scenario]
         lines = [_line(row, accuracies.get((row.bundle, row.variant))) for row in rows]
         columns = [at for at in range(len(heads)) if any(line[at] != number_text.DASH for line in lines)]
         if lines:
             text = text_table.table([heads[at] for at in columns], [[line[at] for at in columns] for line in lines])
             parts.append(f"{scenario.upper()}\n{text}")
-    remarks = [(row.name, "; ".join(notes)) for row in record.rows if (notes := list(notes_of(row)))]
-    notes = [f"{_short(name)}: {number_text.cut(text)}" for name, text in remarks[:NOTES]]
+    remarks = [(row.name, "; ".join(notes)) for row in record.rows if (notes := list(faults_of(row)))]
+    notes = [disturbances(record.rows)] if any(row.disturbed for row in record.rows) else []
+    notes += [f"{_short(name)}: {number_text.cut(text)}" for name, text in remarks[:NOTES]]
     notes += [f"and {number_text.count(len(remarks) - NOTES, 'more row')} with notes"] if len(remarks) > NOTES else []
-    advice = [
-        f"{_short(bundle)}: {number_text.cut(text, number_text.PROSE)}" for bundle, text in recommendations(record)
-    ]
-    return "\n\n".join(filter(None, (*parts, "\n".join(map(text_table.one_line, [*notes, *advice])))))
+
+    def paragraphs(lines: Sequence[str]) -> str:
+        return "\n".join(text_table.wrapped(text_table.one_line(line)) for line in lines)
+
+    return "\n\n".join(filter(None, (paragraphs(advice), *parts, paragraphs(notes))))
 
 
 def _line(row: Row, accuracy: Accuracy | None) -> list[str]:
@@ -126,7 +135,8 @@ def _line(row: Row, accuracy: Accuracy | None) -> list[str]:
         *(_short(row.bundle), _short(row.variant), _short(number_text.setting(row))),
         *(number_text.plain(row.figures.get(name)) for name in COMPARED[row.scenario]),
         *(number_text.size(row.memory.peak_rss if row.memory else None), number_text.size(row.bytes)),
-        *(number_text.share(accuracy.value if accuracy else None), correct(row)),
+        *(number_text.share(accuracy.value if accuracy else None), agreement(row), correct(row)),
+        "disturbed" if row.disturbed else number_text.DASH,
     ]
 
 
@@ -145,14 +155,35 @@ def correct(row: Row) -> str:
     return "yes" if row.check and row.check.ok else number_text.DASH
 
 
+def agreement(row: Row) -> str:
+    """How near a row's outputs are to the reference: `cosine 0.9959`, `relative error 0.0031`; a dash if unknown."""
+    return number_text.measure(row.check.agreement.metric, row.check.agreement.value) if row.check else number_text.DASH
+
+
+def disturbances(rows: Sequence[Row]) -> str:
+    """One sentence about all disturbed rows, with the first one as an example."""
+    disturbed = [row for row in rows if row.disturbed]
+    every = f"All {len(rows)} measurements were" if len(disturbed) == len(rows) > 1 else ""
+    some = (
+        f"{len(disturbed)} of {number_text.count(len(rows), 'measurement')} {'was' if len(disturbed) == 1 else 'were'}"
+    )
+    example = f"{disturbed[0].name} ({'; '.join(disturbed[0].disturbed)})"
+    return number_text.cut(f"{every or some} disturbed, such as {example}. Measure again on an idle machine.", 400)
+
+
 def notes_of(row: Row) -> Iterator[str]:
     """Warnings about a row's figures."""
-    if row.invalid:
-        yield f"invalid: {row.invalid}"
     if row.disturbed:
         yield f"disturbed: {'; '.join(row.disturbed)}"
+    yield from faults_of(row)
+
+
+def faults_of(row: Row) -> Iterator[str]:
+    """Warnings about a row's figures that are not about other programs."""
+    if row.invalid:
+        yield f"invalid: {row.invalid}"
     if row.warmup and not row.warmup.settled:
-        yield f"not stable after {number_text.count(row.warmup.runs, 'warm-up run')}"
+        yield f"did not reach a steady state after {number_text.count(row.warmup.runs, 'warm-up run')}"
 
 
 def _values(row: Row) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from edgekit import goldens, invariance, registry, samples
 from edgekit.bundle.safe_files import size_text
 from edgekit.core import QUANTIZED, Bundle, Graph, Measure, Recipe, Variant
 from edgekit.errors import VerificationError
+from edgekit.reporting.number_text import measure
 from edgekit.workbench import prove
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ def check(variant: Variant, agreement: Measure, limit: float | None, budget: Map
     if agreement.loss <= allowed:
         return
     raise VerificationError(
-        f"{variant.name} lost too much accuracy: {agreement.metric} is {agreement.value:.4f}, "
-        f"a loss of {agreement.loss:.4f}, and {allowed:.4f} is allowed",
+        f"{variant.name} lost too much accuracy: {agreement.metric} is {agreement.value:.6g}, "
+        f"a loss of {agreement.loss:.3g}, and {allowed:.3g} is allowed",
         hint="nothing was published; use --precision fp32, or raise --max-accuracy-loss",
         variant=variant.name,
         loss=agreement.loss,
@@ -122,7 +123,8 @@ def sentence(name: str, figures: Mapping[str, Any]) -> str:
     before = ""
     if "fp32_milliseconds" in figures:
         before = f" (fp32: {size_text(figures['fp32_bytes'])}, {figures['fp32_milliseconds']:.2f} ms)"
-    found = f"{name}: {figures['metric']} {figures['agreement']:.5f}, {size}, {latency}{before}"
+    figure = measure(figures["metric"], figures["agreement"])
+    known = f"{name}: {figure}, {size}, {latency}{before}"
     if figures["batch_invariant"]:
-        return found
-    return f"{found}; an item's outputs depend on its batch: they differ by {figures['batch_difference']:.2g}"
+        return known
+    return f"{known}; an item's outputs depend on its batch: they differ by {figures['batch_difference']:.2g}"

@@ -6,6 +6,7 @@ torch's modules, or a float graph as it is, before any target's form of it. Know
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from edgekit import device, goldens, memory_pages, registry, samples
+from edgekit.bundle import onnx_file
 from edgekit.bundle import settings as bundle_settings
 from edgekit.core import Bundle, Graph, Recipe, Source, Variant
 from edgekit.errors import UsageError
@@ -46,8 +48,9 @@ class Reference(msgspec.Struct):
     """What variants are made of and compared with.
 
     `graphs`: float graphs in the folder FLOATS of the scratch; none where the exporter quantizes and nobody asked for
-    them. `size`: bytes of the unquantized graphs. `outputs`: whether the reference's outputs for the samples lie in
-    OUTPUTS; not where weights are made up and graphs are built. `notes`: what the user is warned of.
+    them. `size`: bytes of all parameters in float32, however they are stored. `outputs`: whether the reference's
+    outputs for the samples lie in OUTPUTS; not where weights are made up and graphs are built. `notes`: what the user
+    is warned of.
     """
 
     settings: dict[str, Any]
@@ -111,9 +114,19 @@ def _computed(
     with memory_pages.giving_back(home), kind(bundle, variant, device.threads(), sessions=sessions) as model:
         outputs = model.outputs(inputs)
     goldens.write_arrays(scratch / OUTPUTS, {goldens.REFERENCE: outputs})
-    files = (file for file in home.iterdir() if not file.name.startswith(PROOFS))
-    size = sum(file.stat().st_size for file in files)
-    return replace(made, graphs=floats, size=size, outputs=True)
+    return replace(made, graphs=floats, size=_float32_bytes(home), outputs=True)
+
+
+def _float32_bytes(home: Path) -> int:
+    """Four bytes for each parameter of the graphs in a folder; the files' size where they keep no weights beside them.
+
+    A checkpoint may be stored in bfloat16: the size of its files says nothing of float32.
+    """
+    files = [file for file in sorted(home.rglob("*")) if file.is_file() and not file.name.startswith(PROOFS)]
+    graphs = [str(file.relative_to(home)) for file in files if file.suffix == ".onnx"]
+    tensors = [(path, tensor) for path in graphs for tensor in onnx_file.read(home, path).external]
+    places = {(Path(path).parent / each.location, each.offset): math.prod(each.shape) for path, each in tensors}
+    return 4 * sum(places.values()) if places else sum(file.stat().st_size for file in files)
 
 
 def _prove(exporter: Exporter, floats: Sequence[Graph], folder: Path, targets: Sequence[str], say: Say) -> None:

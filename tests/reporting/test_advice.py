@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from made_records import check, encoder, figure, language_model, row, typical
 
-from edgekit.reporting import number_text
+from edgekit.core import Measure
+from edgekit.reporting import number_text, quality
 from edgekit.reporting.advice import contests, cost, judge, pick
 from edgekit.reporting.record import Accuracy, Row
 
@@ -120,6 +121,62 @@ def test_advice_says_where_outputs_depend_on_the_batch() -> None:
     assert words[0] == words[1]
     assert "depend on the batch" not in words[0]
     assert "outputs that depend on the batch" in words[2]
+
+
+def near(variant: str, seconds: float, loss: float, **changed: Any) -> Row:
+    """A row without held-out data: only its agreement with the reference is known."""
+    known = replace(check(variant), agreement=Measure("cosine", 1 - loss, loss))
+    return timed(variant, seconds, None, check=known, **changed)
+
+
+def test_the_runner_up_is_named_with_what_it_costs_and_gains() -> None:
+    rows = [near("cpu/int8-dynamic", 0.0196, 0.0041), near("openvino/int8-dynamic", 0.0236, 0.0009)]
+    verdict = judge(rows)
+    assert verdict.runner_up == "Runner-up: openvino/int8-dynamic, 20 % slower, error 4.56 times smaller."
+    assert verdict.runner_up in verdict.words
+    assert "19.6 ms per input, cosine 0.9959 against the reference" in verdict.words
+    full = [near("cpu/fp32", 0.05, 1e-7), near("openvino/fp32", 0.06, 1e-7)]
+    said = judge([*rows, *full]).words
+    assert "Compared with cpu/fp32 it is 3.9 times smaller and 2.6 times faster. Runner-up: openvino/int8" in said
+    coarse = near("openvino/int8-dynamic", 0.0236, 0.0040)
+    said = judge([rows[0], coarse, *full]).words
+    assert "Runner-up: openvino/int8-dynamic, 20 % slower, a similar error." in said
+    assert "More exact: openvino/fp32, 3.1 times slower, 3.9 times larger, practically without error." in said
+    assert judge(rows[:1]).runner_up == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (0.001, 0.02, "error 20 times smaller"),
+        (0.02, 0.001, "error 20 times larger"),
+        (0.0011, 0.001, "a similar error"),
+        (1e-7, 1e-9, "equally exact"),
+        (0.01, 1e-9, "less exact"),
+        (1e-9, 0.01, "practically without error"),
+    ],
+)
+def test_errors_are_compared_in_words(one: float, other: float, words: str) -> None:
+    assert quality.ratio(*(quality.of(near("a/int8", 1.0, loss), None) for loss in (one, other))) == words
+
+
+def test_errors_of_unchecked_rows_are_not_compared() -> None:
+    assert quality.of(row(check=None), None) is None
+    assert quality.ratio(None, quality.of(row(), None)) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1.0, "1"), (0.9959, "0.9959"), (0.99998, "0.99998"), (0.003064, "0.00306"), (3.8e-8, "3.80e-08")],
+)
+def test_an_agreement_shows_how_far_from_equal_it_is(value: float, shown: str) -> None:
+    assert number_text.near(value) == shown
+    assert number_text.measure("cosine", value) == f"cosine {shown}"
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.2, "1 s"), (40.0, "40 s"), (130.0, "2 min"), (7300.0, "2 h")])
+def test_the_time_that_is_left_is_rounded(seconds: float, shown: str) -> None:
+    assert number_text.duration(seconds) == shown
 
 
 def test_another_test_may_have_another_winner() -> None:

@@ -183,6 +183,14 @@ def test_a_newer_one_wants_a_newer_edgekit(tmp_path: Path) -> None:
     assert "install a newer edgekit" in caught.value.hint
 
 
+def test_fewer_rows_than_planned_are_a_partial_record(tmp_path: Path) -> None:
+    path = written(tmp_path, record(row(), planned=3))
+    assert report.read(path).partial
+    assert not report.read(written(tmp_path, record(row(), planned=1))).partial
+    with pytest.raises(RecordError, match="it has 1 rows, and 0 were planned"):
+        report.read(written(tmp_path, record(row(), planned=0)))
+
+
 def test_torn_at_any_place(tmp_path: Path) -> None:
     path = written(tmp_path, record(row(figures={})))
     whole = path.read_bytes()

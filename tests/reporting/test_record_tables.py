@@ -75,11 +75,16 @@ def test_a_record_without_rows_is_a_head_alone() -> None:
 def test_markdown_is_a_table_of_values_with_their_spread() -> None:
     text = tables.markdown(typical())
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert rows[0] == "| model | size | precision | target | threads | test | value ± standard deviation | correct |"
-    assert re.search(
-        r"^\| minilm\.ek \| 90\.9 MB \| fp32 \| cpu \| 2 \| single latency \| [\d.]+ ± [\d.]+ ms \| yes", text, re.M
+    heads = (
+        "| model | size | precision | target | threads | test | median ± standard deviation | vs. reference | correct |"
     )
-    assert re.search(r"^\| qwen3-0\.6b\.ek .* pp512\+tg128 decode \| [\d.]+ ± [\d.]+ tokens/s \| yes", text, re.M)
+    assert rows[0] == heads
+    assert re.search(
+        r"^\| minilm\.ek \| 90\.9 MB \| fp32 \| cpu \| 2 \| single latency \| [\d.]+ ± [\d.]+ ms \| label agreement 0\.9980 \| yes",
+        text,
+        re.M,
+    )
+    assert re.search(r"^\| qwen3-0\.6b\.ek .* pp512\+tg128 decode \| [\d.]+ ± [\d.]+ tokens/s \| .* \| yes", text, re.M)
     assert "- minilm.ek openvino/int8-dynamic single: invalid: outputs moved by 0.8" in text
     assert "ship cpu/int8-dynamic" in text
 
@@ -88,7 +93,7 @@ def test_nothing_in_a_name_ends_a_cell_of_markdown() -> None:
     name = "a|b\n\n# c <script> [x](y) `z` ![i](j) \\"
     text = tables.markdown(record(row(bundle=name), title=name))
     (line,) = [line for line in text.splitlines() if line.startswith("| a")]
-    assert len(re.findall(r"(?<!\\)\|", line)) == 9
+    assert len(re.findall(r"(?<!\\)\|", line)) == 10
     assert "<script" not in text.replace("\\<", "")
     assert not re.search(r"(?<!\\)`", text)
     assert "## a\\|b \\# c" in text
@@ -96,7 +101,7 @@ def test_nothing_in_a_name_ends_a_cell_of_markdown() -> None:
 
 def test_a_row_without_figures_is_still_told() -> None:
     dead = row(figures={}, memory=None, check=None, invalid="out of memory")
-    assert "| single | – | NO |" in tables.markdown(record(dead))
+    assert "| single | – | – | NO |" in tables.markdown(record(dead))
     text = tables.table(record(dead))
     assert re.search(r"single +90\.9 MB +NO", text)
     assert "invalid: out of memory" in text
@@ -106,15 +111,24 @@ def test_a_row_without_figures_is_still_told() -> None:
 def test_the_terminal_has_a_table_for_each_scenario() -> None:
     text = tables.table(typical())
     assert [line for line in text.splitlines() if line.isupper()] == ["LLM", "STREAM", "SINGLE-STREAM", "OFFLINE"]
-    assert re.search(r"cpu/int8-dynamic +single +3\.\d+ ms +104\.7 MB +23\.1 MB +97\.9 % +yes", text)
+    assert re.search(
+        r"cpu/int8-dynamic +single +3\.\d+ ms +104\.7 MB +23\.1 MB +97\.9 % +label agreement 0\.9980 +yes", text
+    )
     assert re.search(r"openvino/int8-dynamic +single .* NO$", text, re.M)
-    assert "disturbed: others used 0.8 cores of 2 meanwhile" in text
+    assert re.search(r"cpu/fp32 +batch 32 .* yes +disturbed$", text, re.M)
+    assert text.splitlines()[0].startswith("minilm.ek: ship cpu/int8-dynamic"), "the verdict comes first"
+    said = (
+        "1 of 15 measurements was disturbed, such as minilm.ek cpu/fp32 batch 32 (others used 0.8 cores of 2 meanwhile)"
+    )
+    assert said in text
 
 
 def test_what_is_said_of_rows_does_not_push_the_table_away() -> None:
     rows = [row(replicate=number, disturbed=("x",), invalid="y") for number in range(tables.NOTES + 3)]
     text = tables.table(record(*rows))
-    assert text.count("invalid: y; disturbed: x") == tables.NOTES
+    assert text.count("invalid: y") == tables.NOTES
+    assert text.count("such as minilm.ek cpu/fp32 single (x)") == 1
+    assert f"All {len(rows)} measurements were disturbed" in text
     assert "and 3 more rows with notes" in text
 
 
@@ -122,7 +136,7 @@ def test_an_unsettled_warm_up_is_said() -> None:
     one = row()
     assert one.warmup is not None
     noted = list(tables.notes_of(replace(one, warmup=replace(one.warmup, settled=False))))
-    assert noted == ["not stable after 12 warm-up runs"]
+    assert noted == ["did not reach a steady state after 12 warm-up runs"]
 
 
 def test_names_of_any_length_and_kind_leave_the_terminal_whole() -> None:
