@@ -34,7 +34,9 @@ def test_one_file_is_a_table_and_a_page(files: list[Path]) -> None:
     assert str(result).endswith("page.html")
     assert result.error is None
     assert not result.changes
-    assert "<h1>EdgeKit benchmark</h1>" in files[0].with_name("page.html").read_text(encoding="utf-8")
+    assert ">EdgeKit benchmark</p><h1>minilm.ek, qwen3-0.6b.ek and spotter-stream.ek on Example Xeon" in files[
+        0
+    ].with_name("page.html").read_text(encoding="utf-8")
 
 
 def test_several_files_are_one_report(files: list[Path]) -> None:
@@ -43,7 +45,7 @@ def test_several_files_are_one_report(files: list[Path]) -> None:
     assert not result.changes
     text = files[0].with_name("page.html").read_text(encoding="utf-8")
     assert "What changed" not in text
-    assert "qwen3-0.6b.ek on after: ship" in text
+    assert "after: Ship cuda · int4" in text
     assert any(line.startswith("after: minilm.ek: ship cpu/int8-dynamic") for line in result.summary)
 
 

@@ -295,9 +295,6 @@ def _warnings(subjects: Sequence[Subject], rows: Sequence[Row], planned: int) ->
             yield f"{each.name} has random weights: only its speed and memory have a meaning."
         if each.bundle.goldens is None:
             yield f"{each.name} has no goldens: its outputs are not checked."
-    disturbed = [row for row in rows if row.disturbed]
-    if disturbed:
-        yield f"{len(disturbed)} of {len(rows)} rows were disturbed: see their notes."
 
 
 def _portable(model: str | Path) -> str:

@@ -89,7 +89,7 @@ def phases(key: str, title: str, about: str, blocks: Sequence[Block], x_name: st
             for style, value in (("pale", whole), ("bar", own)):
                 width = max(xs.at(value) - PHASE_LEFT, 0.0)
                 box = f'x="{PHASE_LEFT}" y="{at}" width="{width:.1f}" height="9"'
-                parts.append(f'<rect class="s{block.series} {style}" {box}/>')
+                parts.append(f'<rect class="{colour(block)} {style}" {box}/>')
         for style, size in (("forecast", block.forecast), ("mark", block.peak)):
             if size:
                 parts.append(f'<path class="{style}" d="M{xs.at(size):.1f} {y + 17}V{y + height - 1}"/>')

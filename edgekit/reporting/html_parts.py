@@ -63,10 +63,13 @@ def cell(value: Any, key: float | str | None = None) -> Cell:
 
 
 def table(name: str, heads: Sequence[Head], lines: Sequence[Line], *, most: int = MOST_ROWS) -> Iterator[str]:
-    """A table that scrolls in its own frame, without its empty columns. `name`: the label for screen readers."""
+    """A sortable table without its empty columns. `name`: the label for screen readers.
+
+    On a narrow screen each line becomes a card, in which every value has its column's name (`data-l`).
+    """
     first_lines = lines[:most]
     columns = [at for at in range(len(heads)) if at == 0 or any(not line.cells[at].empty for line in first_lines)]
-    yield f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name)}"><table class="sortable">'
+    yield f'<div class="frame" role="region" aria-label="{text(name)}"><table class="sortable">'
     yield f"<thead><tr>{''.join(_head(heads[at]) for at in columns)}</tr></thead><tbody>"
     for line in first_lines:
         style = f' class="{line.style}"' if line.style else ""
@@ -107,4 +110,5 @@ def _cell(content: Cell, head: Head, *, first: bool) -> str:
     if first:
         return f'<th scope="row"{key}>{content.html}</th>'
     style = ' class="n"' if head.number else ""
-    return f"<td{style}{key}>{content.html}</td>"
+    label = " ".join(filter(None, (head.name, head.under)))
+    return f'<td{style}{key} data-l="{text(label)}"><span>{content.html}</span></td>'

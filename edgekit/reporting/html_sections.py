@@ -12,14 +12,16 @@ from html import escape
 
 from edgekit import invariance
 from edgekit.reporting import html_parts, number_text, svg, tables
+from edgekit.reporting.html_hero import hero
 from edgekit.reporting.html_parts import Cell, Head, Line, cell, prose, text
-from edgekit.reporting.plots import plots
-from edgekit.reporting.record import Example, Figure
+from edgekit.reporting.plots import lead, plots
+from edgekit.reporting.record import NEEDED, Example, Figure
 from edgekit.reporting.row_groups import Entry, Group
 
 EXAMPLES, NOTES = 12, 12  # of a bundle, at most
 EDGE = 64  # of an example picture, in CSS pixels
 PICTURE = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/=]{1,20000}")
+RANKS = {f"p{rank}": rank for rank in NEEDED if rank != 95}  # the percentiles that the tables have
 Column = tuple[Head, Callable[[Entry], Cell]]
 TITLES = {
     "single-stream": "Single input",
@@ -32,10 +34,12 @@ TITLES = {
 def section(key: str, group: Group) -> Iterator[str]:
     """The section of one bundle. `key` makes ids unique on the page."""
     subject = group.subject
-    yield f'<section aria-labelledby="{key}-h"><h2 id="{key}-h">{text(group.bundle)}</h2>'
+    yield f'<section id="{key}" aria-labelledby="{key}-h"><h2 id="{key}-h">{text(group.bundle)}</h2>'
     if subject:
         yield f"<p>{prose(subject.what)}</p>"
     yield f'<p class="soft">{text(_facts(group))}</p>'
+    picture = lead(f"{key}-lead", group)
+    yield f'<div class="lead"><div>{"".join(hero(group))}</div>{picture}</div>'
     for scenario in group.scenarios:
         entries = group.of(scenario)
         yield f"<h3>{TITLES[scenario]}</h3>"
@@ -64,13 +68,25 @@ def _table(group: Group, scenario: str, entries: Sequence[Entry]) -> Iterator[st
     title = f"{TITLES[scenario]}: {group.bundle}"
     names = list(_name_columns(group, entries))
     first = entries[: html_parts.MOST_ROWS]
-    yield from html_parts.table(title, *_lines([*names, _metric(group), *MIDDLE[scenario], *MAIN], first))
+    main = _lines([*names, *_quality_columns(group), *MIDDLE[scenario], *MAIN], first)
+    yield from html_parts.table(title, *main)
+    yield _few_runs(*main)
     yield html_parts.more(len(entries) - len(first), "row")
     rest = _lines([*names, *REST], first)
     if any(not each.empty for line in rest[1] for each in line.cells[1 + len(names) :]):
         yield f"<details><summary>Memory, start and checks, {TITLES[scenario].lower()}</summary>"
         yield from html_parts.table(f"{title}, the rest", *rest)
         yield "</details>"
+
+
+def _few_runs(heads: Sequence[Head], lines: Sequence[Line]) -> str:
+    """A sentence about dashes in the columns of percentiles."""
+    ranks = [at for at, head in enumerate(heads) if head.name.rpartition(" ")[2] in RANKS]
+    shown = [at for at in ranks if any(not line.cells[at].empty for line in lines)]
+    if all(not line.cells[at].empty for line in lines for at in shown):
+        return ""
+    needed = number_text.joined([f"{name} needs {NEEDED[rank]} runs" for name, rank in RANKS.items()])
+    return f'<p class="soft">{number_text.DASH} too few runs for this percentile: {needed}.</p>'
 
 
 def _lines(columns: Sequence[Column], entries: Sequence[Entry]) -> tuple[list[Head], list[Line]]:
@@ -93,16 +109,20 @@ def _named(name: str) -> Cell:
     return cell(svg.clip(name, 40), svg.clip(name, 40))
 
 
-def _metric(group: Group) -> Column:
+def _quality_columns(group: Group) -> Iterator[Column]:
+    """The task's metric, where there are held-out inputs, and how near the outputs are to the reference."""
     metric = next((entry.accuracy.metric for entry in group.entries if entry.accuracy), "")
-    return Head("Accuracy", "" if metric == "accuracy" else svg.clip(metric.replace("_", " "))), _accuracy
+    yield Head("Accuracy", "" if metric == "accuracy" else svg.clip(metric.replace("_", " "))), _accuracy
+    names = [entry.row.check.agreement.metric for entry in group.entries if entry.row.check]
+    errors = bool(names) and number_text.compares_errors(names[0])
+    yield Head("Error" if errors else "Agreement", "with the reference"), _agreement
 
 
 def _name(entry: Entry) -> Cell:
-    """The variant, struck through if the row is invalid, with a mark if it was disturbed."""
+    """The variant with a mark: correct, invalid (and struck through), not checked; and whether it was disturbed."""
     row = entry.row
     name = text(svg.clip(row.variant, 48))
-    marks = [f"<s>{name}</s>" if row.invalid else name]
+    marks = [_mark(entry), f"<s>{name}</s>" if row.invalid else name]
     if row.invalid:
         marks.append('<small class="bad">invalid</small>')
     elif row.disturbed:
@@ -110,6 +130,16 @@ def _name(entry: Entry) -> Cell:
     if entry.shipped:
         marks.append('<small class="good">ship</small>')
     return Cell(svg.swatch(entry.series, entry.hollow) + " ".join(marks), svg.clip(row.variant, 48))
+
+
+def _mark(entry: Entry) -> str:
+    """Whether the outputs were correct, as a sign."""
+    check = entry.row.check
+    if entry.row.invalid or (check and not check.ok):
+        style, word, sign = "bad", "wrong", "✗"
+    else:
+        style, word, sign = ("good", "correct", "✓") if check else ("soft", "not checked", "?")
+    return f'<span class="{style}" role="img" aria-label="{word}" title="{word}">{sign}</span>'
 
 
 def _accuracy(entry: Entry) -> Cell:
@@ -127,16 +157,25 @@ def _stat(quantity: str, statistic: str = "median") -> Callable[[Entry], Cell]:
     return find
 
 
-def _interval(quantity: str) -> Callable[[Entry], Cell]:
-    return lambda entry: cell(number_text.interval(entry.figure(quantity)))
+def _median(quantity: str, noun: str) -> Callable[[Entry], Cell]:
+    """The median, with its 95 % interval and the number of runs under it."""
 
-
-def _runs(quantity: str) -> Callable[[Entry], Cell]:
     def find(entry: Entry) -> Cell:
         figure: Figure | None = entry.figure(quantity)
-        return cell(number_text.whole(figure.n), figure.n) if figure else Cell(number_text.DASH)
+        if figure is None:
+            return Cell(number_text.DASH)
+        unit = "" if figure.unit == "tokens/s" else figure.unit
+        interval = number_text.interval(figure)
+        notes = [interval] if interval != number_text.DASH else []
+        notes.append(number_text.count(figure.n, noun))
+        under = f"<small>{text(' · '.join(notes))}</small>"
+        return Cell(f"{text(number_text.quantity(figure.median, unit))}<br>{under}", _key(figure.median))
 
     return find
+
+
+def _key(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _peak(entry: Entry) -> Cell:
@@ -176,14 +215,6 @@ def _size(entry: Entry) -> Cell:
     return cell(number_text.size(entry.row.bytes), entry.row.bytes)
 
 
-def _correct(entry: Entry) -> Cell:
-    if entry.row.invalid:
-        return Cell('<span class="bad">no</span>', 0)
-    if entry.row.check is None:
-        return Cell(number_text.DASH)
-    return Cell('<span class="good">yes</span>' if entry.row.check.ok else '<span class="bad">no</span>', 1)
-
-
 def _agreement(entry: Entry) -> Cell:
     check = entry.row.check
     if check is None or not math.isfinite(check.agreement.value):
@@ -191,7 +222,8 @@ def _agreement(entry: Entry) -> Cell:
     small = text(svg.clip(check.agreement.metric))
     if check.batch_invariant is False:  # what an item is answered depends on the others of its batch
         small += f"<br>in a batch: {text(invariance.words(check.batch_invariant, check.batch_difference))}"
-    return Cell(f"{check.agreement.value:.4f}<br><small>{small}</small>", check.agreement.value)
+    value = text(number_text.near(check.agreement.value))
+    return Cell(f"{value}<br><small>{small}</small>", check.agreement.value)
 
 
 def _difference(entry: Entry) -> Cell:
@@ -211,38 +243,27 @@ def _threads(entry: Entry) -> Cell:
 # The main columns of each scenario.
 MIDDLE: dict[str, Sequence[Column]] = {
     "single-stream": (
-        (Head("Median", "per input"), _stat("latency")),
+        (Head("Median", "per input, 95 % interval"), _median("latency", "run")),
         (Head("p90", "of runs"), _stat("latency", "p90")),
         (Head("p99", "of runs"), _stat("latency", "p99")),
-        (Head("95 % interval", "of the median"), _interval("latency")),
-        (Head("Runs"), _runs("latency")),
     ),
-    "offline": (
-        (Head("Items/s", "median"), _stat("throughput")),
-        (Head("95 % interval", "of the median"), _interval("throughput")),
-        (Head("Batches"), _runs("throughput")),
-    ),
+    "offline": ((Head("Items/s", "median, 95 % interval"), _median("throughput", "run")),),
     "llm": (
         (Head("TTFT", "median"), _stat("ttft")),
-        (Head("TPOT", "median"), _stat("tpot")),
+        (Head("TPOT", "median, 95 % interval"), _median("tpot", "run")),
         (Head("Decode", "tokens/s"), _stat("decode")),
         (Head("Prefill", "tokens/s"), _stat("prefill")),
         (Head("ITL p99", "of gaps"), _stat("itl", "p99")),
-        (Head("95 % interval", "of TPOT"), _interval("tpot")),
-        (Head("Runs"), _runs("tpot")),
     ),
     "stream": (
-        (Head("Median", "per step"), _stat("step")),
+        (Head("Median", "per step, 95 % interval"), _median("step", "step")),
         (Head("p99", "of steps"), _stat("step", "p99")),
         (Head("Real-time factor", "below 1: real time"), _stat("rtf")),
-        (Head("95 % interval", "of the median"), _interval("step")),
-        (Head("Steps"), _runs("step")),
     ),
 }
 MAIN: Sequence[Column] = (
     (Head("Peak memory", "RSS"), _peak),
     (Head("Size", "on disk"), _size),
-    (Head("Correct"), _correct),
 )
 REST: Sequence[Column] = (
     (Head("Peak memory", "RSS"), _peak),
@@ -254,7 +275,6 @@ REST: Sequence[Column] = (
     (Head("First run"), _stat("first")),
     (Head("Start to result", "new process"), _stat("start")),
     (Head("Energy"), _energy),
-    (Head("Agreement", "with the reference"), _agreement),
     (Head("Difference", "of tolerance"), _difference),
     (Head("Threads"), _threads),
 )
@@ -265,7 +285,7 @@ def _notes(entries: Sequence[Entry]) -> Iterator[str]:
     items = []
     for entry in entries:
         where = " ".join(filter(None, (entry.device, entry.row.variant, number_text.setting(entry.row))))
-        if notes := list(tables.notes_of(entry.row)):
+        if notes := list(tables.faults_of(entry.row)):
             items.append(f"<li>{text(where)}: {prose('; '.join(notes))}</li>")
     if items:
         yield f'<ul class="remarks">{"".join(items[:NOTES])}</ul>'
@@ -281,12 +301,13 @@ def _examples(group: Group) -> Iterator[str]:
     line = f"Outputs of {subject.answered_by} on held-out inputs{wrong}."
     heads = "".join(f'<th scope="col">{name}</th>' for name in ("Input", "Expected", "Output"))
     yield f'<h3>Example outputs</h3><p class="soft">{text(line)}</p>'
-    yield f'<div class="scroll" tabindex="0" role="region" aria-label="Outputs of {text(group.bundle)}">'
+    yield f'<div class="frame" role="region" aria-label="Outputs of {text(group.bundle)}">'
     yield f'<table class="examples"><thead><tr>{heads}</tr></thead><tbody>'
     for each in subject.examples[:EXAMPLES]:
         style, word, sign = ("good", "right", "✓") if each.right else ("bad", "wrong", "✗")
         verdict = f'<span class="{style}" role="img" aria-label="{word}">{sign}</span>'
-        yield f"<tr><td>{_marked(each)}</td><td>{text(each.expected)}</td><td>{verdict} {text(each.got)}</td></tr>"
+        yield f'<tr><td>{_marked(each)}</td><td data-l="Expected"><span>{text(each.expected)}</span></td>'
+        yield f'<td data-l="Output"><span>{verdict} {text(each.got)}</span></td></tr>'
     yield "</tbody></table></div>"
 
 

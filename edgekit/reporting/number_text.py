@@ -177,11 +177,12 @@ def setting(row: Row) -> str:
 
 def facts(environment: Environment) -> dict[str, str]:
     """The device as name -> text; unknown values are left out."""
+    usable = "all usable" if environment.affinity == environment.cores else f"{environment.affinity} usable"
     quota = f"{environment.quota:g} cores" if environment.quota else "none"
     texts = {
         "processor": environment.cpu,
         "features": " ".join(environment.features),
-        "cores": f"{environment.cores}, {environment.affinity} for this process",
+        "cores": f"{environment.cores} ({usable})",
         "CPU quota": quota,
         "governor": environment.governor,
         "frequencies": ", ".join(sorted({f"{hertz / 1e9:.2f} GHz" for hertz in environment.frequencies})),

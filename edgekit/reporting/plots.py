@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from edgekit.reporting import advice, bars, html_parts, number_text, svg
@@ -16,15 +17,14 @@ PLOTTED = 8  # rows in one plot
 BLOCKS = 5  # processes in the plot of memory
 ABOUT = 800  # letters of a plot's description for screen readers
 DISTRIBUTION = {"single-stream": "latency", "stream": "step", "llm": "itl"}
+APART = 0.001  # accuracies that differ by less are one line: sizes say more
+SMALLER = "Better is down and to the left: smaller and faster"
 PER = {"latency": "per input", "step": "per step", "itl": "between two tokens"}
 
 
 def plots(key: str, group: Group) -> Iterator[str]:
     """All plots for which a bundle has figures. `key` makes ids unique on the page."""
     deciding = group.of(group.scenarios[0])
-    accuracy = _accuracy(f"{key}-accuracy", group, deciding)
-    if group.scenarios[0] != "llm":  # TTFT and TPOT come first there, side by side
-        yield from accuracy
     for scenario in group.scenarios:
         entries = [entry for entry in group.of(scenario) if not entry.row.invalid]
         if scenario == "llm":
@@ -38,40 +38,69 @@ def plots(key: str, group: Group) -> Iterator[str]:
             yield from _bars(f"{key}-many", group, entries, "throughput", title, text)
     yield from _memory(f"{key}-memory", group, [entry for entry in deciding if entry.row.memory])
     yield from _sustained(f"{key}-sustained", group)
-    yield from accuracy
 
 
-def _accuracy(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
-    """Accuracy against latency, invalid rows included: this plot shows wrong outputs."""
-    candidates = [(entry, entry.accuracy, advice.cost(entry.row)) for entry in entries]
-    points = [
-        (entry, accuracy, cost)
-        for entry, accuracy, cost in candidates
-        if accuracy and cost is not None and drawable(cost)
-    ]
-    if not points:
-        return
-    factor, unit = _unit([cost for _, _, cost in points])
+def lead(key: str, group: Group) -> str:
+    """The picture of the choice: accuracy against latency, or size where all are equally accurate; "" without figures.
+
+    Invalid rows are included: this plot shows wrong outputs.
+    """
+    if not group.scenarios:
+        return ""
+    timed = [(entry, advice.cost(entry.row)) for entry in group.of(group.scenarios[0])]
+    points = [(entry, cost) for entry, cost in timed if cost is not None and drawable(cost)]
+    shares = [_share(entry) for entry, _ in points]
+    if points and None not in shares and max(map(float, filter(None, shares)), default=0) - _least(shares) >= APART:
+        return _lead(key, group, points, [(share or 0.0) * 100 for share in shares], _metric(points[0][0]))
+    sized = [(entry, cost) for entry, cost in points if drawable(entry.row.bytes)]
+    if not sized:
+        return ""
+    return _lead(key, group, sized, [(entry.row.bytes or 0) / 1e6 for entry, _ in sized], "")
+
+
+def _least(shares: Sequence[float | None]) -> float:
+    return min((share for share in shares if share is not None), default=0.0)
+
+
+def _share(entry: Entry) -> float | None:
+    """The task's metric, or the agreement with the reference: from 0 to 1, more is better. None if neither is known."""
+    if entry.accuracy:
+        return entry.accuracy.value
+    measure = entry.row.check.agreement if entry.row.check else None
+    if measure is None or number_text.compares_errors(measure.metric) or not 0 <= measure.value <= 1.001:
+        return None
+    return measure.value
+
+
+def _metric(entry: Entry) -> str:
+    name = entry.accuracy.metric if entry.accuracy else entry.row.check.agreement.metric if entry.row.check else ""
+    return svg.clip(number_text.cut(name.replace("_", " ")), 40)
+
+
+def _lead(key: str, group: Group, points: Sequence[tuple[Entry, float]], heights: Sequence[float], metric: str) -> str:
+    """`metric`: what `heights` are shares of, in per cent; "" means that they are sizes in MB."""
+    factor, unit = _unit([cost for _, cost in points])
     dots = [
         svg.Dot(
-            *(
-                group.label(entry),
-                number_text.size(entry.row.bytes),
-                cost * factor,
-                accuracy.value * 100,
-                entry.row.bytes or 0,
-            ),
-            *(entry.series, entry.hollow),
+            name=group.label(entry),
+            note=number_text.size(entry.row.bytes) if metric else number_text.seconds(cost),
+            x=cost * factor,
+            y=height,
+            size=(entry.row.bytes or 0) if metric else 1,
+            series=entry.series,
+            hollow=entry.hollow,
         )
-        for entry, accuracy, cost in points[:PLOTTED]
+        for (entry, cost), height in list(zip(points, heights))[:PLOTTED]
     ]
-    about = "; ".join(f"{dot.name}: {number_text.figure(dot.x)} {unit}, {dot.y:.1f} %, {dot.note}" for dot in dots)
-    metric = svg.clip(number_text.cut(points[0][1].metric.replace("_", " ")), 40)
+    shown = f"{metric}, %" if metric else "MB on disk"
+    about = "; ".join(f"{dot.name}: {number_text.figure(dot.x)} {unit}, {dot.y:.4g} {shown}" for dot in dots)
     item = {"llm": "answer", "stream": "step", "offline": "item"}.get(group.scenarios[0], "input")
-    names = (f"median {unit} per {item}", f"{metric}, %")
-    picture = svg.scatter(key, _title("Accuracy against latency", group), about[:ABOUT], dots, *names, y_most=100)
-    text = "Better is up and to the left. The area of a dot is the size on disk; hollow dots are not quantized."
-    yield html_parts.figure("Accuracy, latency, size", picture, text, len(points) - PLOTTED)
+    title = "Accuracy, latency, size" if metric else "Size and latency"
+    places = (f"median {unit} per {item}", shown)
+    most, narrow = (100.0, APART * 100) if metric else (math.inf, 0.0)
+    picture = svg.scatter(key, _title(title, group), about[:ABOUT], dots, *places, y_most=most, narrow=narrow)
+    better = "Better is up and to the left. The area of a dot is the size on disk" if metric else SMALLER
+    return html_parts.figure(title, picture, f"{better}; hollow dots are not quantized.", len(points) - PLOTTED)
 
 
 def _distribution(key: str, group: Group, entries: Sequence[Entry], quantity: str) -> Iterator[str]:
@@ -83,9 +112,9 @@ def _distribution(key: str, group: Group, entries: Sequence[Entry], quantity: st
     rows = [_strip(group, entry, figure, factor, noun) for entry, figure in samples[:PLOTTED]]
     about = "; ".join(f"{row.name}: {row.note}" for row in rows)
     title = _title(f"Distribution of {number_text.QUANTITY[quantity]}", group)
-    picture = svg.strips(key, title, about[:ABOUT], rows, f"{unit} {PER[quantity]}, logarithmic")
+    picture = svg.strips(key, title, about[:ABOUT], rows, f"{unit} {PER[quantity]} (log scale)")
     text = f"A dot is a {noun} (at most {svg.SHOWN} are drawn). The box is the middle half, the tick the median."
-    name = number_text.QUANTITY[quantity]
+    name = "Inter-token latency (ITL)" if quantity == "itl" else number_text.QUANTITY[quantity]
     yield html_parts.figure(f"{name[:1].upper()}{name[1:]}, distribution", picture, text, len(samples) - PLOTTED)
 
 
@@ -179,7 +208,7 @@ def _memory(key: str, group: Group, entries: Sequence[Entry]) -> Iterator[str]:
     picture = bars.phases(key, _title("Memory by phase", group), about[:ABOUT], blocks, "MB")
     text = (
         "Solid: memory of this process only (USS). Pale: all resident memory (RSS), shared files included. The tick is "
-        "the peak, the dashed line the forecast from before the run. Where USS is unknown, the whole bar is pale."
+        "the peak, the dashed line the forecast from before the run. For all-pale bars only the total is known."
     )
     yield html_parts.figure("Memory by phase", picture, text, len(entries) - BLOCKS)
 

@@ -97,9 +97,12 @@ def scatter(
     y_name: str,
     *,
     y_most: float = math.inf,
+    narrow: float = 1.0,
     roofs: Sequence[float] = (),
 ) -> str:
     """A scatter plot. x begins at zero; y covers the values, without labels above `y_most`. `key` makes ids unique.
+
+    `narrow`: room above and below the values at least, so that noise stays small.
 
     With `roofs` both axes are logarithmic, and each roof is drawn as the line x * y = roof: an upper limit.
     """
@@ -111,7 +114,7 @@ def scatter(
         ys = Scale(min(reached) / 2, max(reached) * 2, bottom, top, log=True)
     else:
         xs = from_zero(x_values, LEFT, WIDTH - RIGHT)
-        ys = _around(y_values, bottom, top)
+        ys = _around(y_values, bottom, top, narrow)
     parts = [_roof(roof, xs, ys) for roof in roofs]
     parts += [f'<text class="t" x="4" y="12">{escaped(y_name)}</text>', *x_axis(xs, top, bottom, x_name)]
     for tick in (tick for tick in ys.ticks() if tick <= y_most):
@@ -267,10 +270,10 @@ def from_zero(values: Sequence[float], start: float, end: float) -> Scale:
     return Scale(0, math.ceil(largest * 1.08 / step) * step, start, end)
 
 
-def _around(values: Sequence[float], start: float, end: float) -> Scale:
-    """A scale around the values with room at both ends; at least two units wide, so that noise stays small."""
+def _around(values: Sequence[float], start: float, end: float, narrow: float) -> Scale:
+    """A scale around the values with room at both ends, at least `narrow`."""
     low, high = min(values, default=0), max(values, default=1)
-    room = max((high - low) * 0.35, 1.0)
+    room = max((high - low) * 0.35, narrow) or 1.0
     step = _step((high - low + 2 * room) / 4)
     return Scale(math.floor((low - room) / step) * step, math.ceil((high + room) / step) * step, start, end)
 

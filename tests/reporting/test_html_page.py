@@ -19,11 +19,12 @@ from made_records import HOSTILE, check, environment, figure, language_model, me
 from property_tests import examples
 
 from edgekit.core import Measure
-from edgekit.reporting import html_page
+from edgekit.reporting import html_page, record_file
 from edgekit.reporting.comparison import compare
 from edgekit.reporting.record import Accuracy, Example, Record, Subject, Sustained
 
 VOID = {"meta", "br"}
+LINK = r"#m\d+|data:application/json;base64,[A-Za-z0-9+/]+=*"  # to a section, and to the data in the page itself
 EMPTY_IN_SVG = {"path", "circle", "rect"}
 
 
@@ -76,11 +77,16 @@ def test_page_is_whole_and_says_all_that_matters() -> None:
     text = told(typical())
     found = Balanced(text)
     for words in (
-        "ship cpu/int8-dynamic",
-        "3 bundles, 11 variants, 15 rows: 13 with outputs that match the goldens",
+        "Ship cpu · int8 ✓ solid",
+        "2.5 times faster than fp32",
+        "3.9 times smaller than fp32",
+        "98.2 % before the export",
+        "Runner-up: openvino/fp32, 2.3 times slower",
+        "13 of 15 measurements returned correct results.",
+        "1 of 15 measurements was disturbed",
+        "edgekit 0.1.0; python 3.11.9",
         "Left out: openvino/int8-dynamic (outputs moved by 0.8",
         "Invalid: minilm.ek openvino/int8-dynamic single and",
-        "disturbed: others used 0.8 cores",
         "23.1 MB",
         "Example Xeon",
         "21.5 GB/s read",
@@ -101,11 +107,13 @@ def test_every_plot_is_drawn_where_there_is_something_to_draw() -> None:
     found = plots(told(typical()))
     assert found[:4] == ["Accuracy, latency, size", "Latency, distribution", "Throughput in batches", "Memory by phase"]
     assert found[4:] == [
+        "Size and latency",
         *("Time to first token (TTFT)", "Time per output token (TPOT)", "Decode speed and memory bandwidth (roofline)"),
         *(
-            "ITL, distribution",
+            "Inter-token latency (ITL), distribution",
             "Memory by phase",
             "Sustained throughput",
+            "Size and latency",
             "Time per step, distribution",
             "Memory by phase",
         ),
@@ -128,7 +136,7 @@ def test_what_was_not_measured_is_a_dash_or_is_left_out() -> None:
     found = Balanced(text)
     assert not re.search(r"\b(nan|inf|None)\b", found.text)
     assert found.text.count("–") >= 8
-    assert "ship no variant yet" in found.text
+    assert "Ship no variant yet" in found.text
     assert "∞ of 0.02" in found.text
     assert plots(told(record(nothing))) == []
     assert '<th scope="col">' not in told(record())
@@ -146,7 +154,11 @@ def test_repetitions_and_tests_have_a_column_only_where_there_are_several() -> N
 def test_one_run_of_one_row_is_enough_for_plots() -> None:
     met = Accuracy(metric="accuracy", value=0.5, trained=None, items=1)
     one = row(figures={"latency": figure("latency", [1.5])}, bytes=0, accuracy=met, memory=None)
-    assert plots(told(record(one))) == ["Accuracy, latency, size", "Latency, distribution"]
+    assert plots(told(record(one))) == ["Latency, distribution"]
+    sized = replace(one, bytes=1000)
+    assert plots(told(record(sized)))[0] == "Size and latency"
+    other = replace(row("cpu/int8", 2.0), accuracy=replace(met, value=0.6))
+    assert plots(told(record(sized, other)))[0] == "Accuracy, latency, size"
 
 
 @pytest.mark.parametrize("value", [0.0, 5e-324, 1e-30, 1e30, 1e300])
@@ -178,11 +190,62 @@ def test_a_comparison_begins_with_what_changed() -> None:
         "spotter-stream.ek openvino/fp32 chunk 1: only in file0",
         "The environments differ",
         "Mann-Whitney",
-        "minilm.ek on file1: ship cpu/int8-dynamic",
+        "worse, of 19 figures",
+        "file1: Ship cpu · int8",
         "The machines",
     ):
         assert words in found.text, words
     assert found.text.index("Changes") < found.text.index("Sentence vectors")
+
+
+def test_a_comparison_without_changes_says_so_first() -> None:
+    text = told(typical(), typical())
+    assert '<p class="verdict soft">≈ No significant change</p>' in text
+    assert text.index("No significant change") < text.index("<table")
+
+
+def test_only_rows_that_became_invalid_count_in_the_verdict() -> None:
+    wrong = row(check=check("cpu/fp32", ok=False), invalid="it moved")
+    assert "▼ 1 invalid now" in told(record(row()), record(wrong))
+    assert "invalid now" not in told(record(wrong), record(wrong))
+
+
+def test_rows_beyond_a_bound_that_did_not_fail_are_not_red() -> None:
+    text = html_page.html([typical()], undecided=["row x: was disturbed"])
+    found = re.search(r'<div class="warning"><p>1 row beyond a bound.*?</div>', text)
+    assert found is not None
+    assert "row x: was disturbed" in found[0]
+
+
+def test_a_page_of_several_bundles_has_a_table_of_contents() -> None:
+    text = told(typical())
+    assert '<a href="#m0">minilm.ek</a> ship cpu · int8: 3.20 ms per input, 23.1 MB' in text
+    for number in range(3):
+        assert f'<section id="m{number}"' in text
+    assert "<nav" not in told(record(row()))
+
+
+def test_the_data_is_in_the_page() -> None:
+    made = record(row())
+    (data,) = re.findall(r'<a download="bench.json" href="data:application/json;base64,([^"]+)"', told(made))
+    assert base64.b64decode(data) == record_file.encode(made)
+
+
+def test_agreement_is_shown_without_held_out_inputs() -> None:
+    near = replace(check("cpu/int8"), agreement=Measure("cosine", 0.9959, 0.0041))
+    found = Balanced(told(record(row("cpu/int8", check=near, goldens=8), row("cpu/fp32", 2.0))))
+    assert "Cosine0.9959loss 0.00410 against the reference on 8 known inputs" in found.text
+    assert "Agreement" in found.text
+    wrong_name = replace(near, agreement=Measure("relative error", 0.003, 0.003))
+    text = told(record(row("cpu/int8", check=wrong_name)))
+    assert "Agreement" not in Balanced(text).text, "an error is not an agreement"
+
+
+def test_a_missing_percentile_is_explained() -> None:
+    few = row("cpu/int8", figures={"latency": figure("latency", [1.0] * 9)})
+    said = "too few runs for this percentile: p90 needs 64 runs and p99 needs 662 runs."
+    assert said in told(record(row(), few))
+    assert said not in told(record(row()))
 
 
 def test_several_files_are_one_report_with_a_device_column() -> None:
@@ -190,7 +253,7 @@ def test_several_files_are_one_report_with_a_device_column() -> None:
     found = Balanced(text)
     assert "Changes" not in found.text
     assert found.text.count("Device") >= 4
-    assert "qwen3-0.6b.ek on board: ship" in found.text
+    assert "board: Ship cuda · int4" in found.text
     assert "board cpu/int8-dynamic" in found.text
 
 
@@ -207,9 +270,10 @@ def test_page_asks_for_nothing_and_runs_only_its_own_script() -> None:
     text = told(typical())
     found = Balanced(text)
     assert not {"link", "img", "iframe", "object", "embed", "base", "form"} & set(found.tags)
-    assert not {"src", "href", "style", "action", "srcset"} & {name for name, _ in found.attributes}
+    assert not {"src", "style", "action", "srcset"} & {name for name, _ in found.attributes}
+    assert all(re.fullmatch(LINK, value or "") for name, value in found.attributes if name == "href")
     assert not [name for name, _ in found.attributes if name.startswith("on")]
-    assert not re.search(r"https?:|url\(|@import|[^:]//[a-z]", text)
+    assert not re.search(r"https?:|url\(|@import|[^:]//[a-z]", re.sub(LINK, "", text))
     policy = next(value for name, value in found.attributes if name == "content" and "default-src" in (value or ""))
     assert "default-src 'none'" in str(policy)
     for tag in ("script", "style"):
@@ -237,7 +301,8 @@ def assert_harmless(text: str) -> None:
     assert found.tags.count("script") == 1
     assert "img" not in found.tags
     assert not [name for name, _ in found.attributes if name.startswith("on")]
-    assert not {"src", "href", "style"} & {name for name, _ in found.attributes}
+    assert not {"src", "style"} & {name for name, _ in found.attributes}
+    assert all(re.fullmatch(LINK, value or "") for name, value in found.attributes if name == "href")
     assert text.count("<title>") + text.count("<title ") == text.count("</title>")
     assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", text)
     assert text.encode(errors="strict")
