@@ -92,6 +92,7 @@ def test_a_bench_from_the_command_line_to_a_file(folder: Path, tmp_path: Path, c
     sizes = {phase.name: phase.rss or 0 for phase in single.memory.phases}
     assert sizes["imported"] < sizes["loaded"] <= sizes["peak"] == single.memory.peak_rss
     assert single.memory.forecast is not None
+    assert single.memory.forecast.total >= single.memory.peak_rss, "a forecast guards a limit"
     assert single.check is not None
     assert single.check.ok
     assert (single.invalid, single.accuracy, single.random) == ("", None, False)

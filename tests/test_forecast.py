@@ -82,7 +82,7 @@ def test_a_forecast_is_the_sum_of_its_parts(exported: Callable[..., Path], model
     assert {variant.target for variant in bundle.variants} == {*in_process.usual(model)["targets"]}
     for variant in bundle.variants:
         told = forecast(bundle, variant, batch=batch, tokens=tokens, threads=2)
-        parts = (told.base, told.libraries, told.weights, told.states, told.arena, told.spike)
+        parts = (told.base, told.libraries, told.weights, told.states, told.arena, told.spike, told.margin)
         assert told.total == sum(parts)
         assert min(told.base, told.libraries, told.weights, told.arena) > 0
         assert (told.states > 0) == (variant.graphs[0].kind == "decoder")

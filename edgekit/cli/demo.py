@@ -23,7 +23,7 @@ from edgekit.cli.options import Command, output_switches
 @output_switches
 @click.pass_obj
 def demo(console: Console, /, output: Path, open_browser: bool) -> None:
-    """Export and measure tiny models of the zoo, and write a report.
+    """Export and measure a few models, and write a report.
 
     $ edgekit demo
     $ edgekit demo -o /tmp/demo --open

@@ -30,29 +30,37 @@ def verify(console: Console, /, bundle: Path, targets: tuple[Target, ...]) -> No
 
     The exit code is 5 when a variant is out of tolerance.
     """
+    from edgekit.bundle import manifest
     from edgekit.verify import verify
 
     checks = verify(bundle, targets=targets)
-    console.answer({"ok": all(check.ok for check in checks), "checks": checks}, checks_text(checks), _error(checks))
+    goldens = manifest.read(bundle, verify="never").goldens
+    text = checks_text(checks, len(goldens.inputs) if goldens else 0)
+    console.answer({"ok": all(check.ok for check in checks), "checks": checks}, text, _error(checks))
 
 
-def checks_text(checks: Sequence[Check]) -> str:
-    """A table of the variants with their differences from the goldens."""
-    heads = ("variant", "", "difference", "allowed", "agreement", "loss", "allowed", "batch-invariant", "seconds", "")
-    rows = (
+def checks_text(checks: Sequence[Check], goldens: int) -> str:
+    """A table of the variants with their differences from the goldens, and a sentence. `goldens`: their number."""
+    from edgekit.reporting import number_text
+
+    near = "error" if any(number_text.compares_errors(check.agreement.metric) for check in checks) else "agreement"
+    heads = ("variant", "result", "difference", "allowed", near, "loss", "allowed loss")
+    heads += ("batch-invariant", "seconds", "why")
+    rows = [
         (
             *(check.variant, "ok" if check.ok else "FAILED", f"{check.difference:.2g}", f"{check.tolerance:.2g}"),
-            *(f"{check.agreement.metric} {check.agreement.value:.4f}", f"{check.agreement.loss:.2g}"),
-            *(
-                f"{check.allowed_loss:.2g}",
-                invariance.words(check.batch_invariant, check.batch_difference),
-                f"{check.seconds:.2f}",
-                check.why,
-            ),
+            *(number_text.measure(check.agreement.metric, check.agreement.value), f"{check.agreement.loss:.2g}"),
+            *(f"{check.allowed_loss:.2g}", invariance.words(check.batch_invariant, check.batch_difference)),
+            *(f"{check.seconds:.2f}", check.why),
         )
         for check in checks
-    )
-    return table(heads, rows)
+    ]
+    columns = len(heads) if any(check.why for check in checks) else len(heads) - 1
+    passed = sum(check.ok for check in checks)
+    verb = "gives its" if len(checks) == 1 else "give their"
+    outputs = f"known outputs on this machine, for {number_text.count(goldens, 'input')}"
+    sentence = f"{passed} of {number_text.count(len(checks), 'variant')} {verb} {outputs}."
+    return "\n\n".join((table(heads[:columns], [row[:columns] for row in rows]), sentence))
 
 
 def _error(checks: Sequence[Check]) -> VerificationError | None:

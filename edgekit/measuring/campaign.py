@@ -29,7 +29,6 @@ from edgekit.reporting import record as records
 from edgekit.reporting.record import SCENARIOS, Environment, Record, Row
 from edgekit.variants import probe
 
-TITLE = "EdgeKit benchmark"
 SECONDS, QUICK = 1.0, 0.2  # of reading memory
 STARTS = 2  # more fresh processes of a variant, only for how long it takes to start
 DAY = 86_400
@@ -270,7 +269,7 @@ def _record(
 ) -> Record:
     return Record(
         schema=records.SCHEMA,
-        title=TITLE,
+        title=records.TITLE,
         made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seconds=seconds,
         commands=(settings.command,),

@@ -18,7 +18,7 @@ from edgekit.reporting import html_hero, html_parts, number_text, record_file, t
 from edgekit.reporting.comparison import Change, Comparison
 from edgekit.reporting.html_parts import Cell, Head, Line, cell, prose, text
 from edgekit.reporting.html_sections import section
-from edgekit.reporting.record import Record
+from edgekit.reporting.record import TITLE, Record
 from edgekit.reporting.row_groups import Group, grouped
 
 BUNDLES, FACTS = 12, 20  # bundles, and items of a list, that a page shows at most
@@ -63,7 +63,7 @@ def _title(records: Sequence[Record], groups: Sequence[Group], compared: Compari
     """What was measured, and where: `minilm.ek and speaker.ek on AMD EPYC 7B13`."""
     names = [number_text.cut(group.bundle, 40) for group in groups]
     what = number_text.joined(names) if len(names) <= 3 else number_text.count(len(names), "bundle")
-    if not what:
+    if not what or (records[0].title != TITLE and not compared):
         return number_text.cut(records[0].title)
     machines = list(dict.fromkeys(record.environment.cpu for record in records))
     where = number_text.cut(machines[0], 60) if len(machines) == 1 else f"{len(machines)} machines"
@@ -72,7 +72,7 @@ def _title(records: Sequence[Record], groups: Sequence[Group], compared: Compari
 
 def _header(records: Sequence[Record], names: Sequence[str], title: str) -> str:
     lines = "\n".join(f'<p class="soft">{text(_line(record, name))}</p>' for record, name in zip(records, names))
-    kind = "EdgeKit comparison" if len(records) > 1 else records[0].title
+    kind = "EdgeKit comparison" if len(records) > 1 else TITLE
     return f'<header><p class="kind">{text(kind)}</p><h1>{text(title)}</h1>{lines}</header>'
 
 

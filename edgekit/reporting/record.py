@@ -13,6 +13,7 @@ from edgekit.core import QUANTIZED, Check
 from edgekit.core import SCENARIOS as SCENARIOS
 
 SCHEMA = "edgekit.bench/1"
+TITLE = "EdgeKit benchmark"  # of a record that has no title of its own
 
 # Percentile -> the runs that it takes: fewer, and one time in 770 (three sigma) none of them lies beyond it, so that
 # the largest would be called the percentile. n > log(0.0013) / log(rank / 100).
@@ -82,6 +83,7 @@ class Forecast:
     arena: int  # activations
     spike: int  # beyond the rest, while the model is opened
     total: int
+    margin: int = 0  # by which the total is larger than its parts, so that it is not too low
 
 
 @dataclass(frozen=True, kw_only=True)
