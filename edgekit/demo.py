@@ -180,7 +180,7 @@ def _export(part: Part, folder: Path, say: Progress) -> None:
     if samples is not None:
         zoo.write_calibration(zoo.heldout(part.model, part.task), samples)
     export(
-        part.folder or f"zoo:{part.model}",
+        str(part.folder) if part.folder else f"zoo:{part.model}",
         folder / part.name,
         task=part.task,
         precision=PRECISIONS,

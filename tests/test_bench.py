@@ -301,7 +301,7 @@ def test_a_process_that_is_stopped_is_a_disturbed_row(folder: Path, tmp_path: Pa
         row = weighing.row()
     finally:
         weighing.close()
-    assert any("it stood still for" in line for line in row.disturbed), row.disturbed
+    assert any("its process was stopped for" in line for line in row.disturbed), row.disturbed
     assert not row.invalid
 
 

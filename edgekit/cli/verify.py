@@ -44,8 +44,8 @@ def checks_text(checks: Sequence[Check], goldens: int) -> str:
     from edgekit.reporting import number_text
 
     near = "error" if any(number_text.compares_errors(check.agreement.metric) for check in checks) else "agreement"
-    heads = ("variant", "result", "difference", "allowed", near, "loss", "allowed loss")
-    heads += ("batch-invariant", "seconds", "why")
+    first = ("variant", "result", "difference", "allowed", near)
+    heads = (*first, "loss", "allowed loss", "batch-invariant", "seconds", "why")
     rows = [
         (
             *(check.variant, "ok" if check.ok else "FAILED", f"{check.difference:.2g}", f"{check.tolerance:.2g}"),

@@ -105,5 +105,6 @@ def _llm(
             for read in prompt or (min(PROMPT, max(1, room - new)),):
                 tests.append(Test("llm", prompt=read, generate=new, depth=before, batch=rows))
         if not (prompt and generate) and room < PROMPT + GENERATE:
-            warnings.append(f"{bundle.name} has a context of {context} tokens: {tests[-1].name}")
+            shortened = f"{tests[-1].prompt} prompt + {tests[-1].generate} new tokens"
+            warnings.append(f"{bundle.name} only holds {context} tokens, so the test was shortened to {shortened}.")
     return tests

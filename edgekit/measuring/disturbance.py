@@ -28,7 +28,7 @@ SHORTEST = 0.2  # seconds: /proc/stat counts in hundredths, and says nothing of 
 TOLD = {
     "others": (0.1, "other programs used {:.1f} cores"),
     "steal": (0.01, "the hypervisor took {:.0%} of the time"),
-    "stopped": (0.3, "it stood still for {:.1f} s"),
+    "stopped": (0.3, "its process was stopped for {:.1f} s"),
     "slept": (0.1, "the machine slept for {:.1f} s"),
     "clock": (0.05, "the clock was set by {:.2f} s"),
     "throttled": (1.0, "the processor throttled itself {:.0f} times"),

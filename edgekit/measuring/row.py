@@ -276,7 +276,7 @@ class Weighing:
         if quarter:
             share = 1 - fmean(rates[-quarter:]) / fmean(rates[:quarter])
             if share > FELL:
-                yield f"it became slower by {share:.0%} while it ran on and on"
+                yield f"throughput fell by {share:.0%} during the sustained run"
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

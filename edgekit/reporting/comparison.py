@@ -194,11 +194,14 @@ def table(comparison: Comparison) -> str:
     """The changes as a table for a terminal, with the differences of the environments and the summary."""
     from edgekit import text_table
 
-    heads = ("row", "file", "", comparison.names[0], "", "change", "p", "")
+    several = len(comparison.names) > 2
+    last = "the other" if several else comparison.names[-1]
+    heads = ("row", *(("file",) if several else ()), "figure", comparison.names[0], last, "change", "p", "verdict")
     rows = (
         (
-            *(number_text.cut(change.key.name, 80), comparison.names[change.file], change.name),
-            *(change.text(change.before), change.text(change.after)),
+            number_text.cut(change.key.name, 80),
+            *((comparison.names[change.file],) if several else ()),
+            *(change.name, change.text(change.before), change.text(change.after)),
             *(number_text.change(change.ratio), p_text(change.p), change.verdict),
         )
         for change in comparison.changes
@@ -213,7 +216,7 @@ def table(comparison: Comparison) -> str:
         else ""
     )
     sentences = "\n".join(
-        text_table.one_line(number_text.cut(line, number_text.PROSE))
+        text_table.wrapped(text_table.one_line(number_text.cut(line, number_text.PROSE)))
         for line in (*summary(comparison), *comparison.notes)
     )
     return "\n\n".join(filter(None, (text_table.table(heads, rows), differing, sentences)))

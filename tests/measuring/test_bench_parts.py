@@ -47,7 +47,7 @@ def test_lengths_that_nobody_asked_for_fit_into_the_context() -> None:
     assert (test.name, said) == ("pp512+tg128", [])
     (test,), (said_of_it,) = configuration.plan(decoder(context=128))
     assert (test.prompt, test.generate) == (96, 32)
-    assert "a context of 128 tokens" in said_of_it
+    assert "only holds 128 tokens, so the test was shortened to 96 prompt + 32 new tokens." in said_of_it
     (asked,), _ = configuration.plan(decoder(context=128), prompt=(512,), generate=(8,))
     assert asked.prompt == 512, "what was asked for is not changed, but refused where it is run"
     with pytest.raises(UsageError, match="a context of 128 tokens, and the test needs 520"):

@@ -93,4 +93,4 @@ def test_a_process_that_was_stopped_knows_it() -> None:
     process.send_signal(signal.SIGCONT)
     time.sleep(0.3)
     told, _ = process.communicate("\n", timeout=300)
-    assert "it stood still for" in told
+    assert "its process was stopped for" in told

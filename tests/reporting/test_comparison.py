@@ -179,6 +179,9 @@ def test_summary_and_table_name_what_matters() -> None:
     assert "+20.0 %, and 9 more. The other 6 did not change significantly" in said
     text = table(found)
     assert "minilm.ek openvino/int8-dynamic single" in text
+    assert text.splitlines()[0].split() == ["row", "figure", "a", "b", "change", "p", "verdict"]
+    three = table(compare([typical(), typical(1.2), typical()], ["a", "b", "c"]))
+    assert three.splitlines()[0].split() == ["row", "file", "figure", "a", "the", "other", "change", "p", "verdict"]
     assert flat(found.changes[0], found.names)["figure"] == "latency"
 
 
