@@ -105,9 +105,9 @@ def _explained(variants: Sequence[Variant]) -> str:
     samples = next((variant.measured["samples"] for variant in variants if "samples" in variant.measured), None)
     if samples is None:
         return ""
-    return (
-        f"Measured on the exporting machine: median latency of one input, agreement with the model on {samples} inputs."
-    )
+    kinds = {graph.kind for variant in variants for graph in variant.graphs}
+    item = "one generated token" if "decoder" in kinds else "one input"
+    return f"Measured on the exporting machine: median latency of {item}, agreement with the model on {samples} inputs."
 
 
 def _latency(figures: Mapping[str, Any]) -> str:

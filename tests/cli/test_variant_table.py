@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.cli.variant_table import gains, settings_table, settings_text, variant_table
 from edgekit.cli.verify import checks_text
-from edgekit.core import Check, Measure, Recipe, Variant
+from edgekit.core import Check, Graph, Measure, Recipe, Variant
 
 FULL = {
     "milliseconds": 9.31,
@@ -39,6 +39,12 @@ def test_figures_have_their_fp32_in_brackets_and_a_unit() -> None:
     assert "2.32x as fast as fp32 and 3.9x smaller." in text
     assert "loss" not in lines[0]
     assert "0.0041" in variant_table([variant(**FULL)], all_figures=True)
+
+
+def test_the_latency_of_a_decoder_is_that_of_a_token() -> None:
+    decoder = Variant("cpu", Recipe(weights="int8"), (Graph("model", "m.onnx", (), (), kind="decoder"),), measured=FULL)
+    assert "median latency of one generated token" in variant_table([decoder])
+    assert "median latency of one input" in variant_table([variant(**FULL)])
 
 
 def test_an_error_is_not_called_agreement() -> None:
