@@ -18,7 +18,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 GAP = 2  # spaces between two columns
-NARROWEST = 10  # letters of a column that wraps
+NARROWEST = 8  # letters of a column that wraps
 BOLD, GREEN, RED = 1, 32, 31
 COLOURS = {"ok": GREEN, "yes": GREEN, "better": GREEN, "FAILED": RED, "NO": RED, "worse": RED}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -33,9 +33,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, width: int 
     if not cells:
         return ""
     limit = terminal_width() if width is None else width
-    numeric = [all(cell[:1].isdigit() or not cell for cell in column) for column in zip(*cells, strict=True)]
+    numeric = [all(map(_is_number, column)) for column in zip(*cells, strict=True)]
     natural = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    widths = _fitted(natural, heads, numeric, limit)
+    widths = _fitted(natural, heads, cells, numeric, limit)
     if widths is None:
         return "\n\n".join(_block(heads, row, limit) for row in cells)
     lines = _lines(heads, widths, numeric, head=True)
@@ -44,15 +44,27 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, width: int 
     return "\n".join(lines)
 
 
+def _is_number(cell: str) -> bool:
+    return not cell or (cell[0].isdigit() and ", " not in cell)
+
+
 def _fitted(
-    natural: Sequence[int], heads: Sequence[str], numeric: Sequence[bool], limit: int | None
+    natural: Sequence[int],
+    heads: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    numeric: Sequence[bool],
+    limit: int | None,
 ) -> list[int] | None:
     """The widths of the columns within the limit: the widest text column shrinks first. None if they cannot fit."""
     widths = list(natural)
     if limit is None:
         return widths
     words = [max(map(len, head.split()), default=0) for head in heads]
-    least = [wide if right else min(wide, max(word, NARROWEST)) for wide, word, right in zip(widths, words, numeric)]
+    whole = [max(map(len, column)) for column in zip(*cells)]  # of cells with numbers, which do not wrap
+    least = [
+        min(wide, max(word, values if right else NARROWEST))
+        for wide, word, values, right in zip(widths, words, whole, numeric)
+    ]
     excess = sum(widths) + GAP * (len(widths) - 1) - limit
     while excess > 0:
         # The first column names the row: it shrinks last.

@@ -15,7 +15,7 @@ from edgekit.reporting.advice import judge
 from edgekit.reporting.record import PHASES, QUANTITIES, SCENARIOS, Accuracy, Environment, Record, Row
 
 NOTES = 12  # notes on rows below the terminal's tables, at most
-LAST_HEADS = ("accuracy", "vs. reference", "correct", "notes")
+LAST_HEADS = ("quality", "correct")
 STATISTICS = ("median", "low", "high", "mean", "min", "max", "stdev", "p90", "p95", "p99")
 # The quantities of a scenario that a person compares.
 COMPARED = {
@@ -131,12 +131,13 @@ def table(record: Record) -> str:
 
 def _line(row: Row, accuracy: Accuracy | None) -> list[str]:
     """The cells of a row in the terminal's table."""
+    known = (number_text.share(accuracy.value if accuracy else None), agreement(row))
     return [
         *(_short(row.bundle), _short(row.variant), _short(number_text.setting(row))),
         *(number_text.plain(row.figures.get(name)) for name in COMPARED[row.scenario]),
         *(number_text.size(row.memory.peak_rss if row.memory else None), number_text.size(row.bytes)),
-        *(number_text.share(accuracy.value if accuracy else None), agreement(row), correct(row)),
-        "disturbed" if row.disturbed else number_text.DASH,
+        ", ".join(each for each in known if each != number_text.DASH) or number_text.DASH,
+        f"{correct(row)}, disturbed" if row.disturbed else correct(row),
     ]
 
 

@@ -43,6 +43,11 @@ def test_names_and_numbers_do_not_wrap_while_text_can() -> None:
     assert "11.2 ms" in text
 
 
+def test_a_head_of_several_words_wraps_above_narrow_numbers() -> None:
+    lines = table(("name", "peak memory"), [("x", "1 MB")], width=12).splitlines()
+    assert lines == ["name    peak", "      memory", "x       1 MB"]
+
+
 def test_a_screen_that_is_too_narrow_for_columns_gets_blocks() -> None:
     heads = ("variant", *(f"figure{number}" for number in range(8)))
     text = table(heads, [("cpu/fp32", *("123.4 ms" for _ in range(8)))], width=40)
