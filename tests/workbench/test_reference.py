@@ -1,10 +1,11 @@
-"""The reference of a decoder: prompts that are read together are what they are alone."""
+"""The reference of a model: its size, and prompts that are read together are what they are alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import built_decoders as engines
+import in_process
 import numpy as np
 import pytest
 
@@ -32,3 +33,11 @@ def test_as_many_at_a_time_as_are_few_tokens_with_what_pads_them() -> None:
     made = [list(map(len, rows)) for rows in together([[0] * length for length in lengths])]
     assert made == [[400, 400], [100], [1000], [2000], [3, 500], [600]]
     assert list(together([])) == []
+
+
+@pytest.mark.slow
+def test_the_size_in_float32_does_not_depend_on_how_the_weights_are_stored(tmp_path: Path) -> None:
+    """The zoo's speaker is stored in bfloat16: two bytes for each of its 302,720 parameters."""
+    made = in_process.export("zoo:speaker", tmp_path / "made.ek", targets=["cpu"], precision="int4")
+    (variant,) = made.variants
+    assert variant.measured["fp32_bytes"] == pytest.approx(4 * 302_720, rel=0.02)
