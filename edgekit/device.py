@@ -15,13 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit import cpu_features as features
+
 ROOT = Path("/")
 
-# The flags of /proc/cpuinfo that change which kernels an engine picks.
-X86 = ("f16c", "fma", "avx", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16")
-AMX = ("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16")
-ARM = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16", "sme")
-MATTERS = frozenset((*X86, *AMX, *ARM))
 CPUS = "sys/devices/system/cpu"
 # How the firmware of virtual machines begins to name its maker; Arm processors do not tell what x86 ones do.
 VIRTUAL = ("QEMU", "VMware", "Xen", "innotek", "Parallels", "Google Compute Engine", "Virtual Machine", "KVM")
@@ -51,15 +48,15 @@ class Device:
 
 def describe(root: Path = ROOT) -> Device:
     """This machine, read afresh."""
-    features = tuple(sorted(cpu_features(root)))
+    known = tuple(sorted(cpu_features(root)))
     return Device(
         system=platform.system(),
         kernel=platform.release(),
         libc=" ".join(platform.libc_ver()).strip(),
         machine=platform.machine(),
         cpu=cpu_model(root),
-        features=features,
-        features_why="" if features else _why_no_features(root),
+        features=known,
+        features_why="" if known else _why_no_features(root),
         cores=os.cpu_count() or 1,
         affinity=affinity(),
         quota=cpu_quota(root),
@@ -99,14 +96,14 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def cpu_features(root: Path = ROOT) -> frozenset[str]:
-    """The instruction sets that matter here, by the kernel's names; empty where there is no /proc/cpuinfo."""
-    info = _cpuinfo(root)
-    return MATTERS.intersection((info.get("flags") or info.get("Features") or "").split())
+    """The instruction sets that matter here, by the kernel's names; empty where the kernel does not tell."""
+    return features.read(root, platform.machine())
 
 
 def cpu_model(root: Path = ROOT) -> str:
-    """The processor's name as it calls itself; Arm kernels give none, and then it is the architecture."""
-    return _cpuinfo(root).get("model name") or platform.processor() or platform.machine()
+    """The processor's name as it calls itself; on Arm the name of its first core; else the architecture."""
+    name = features.cpuinfo(root).get("model name") or features.arm_core(root)
+    return name or platform.processor() or platform.machine()
 
 
 def governor(root: Path = ROOT) -> str | None:
@@ -131,7 +128,7 @@ def hypervisor(root: Path = ROOT) -> str | None:
         return kind
     names = [_read(root / "sys/class/dmi/id" / name).strip() for name in ("sys_vendor", "product_name")]
     named = " ".join(filter(None, names))
-    if "hypervisor" in _cpuinfo(root).get("flags", "").split():
+    if "hypervisor" in features.cpuinfo(root).get("flags", "").split():
         return named or "one that does not give its name"
     return named if any(name.startswith(VIRTUAL) for name in names) else None
 
@@ -214,13 +211,6 @@ def _cgroups(root: Path, controller: str) -> list[Path]:
     return []
 
 
-def _cpuinfo(root: Path) -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo."""
-    first, _, _ = _read(root / "proc/cpuinfo").partition("\n\n")
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 def _meminfo(root: Path) -> dict[str, int]:
     """/proc/meminfo in bytes; the kernel writes kibibytes and calls them kB."""
     pairs = (line.split() for line in _read(root / "proc/meminfo").splitlines())
@@ -230,7 +220,7 @@ def _meminfo(root: Path) -> dict[str, int]:
 def _why_no_features(root: Path) -> str:
     if not (root / "proc/cpuinfo").is_file():
         return f"{platform.system()} has no /proc/cpuinfo"
-    return "/proc/cpuinfo names none of the instruction sets that EdgeKit knows"
+    return "the kernel names none of the instruction sets that EdgeKit knows"
 
 
 def _core(folder: str) -> int:

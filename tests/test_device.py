@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from edgekit import device
+from edgekit import cpu_features, device
 
 GIB = 2**30
 V1 = "4:memory:/app/one\n2:cpu,cpuacct:/app/one\n1:name=systemd:/app\n"
@@ -127,10 +128,29 @@ def test_x86_features(tmp_path: Path) -> None:
     assert device.cpu_model(root) == "Some CPU @ 2 GHz"
 
 
-def test_arm_features(tmp_path: Path) -> None:
-    root = tree(tmp_path, {"proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\nCPU part\t: 0xd40\n"})
-    assert device.cpu_features(root) == {"asimd", "asimddp", "i8mm"}
-    assert device.cpu_model(root)
+CORTEX = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n"
+
+
+def test_arm_features_come_from_the_auxiliary_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from the text of /proc/cpuinfo."""
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    root = tree(tmp_path, {"proc/cpuinfo": CORTEX})
+    vector = {6: 4096, 16: 1 << 1 | 1 << 20 | 1 << 22, 26: 1 << 13, 0: 0}
+    (root / "proc/self").mkdir()
+    (root / "proc/self/auxv").write_bytes(b"".join(struct.pack("@NN", *pair) for pair in vector.items()))
+    assert device.cpu_features(root) == {"asimd", "asimddp", "sve", "i8mm"}
+    assert device.cpu_model(root) == "Neoverse-V1"
+
+
+def test_an_arm_machine_that_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert device.cpu_features(tmp_path) == set()
+    for text in ("", CORTEX.replace("0x41", "0x48"), CORTEX.replace("0xd40", "0xfff"), CORTEX.replace("0xd40", "?")):
+        assert cpu_features.arm_core(tree(tmp_path, {"proc/cpuinfo": text})) == ""
+
+
+def test_this_machine_has_an_auxiliary_vector() -> None:
+    assert cpu_features.auxiliary_vector(device.ROOT)[6] == os.sysconf("SC_PAGE_SIZE")  # AT_PAGESZ
 
 
 @pytest.mark.usefixtures("eight_cores")
