@@ -17,13 +17,14 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
 
-from edgekit import device, limits, registry
+from edgekit import device, first_load, limits, registry
 from edgekit.bundle import manifest, safe_files
-from edgekit.errors import BundleError, NoSuchMethodError, UnsupportedError, UsageError
+from edgekit.errors import BundleError, NoSuchMethodError, UnsupportedError, UsageError, VerificationError
+from edgekit.first_load import Prove
 from edgekit.sessions import Sessions
-from edgekit.variants import choose
+from edgekit.variants import Chosen, able, choose
 
 if TYPE_CHECKING:
     from msgspec import Struct
@@ -46,32 +47,61 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     verify: Verify = "once",
+    prove: Prove = "first",
     memory_limit: int | None = None,
 ) -> Model:
     """Open the bundle in `folder` as a model of its first task, or of the one that `task` names.
 
     `precision`: "int8", or a recipe as in "int8-dynamic"; None takes the variant that was measured as the fastest on
     this machine, else the bundle's own order (`chosen_by` says which). `threads`: for the engine; None takes all cores
-    that this process may use. `verify`: when the digests of the files are checked. `memory_limit`: bytes that this
-    process may take, by forecast; inputs are then bounded to what fits.
+    that this process may use. `verify`: when the digests of the files are checked. `prove`: when the variant's known
+    answers are checked on this device: at its first load here ("first"), at every load, or never. With target "auto" a
+    variant that is wrong here gives way to another. `memory_limit`: bytes that this process may take, by forecast;
+    inputs are then bounded to what fits.
 
     Raises BundleError, DeviceError when the target is not on this machine, UsageError for a variant that is not there,
-    UnsupportedError for a task that the bundle does not have, ResourceError where nothing fits into the limit.
+    VerificationError for one that is wrong on this device, UnsupportedError for a task that the bundle does not have,
+    ResourceError where nothing fits into the limit.
     """
     _check_call(threads, memory_limit)
+    if prove not in get_args(Prove):
+        raise UsageError(f"prove is {prove!r:.60}", hint=f"give one of {', '.join(get_args(Prove))}")
     bundle = manifest.read(safe_files.path_of(folder, "folder"), verify=verify)
     if task is not None and registry.task_name(task) not in bundle.tasks:
         raise UnsupportedError(
             f"{bundle.name} does not have the task {task}", hint=f"its tasks are: {', '.join(bundle.tasks)}"
         )
-    variant, why = choose(bundle, target, precision)
+    kind: type[Model] = registry.task(registry.task_name(task) if task else bundle.task)
+    wrong: list[str] = []
+    while True:
+        chosen = choose(bundle, target, precision, without=wrong)
+        try:
+            return _proven(kind, bundle, chosen, threads or device.threads(), prove, memory_limit)
+        except VerificationError as error:
+            wrong.append(chosen.variant.name)
+            if target != "auto" or not able(bundle, target, precision, without=wrong):
+                raise
+            log.warning("%s; another variant is taken", error.message)
+
+
+def _proven(
+    kind: type[Model], bundle: Bundle, chosen: Chosen, threads: int, prove: Prove, memory_limit: int | None
+) -> Model:
+    """The variant, open and proven on this device. Raises VerificationError where it is wrong here."""
+    variant = chosen.variant
+    if (refusal := first_load.refusal(bundle, variant, prove)) is not None:
+        raise refusal
     if memory_limit is not None:
         from edgekit.forecast import bounded
 
         bundle = bounded(bundle, variant, memory_limit)
-    kind: type[Model] = registry.task(registry.task_name(task) if task else bundle.task)
-    model = kind(bundle, variant, threads or device.threads(), chosen_by=why)
+    model = kind(bundle, variant, threads, chosen_by=chosen.why)
     model.memory_limit = memory_limit
+    try:
+        first_load.check(model, prove)
+    except BaseException:
+        model.close()
+        raise
     return model
 
 
@@ -143,12 +173,13 @@ class Model:
         precision: str | None = None,
         threads: int | None = None,
         verify: Verify = "once",
+        prove: Prove = "first",
         memory_limit: int | None = None,
     ) -> Self:
         """Open the bundle in `folder` as this class. Parameters and errors are those of `edgekit.load`."""
         model = load(
             folder, task=registry.task_of(cls), target=target, precision=precision, threads=threads, verify=verify,
-            memory_limit=memory_limit,
+            prove=prove, memory_limit=memory_limit,
         )  # fmt: skip
         assert isinstance(model, cls)
         return model

@@ -7,7 +7,7 @@ machine that made the bundle do. Opens nothing; `edgekit.model` does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from edgekit import registry
@@ -26,46 +26,59 @@ class Chosen(NamedTuple):
     why: str
 
 
-def choose(bundle: Bundle, target: str, precision: str | None) -> Chosen:
+def choose(bundle: Bundle, target: str, precision: str | None, *, without: Collection[str] = ()) -> Chosen:
     """The variant to run: of those asked for, on a target that this machine has, the fastest.
 
-    One that gave wrong answers on this machine is not taken as long as there is another. Raises DeviceError when this
+    `without`: names of variants that are not taken. One that gave wrong answers on this machine is not taken as long as
+    there is another. Raises DeviceError when this
     machine has not the target, UsageError when the bundle has no such variant.
     """
     if target != "auto" and (missing := probe(target)) is not None:
         raise missing
-    asked = [
-        variant
-        for variant in bundle.variants
-        if target in ("auto", variant.target) and precision in (None, variant.recipe.weights, variant.recipe.name)
-    ]
+    asked = _asked(bundle, target, precision, without)
     if not asked:
         have = ", ".join(variant.name for variant in bundle.variants)
         wanted = "/".join(filter(None, [target if target != "auto" else "", precision]))
         raise UsageError(f"{bundle.name} has no variant {wanted!r}", hint=f"it has {have}; export again for another")
-    why = {variant.target: probe(variant.target) for variant in asked}
-    able = [variant for variant in asked if why[variant.target] is None]
-    if not able:
-        raise next(error for error in why.values() if error is not None)
-    if len(able) == 1:
-        return Chosen(able[0], "the only one that was asked for and runs on this machine")
-    found = _fastest(able, measurements.recall(manifest.fingerprint(bundle)))
-    log.info("picked %s of %s: %s", found.variant.name, ", ".join(variant.name for variant in able), found.why)
+    runnable = able(bundle, target, precision, without=without)
+    if not runnable:
+        raise next(error for variant in asked if (error := probe(variant.target)) is not None)
+    if len(runnable) == 1:
+        return Chosen(runnable[0], "the only one that was asked for and runs on this machine")
+    found = _fastest(runnable, measurements.recall(manifest.fingerprint(bundle)))
+    log.info("picked %s of %s: %s", found.variant.name, ", ".join(variant.name for variant in runnable), found.why)
     return found
 
 
-def _fastest(able: Sequence[Variant], known: Sequence[measurements.Entry]) -> Chosen:
+def able(bundle: Bundle, target: str, precision: str | None, *, without: Collection[str] = ()) -> list[Variant]:
+    """The variants that are asked for and whose target this machine has; [] if there are none."""
+    asked = _asked(bundle, target, precision, without)
+    missing = {variant.target: probe(variant.target) for variant in asked}
+    return [variant for variant in asked if missing[variant.target] is None]
+
+
+def _asked(bundle: Bundle, target: str, precision: str | None, without: Collection[str]) -> list[Variant]:
+    return [
+        variant
+        for variant in bundle.variants
+        if target in ("auto", variant.target)
+        and precision in (None, variant.recipe.weights, variant.recipe.name)
+        and variant.name not in without
+    ]
+
+
+def _fastest(runnable: Sequence[Variant], known: Sequence[measurements.Entry]) -> Chosen:
     newest = {(entry.variant, entry.same): entry for entry in known}
     wrong = {entry.variant for entry in newest.values() if entry.wrong}
-    right = [variant for variant in able if variant.name not in wrong] or list(able)
+    right = [variant for variant in runnable if variant.name not in wrong] or list(runnable)
     names = {variant.name: variant for variant in right}
     entries = _together([entry for entry in newest.values() if entry.variant in names])
     if len(entries) > 1:
         best = min(entries, key=lambda entry: entry.seconds)
         why = f"the fastest of {len(entries)} measured on this machine on {best.when[:10]}, in {best.test}"
-        return Chosen(names[best.variant], why + _besides(able, right))
+        return Chosen(names[best.variant], why + _besides(runnable, right))
     first = min(right, key=lambda variant: variant.measured.get("milliseconds") or float("inf"))
-    return Chosen(first, "the fastest when the bundle was made" + _besides(able, right))
+    return Chosen(first, "the fastest when the bundle was made" + _besides(runnable, right))
 
 
 def _together(entries: Iterable[measurements.Entry]) -> list[measurements.Entry]:
@@ -82,8 +95,8 @@ def _together(entries: Iterable[measurements.Entry]) -> list[measurements.Entry]
     return max(tests.values(), key=better, default=[])
 
 
-def _besides(able: Sequence[Variant], right: Sequence[Variant]) -> str:
-    wrong = [variant.name for variant in able if variant not in right]
+def _besides(runnable: Sequence[Variant], right: Sequence[Variant]) -> str:
+    wrong = [variant.name for variant in runnable if variant not in right]
     return f"; {', '.join(wrong)} gave wrong answers here" if wrong else ""
 
 

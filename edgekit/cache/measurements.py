@@ -7,18 +7,17 @@ or not ours means that nothing was measured.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from edgekit import device, registry
+from edgekit import registry
 from edgekit.bundle import safe_files
-from edgekit.cache import digests
+from edgekit.cache import digests, here
 from edgekit.errors import BundleError
 
 log = logging.getLogger("edgekit")
@@ -67,7 +66,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def remember(measurements: Sequence[Measurement]) -> None:
     """Add measurements to the cache file. Where it cannot be written nothing happens, and no error is raised."""
-    path, device_digest = _path(), _device()
+    path, device_digest = _path(), here.processor_and_cores()
     new = [Entry(device=device_digest, **msgspec.structs.asdict(each)) for each in measurements]
     if path is None or not new:
         return
@@ -84,24 +83,13 @@ def remember(measurements: Sequence[Measurement]) -> None:
 def recall(digest: str) -> list[Entry]:
     """The valid entries of the bundle with this fingerprint, the oldest first."""
     path = _path()
-    here, engines = _device(), _engines()
+    machine, engines = here.processor_and_cores(), {name: here.engine(name) for name in registry.names("targets")}
     return [
         entry
         for entry in (_read(path) if path is not None else ())
-        if (entry.digest, entry.device) == (digest, here)
+        if (entry.digest, entry.device) == (digest, machine)
         and entry.engine == engines.get(entry.variant.partition("/")[0])
     ]
-
-
-def _device() -> str:
-    """A digest of the processor, its features and the cores this process may use."""
-    facts = device.cpu_model(), sorted(device.cpu_features()), os.cpu_count(), device.affinity(), device.cpu_quota()
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def _engines() -> Mapping[str, str]:
-    targets = (registry.find("targets", name).probe() for name in registry.names("targets"))
-    return {target.target: f"{target.engine} {target.version}" for target in targets}
 
 
 def _path() -> Path | None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from edgekit.bundle.manifest import Verify
     from edgekit.cli.inputs import Kind, Words
     from edgekit.cli.method_options import Call
+    from edgekit.first_load import Prove
 
 INPUT_OPTIONS = (
     "prompts",
@@ -97,6 +98,13 @@ images, series = group("Images"), group("Series")
 @common("--top-k", type=COUNT, metavar="N", help="How many labels, words or documents; tokens to sample from.")
 @VERIFY
 @common(
+    "--prove",
+    **one_of("choice", ("first", "always", "never")),
+    default="first",
+    help="When to check the variant's known answers on this device: at its first load here, at every load, or never."
+    "  [first]",
+)
+@common(
     "-o", "--output", type=PATH, metavar="FILE", help="Write the results to FILE.json, or arrays to FILE.npy or .npz."
 )
 @common(
@@ -147,6 +155,7 @@ def run(
     precision: str | None,
     threads: int | None,
     verify: Verify,
+    prove: Prove,
     memory_limit: int | None,
     **choices: Any,
 ) -> None:
@@ -184,8 +193,9 @@ def run(
     readers.check(words, terminal=not (console.json or output))
     start = time.perf_counter()
     with load(
-        bundle, target=target, precision=precision, threads=threads, verify=verify, memory_limit=memory_limit
-    ) as model:
+        bundle, target=target, precision=precision, threads=threads, verify=verify, prove=prove,
+        memory_limit=memory_limit,
+    ) as model:  # fmt: skip
         load_seconds = time.perf_counter() - start
         kind = readers.kind(model)
         call = method_options.choose(model, options, kind.options, _flags(choices))

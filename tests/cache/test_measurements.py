@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from measured_rows import WHEN, figure, row
 
+from edgekit import device
 from edgekit.cache import measurements
 from edgekit.measuring.environment import describe
 from edgekit.reporting.record import Environment, Figure, Memory
@@ -74,7 +75,7 @@ def test_another_engine_or_processor_does_not_count(here: Environment, monkeypat
     assert measurements.recall("d") == []
     measured_rows.remember(here, row())
     assert len(measurements.recall("d")) == 1
-    monkeypatch.setattr(measurements.device, "affinity", lambda: 77)
+    monkeypatch.setattr(device, "affinity", lambda: 77)
     assert measurements.recall("d") == []
 
 
