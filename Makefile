@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast nightly explore fuzz lint clean
+.PHONY: demo test fast nightly explore fuzz arm lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgekit demo
@@ -28,6 +28,10 @@ explore: $(VENV)/.ready
 # The fuzz tests of tests/faults, and flipped bits, with their full number of cases.
 fuzz: $(VENV)/.ready
 	EDGEKIT_FUZZ=1 $(BIN)/python -m pytest -n 2 tests/faults tests/bundle -k "fuzz or flipped"
+
+# The zoo on emulated Arm cores. Needs QEMU and a Debian of arm64, which it installs as root from Debian's index.
+arm: $(VENV)/.ready
+	$(BIN)/python tests/arm/walk.py --folder .arm
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -102,7 +102,8 @@ def cpu_features(root: Path = ROOT) -> frozenset[str]:
 
 def cpu_model(root: Path = ROOT) -> str:
     """The processor's name as it calls itself; on Arm the name of its first core; else the architecture."""
-    name = features.cpuinfo(root).get("model name") or features.arm_core(root)
+    is_arm = platform.machine() in features.ARM_MACHINES
+    name = features.arm_core(root) if is_arm else features.cpuinfo(root).get("model name")
     return name or platform.processor() or platform.machine()
 
 
