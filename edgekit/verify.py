@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import invariance, registry, samples
-from edgekit.core import Check
+from edgekit.core import Check, Measure
 from edgekit.errors import BundleError
 from edgekit.goldens import ENCODED, REFERENCE, largest_difference, read_arrays
 
 if TYPE_CHECKING:
-    from edgekit.core import Array, Bundle, Measure, Target, Variant
+    from edgekit.core import Array, Bundle, Target, Variant
     from edgekit.model import Model
 
 
@@ -69,12 +69,19 @@ def check(model: Model) -> Check:
     start = time.perf_counter()
     encoded, outputs = model.encode(inputs), model.outputs(inputs)
     seconds = time.perf_counter() - start
-    agreement = model.compare(kept[REFERENCE], outputs, bundle.settings)
+    agreement = _agreement(model, kept[REFERENCE], outputs)
     difference = largest_difference(kept[name], outputs)
     tolerance, allowed = bundle.goldens.tolerances[name], bundle.goldens.losses[name]
     batch = invariance.measure(model, inputs)
     why = _why(encoded, kept[ENCODED], difference, tolerance, agreement, allowed) or _depends(batch.difference, variant)
     return Check(name, not why, difference, tolerance, agreement, allowed, seconds, why, batch.holds, batch.difference)
+
+
+def _agreement(model: Model, reference: Sequence[Array], outputs: Sequence[Array]) -> Measure:
+    """The task's measure; outputs of another shape than the reference's have nothing in common with it."""
+    if all(a.shape == b.shape and a.size for a, b in zip(reference, outputs, strict=True)):
+        return model.compare(reference, outputs, model.bundle.settings)
+    return Measure("same shape", 0.0, float("inf"))
 
 
 def _why(

@@ -78,6 +78,23 @@ def test_goldens_that_cannot_be_read(folder: Path) -> None:
         verify(folder)
 
 
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(0, np.float32), np.zeros((2, 6), np.float32), np.ones(6, np.int64), np.full(6, np.nan), np.ones(6, bool)],
+    ids=lambda array: f"{array.dtype}{list(array.shape)}",
+)
+@pytest.mark.parametrize("name", ["reference", "cpu/fp32", "encoded"])
+def test_goldens_of_another_kind_are_no_crash(folder: Path, name: str, array: Any) -> None:
+    bundle = manifest.read(folder)
+    assert bundle.goldens is not None
+    file, count = folder / bundle.goldens.file, len(bundle.goldens.inputs)
+    arrays: dict[str, Any] = read_arrays(file, ["reference", "encoded", "cpu/fp32"], count)
+    write_arrays(file, arrays | {name: [array] * count})
+    manifest.write(bundle, folder, {})
+    (check,) = verify(folder)
+    assert not check.ok
+
+
 def test_targets_that_were_asked_for(folder: Path) -> None:
     assert [check.variant for check in verify(folder, targets=["cpu"])] == ["cpu/fp32"]
     with pytest.raises(UsageError, match="no variant 'openvino'"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch_recurrent as tiny
 
+import edgekit
 from edgekit import registry
 from edgekit.core import Graph, Recipe, Source
 from edgekit.errors import EdgeKitError, UnsupportedError, UsageError, VerificationError
@@ -53,6 +54,18 @@ class Stack(nn.Module):
         super().__init__()
         torch.manual_seed(5)
         self.rnn, self.head = kind(WIDE, HIDDEN, batch_first=True, **told), nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Any, h: Any) -> Any:
+        y, h = self.rnn(x, h)
+        return self.head(y), h
+
+
+class Wide(nn.Module):
+    """Many features, as a spectrogram has."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(features, 8, batch_first=True), nn.Linear(8, 2)
 
     def forward(self, x: Any, h: Any) -> Any:
         y, h = self.rnn(x, h)
@@ -166,6 +179,24 @@ def test_a_module_is_a_stream_on_every_engine(
     told = settings(found)
     assert (told["features"], told["outputs"]) == (["x0", "x1", "x2"], ["output_0", "output_1"])
     assert (told["per"], told["chunk_steps"]) == ("step", steps or 64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", [576, 4096])
+def test_a_stream_of_any_width_is_exported(tmp_path: Path, features: int) -> None:
+    torch.manual_seed(0)
+    module, example = Wide(features), zeros((1, 4, features), (1, 1, 8))
+    states: dict[str, Any] = {"example_inputs": example, "states": {"h": "h_next"}}
+    made = edgekit.export(module, tmp_path / "wide.ek", targets=["cpu"], precision="fp32", **states)
+    assert made.goldens is not None
+    assert made.goldens.inputs == tuple({"array": number} for number in range(8))
+    assert (made.folder / "edgekit.json").stat().st_size < 100_000 + 20 * features
+    assert all(check.ok for check in edgekit.verify(made.folder))
+    x = np.random.default_rng(0).standard_normal((5, features)).astype(np.float32)
+    with edgekit.load(made.folder, threads=1) as model, torch.no_grad():
+        whole = np.stack(list(model.stream(iter(x))))
+        expected = module(torch.from_numpy(x)[None], torch.zeros(1, 1, 8))[0][0].numpy()
+    np.testing.assert_allclose(whole, expected, atol=1e-4)
 
 
 @pytest.mark.slow
