@@ -93,13 +93,18 @@ def test_fuzz_of_a_graph(tmp_path: Path, kind: str) -> None:
     assert {line[0] for line in found} == {"ran", "refused"}
 
 
-@pytest.mark.parametrize("name", ["x.safetensors"])
-def test_fuzz_of_safetensors(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_not_unicode_in_a_message_of_the_engine(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    made = series_bundles.make(tmp_path / "x.ek")
+    assert outcomes(made, range(180, 181)) == [["refused", 180, "BundleError"]]
+
+
+def test_fuzz_of_safetensors(tmp_path: Path) -> None:
     from edgekit.source import safetensors
 
     header = json.dumps({"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {"a": "b"}})
     good = len(header).to_bytes(8, "little") + header.encode() + bytes(24)
-    path, refused = tmp_path / name, 0
+    path, refused = tmp_path / "x.safetensors", 0
     for seed in range(cases(300, 3000)):
         path.write_bytes(damaged(good, seed))
         try:
