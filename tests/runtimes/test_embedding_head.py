@@ -112,10 +112,14 @@ def test_matryoshka_cut_is_that_of_sentence_transformers(bert: Any, normalize: b
     np.testing.assert_array_equal(by_settings, by_call)
 
 
-@pytest.mark.parametrize("dimensions", [0, -1, 33])
-def test_a_cut_that_is_not_in_the_vector_is_refused(bert: Any, dimensions: int) -> None:
-    with pytest.raises(InputError, match=f"cannot shorten vectors of 32 numbers to {dimensions}"):
+@pytest.mark.parametrize(
+    ("dimensions", "message"),
+    [(0, "dimensions is 0"), (-1, "dimensions is -1"), (33, "cannot shorten vectors of 32 numbers to 33")],
+)
+def test_a_cut_that_is_not_in_the_vector_is_refused(bert: Any, dimensions: int, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
         embed(bert, {"pooling": "mean"}, dimensions=dimensions)
+    assert "from 1 to 32" in caught.value.hint
 
 
 @examples(60)
