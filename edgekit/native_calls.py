@@ -21,7 +21,7 @@ from weakref import WeakSet
 PATIENCE = 60.0  # seconds to wait for one call; those of a target are parts of a prompt or of a batch
 POLL = 0.001  # seconds
 
-# One entry a call. Appending, removing and looking at a list's length need no lock, which would cost streams a tenth.
+# One entry a call. Appending, removing and looking at the length need no lock, which costs twice as much.
 _inside: list[None] = []
 _owners_of_threads: WeakSet[Any] = WeakSet()
 _exiting: int | None = None  # the thread in which the process exits; others wait for ever from then on
