@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import msgspec
 import numpy as np
 
+from edgekit import limits
 from edgekit.core import Measure
 from edgekit.errors import InputError
 from edgekit.model import Model
 
+from .. import settings as types
 from ..samples import arrays as samples
 
 if TYPE_CHECKING:
@@ -21,11 +24,27 @@ if TYPE_CHECKING:
 ALIASES = ("network",)
 
 
+class PortSettings(types.Settings):
+    """An input or output of the network: numpy's dtype, and a length or a name for each axis."""
+
+    name: types.Name
+    dtype: types.Name
+    shape: Annotated[list[types.Size | types.Name], msgspec.Meta(max_length=limits.TENSOR_RANK)]
+
+
+class Settings(types.Settings):
+    """What the bundle says of the network's arrays."""
+
+    inputs: Annotated[list[PortSettings], msgspec.Meta(min_length=1, max_length=limits.SETTING_ITEMS)]
+    outputs: Annotated[list[PortSettings], msgspec.Meta(min_length=1, max_length=limits.SETTING_ITEMS)]
+
+
 class Raw(Model):
     """Arrays to arrays."""
 
     INPUT = "arrays"
     METHODS = ("predict",)
+    SETTINGS = (Settings,)
     ALONE: ClassVar[bool] = True
     BUDGET: ClassVar[Mapping[str, float]] = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 5e-3, "int8": 5e-2, "int4": 1e-1}
 
