@@ -105,8 +105,8 @@ def test_a_dependence_that_the_bundle_tells_of_is_allowed(folder: Path) -> None:
 
 def test_verify_and_inspect_show_it(folder: Path) -> None:
     (check,) = verify(folder)
-    assert "batch-invariant" in checks_text([check])
-    assert "yes" in checks_text([check])
+    assert "batch-invariant" in checks_text([check], 8)
+    assert "yes" in checks_text([check], 8)
     moved = replace(check, batch_invariant=False, batch_difference=0.031)
-    assert "differs by 0.031" in checks_text([moved])
+    assert "differs by 0.031" in checks_text([moved], 8)
     assert invariance.words(None, None) == "-"

@@ -189,7 +189,8 @@ def test_answers_to_a_file(call: Call, made: Callable[..., Path], tmp_path: Path
     assert np.array_equal(np.load(tmp_path / "out.npy"), np.stack(streamed(folder)))
     told = call("run", folder, "-o", tmp_path / "out.json", "--json", stdin=PLAIN).json
     assert told["output"] == str(tmp_path / "out.json")
-    assert np.array_equal(json.loads((tmp_path / "out.json").read_text())["results"], np.stack(streamed(folder)))
+    written = np.array(json.loads((tmp_path / "out.json").read_text())["results"], np.float32)
+    assert np.array_equal(written, np.stack(streamed(folder)))
     refused = call("run", made("labels"), "-o", tmp_path / "l.npy", stdin=PLAIN)
     assert "are not an array" in refused.err
 

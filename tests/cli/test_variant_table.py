@@ -90,7 +90,18 @@ def test_checks_have_a_head_for_every_column_and_a_sentence() -> None:
     good = Check("cpu/int8", True, 0.0, 0.05, Measure("cosine", 0.9959, 0.0041), 0.0093, 0.53)
     text = checks_text([good], 8)
     assert text.splitlines()[0].split() == (
-        ["variant", "result", "difference", "allowed", "agreement", "loss", "allowed", "loss", "seconds"]
+        [
+            "variant",
+            "result",
+            "difference",
+            "allowed",
+            "agreement",
+            "loss",
+            "allowed",
+            "loss",
+            "batch-invariant",
+            "seconds",
+        ]
     )
     assert text.endswith("1 of 1 variant gives its known outputs on this machine, for 8 inputs.")
     bad = Check("cpu/fp32", False, 1.0, 0.05, Measure("cosine", 0.5, 0.5), 0.0093, 0.53, "it moved")

@@ -56,7 +56,7 @@ def test_what_is_no_model_is_what_an_export_says(tmp_path: Path) -> None:
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DeviceError, match="exporting needs onnx") as caught:
+    with pytest.raises(DeviceError, match="exporting a model needs onnx") as caught:
         prepared("zoo:parity", targets=(), precisions=(), folder=tmp_path)
     assert caught.value.exit_code == 8
 

@@ -13,7 +13,7 @@ import series_bundles
 import small_bundles
 
 import edgekit
-from edgekit.errors import InputError, UsageError
+from edgekit.errors import InputError, StateError, UsageError
 from edgekit.runtimes import arguments
 from edgekit.runtimes.heads import classes, embedding
 
@@ -150,8 +150,10 @@ def test_samples_that_are_not_numbers(tmp_path: Path, sample: Any) -> None:
 
 
 @pytest.mark.parametrize("place", [None, 3, b"state", "a\0b"])
-def test_states_are_saved_to_paths_only(tmp_path: Path, place: Any) -> None:
+def test_states_are_saved_to_paths_and_loaded_from_paths_or_bytes(tmp_path: Path, place: Any) -> None:
     with edgekit.load(series_bundles.make(tmp_path / "x.ek", "values")) as model, model.session() as session:
-        for call in (session.save, session.load):
+        if place is not None:  # then save() only returns the bytes
             with pytest.raises(UsageError, match="not a path"):
-                call(place)
+                session.save(place)
+        with pytest.raises(StateError if isinstance(place, bytes) else UsageError, match=r"not a (path|saved stream)"):
+            session.load(place)

@@ -200,9 +200,9 @@ def test_compare() -> None:
         ({"pooling": "mean", "dense": [{"weight": "w.npy", "activation": "softsign"}]}, "activation 'softsign'"),
         ({"pooling": "mean", "dense": [{"weight": "../w.npy"}]}, "w.npy"),
         ({"pooling": "mean", "dense": [{"weight": "gone.npy"}]}, r"gone\.npy is missing"),
-        ({"pooling": "mean", "dense": [{"weight": "text.npy"}]}, r"text\.npy is not an array"),
-        ({"pooling": "mean", "dense": [{"weight": "pickle.npy"}]}, r"pickle\.npy is not an array"),
-        ({"pooling": "mean", "dense": [{"weight": "empty.npy"}]}, r"empty\.npy is not an array"),
+        ({"pooling": "mean", "dense": [{"weight": "text.npy"}]}, r"text\.npy is not a file of arrays"),
+        ({"pooling": "mean", "dense": [{"weight": "pickle.npy"}]}, r"pickle\.npy is not a file of arrays"),
+        ({"pooling": "mean", "dense": [{"weight": "empty.npy"}]}, r"empty\.npy is not a file of arrays"),
         ({"pooling": "mean", "dense": [{"weight": "flat.npy"}]}, r"flat\.npy has 1 axes, not 2"),
     ],
 )

@@ -252,11 +252,11 @@ def test_what_the_gate_asks(make: Make, tmp_path: Path) -> None:
     folder, name = model.bundle.folder, model.variant.name
     write_arrays(folder / "goldens.npz", {"encoded": tokens, "reference": found, name: found})
     goldens = Goldens(tuple(items), "goldens.npz", {name: 1e-5}, {name: 1e-5})
-    manifest.write(replace(model.bundle, goldens=goldens), folder, {})
+    manifest.write(replace(model.bundle, variants=(model.variant,), goldens=goldens), folder, {})
     (check,) = verify(folder, targets=["cpu"])
     assert check.ok
     write_arrays(folder / "goldens.npz", {"encoded": [one + 1 for one in tokens], "reference": found, name: found})
-    manifest.write(replace(model.bundle, goldens=goldens), folder, {})
+    manifest.write(replace(model.bundle, variants=(model.variant,), goldens=goldens), folder, {})
     assert not verify(folder, targets=["cpu"])[0].ok
 
 
