@@ -24,6 +24,7 @@ from edgekit.session import Life, Session, check_feeds
 
 from ._openvino.compile_cache import Ask, ask, compile_cached
 from ._openvino.decoder import ask as ask_decoder
+from ._openvino.defaults import CACHE, arithmetic, computes, properties
 from ._openvino.engine import DEVICE, core, new_request, opening, placement, read_model, running
 from ._openvino.paged_graph import keeps, mark, page, pageable
 from ._openvino.pages import PagedSession
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
     from edgekit.core import Array, Arrays
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
-GROUP = 128  # activations that share a scale: as fast as 192 on AVX-512, nearer to float; 384 loses twice as much
-KEPT = 64  # kernels made for shapes that were met; its own 5,000 are memory that only grows
-HINT = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int4": "bf16"}
-CACHE = {"fp32": "f32", "bf16": "bf16", "int8": "f16", "int4": "f16"}  # what keys and values are kept in
 ROUNDED = {"KEY_CACHE_QUANT_MODE": "BY_TOKEN"}  # keys in blocks, as values are: what was rounded once stays as it is
 # What a bundle may set. Not the precision: that is the recipe's, and what was proved.
 OPTIONS: dict[str, tuple[str, ...] | range] = {
@@ -74,15 +71,6 @@ def compile(model: ir.Model, recipe: Recipe, options: Mapping[str, str] | None =
 def facts(recipe: Recipe, graph: Graph) -> dict[str, Any]:
     """What a report says of the engine."""
     return {"engine": "OpenVINO", "version": probe().version, "device": DEVICE, "computes": computes(recipe, graph)}
-
-
-def computes(recipe: Recipe, graph: Graph) -> str:
-    """OpenVINO's name of what it computes in.
-
-    A state of fixed size is added to with every step, which bf16 cannot do for long: what is small would be lost.
-    """
-    carried = any(state.axis is None and state.out is not None for state in graph.states)
-    return "f32" if carried and recipe.weights != "bf16" else HINT[recipe.weights]
 
 
 def footprint(graph: Graph, recipe: Recipe, options: Mapping[str, str]) -> Footprint:
@@ -133,20 +121,11 @@ def open(
     `options` are OpenVINO's properties that the bundle sets. Raises BundleError for one that it may not set.
     """
     check_options(options or {}, OPTIONS, "openvino")
-    config: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": computes(recipe, graph),
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "CPU_RUNTIME_CACHE_CAPACITY": KEPT,
-    }
+    with opening(graph.path):
+        capabilities = core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    config = properties(recipe, graph, threads, capabilities) | dict(options or {})
     if graph.kind == "decoder":
-        config["KV_CACHE_PRECISION"] = CACHE[recipe.weights]
-    if recipe.activations == "int8":
-        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = GROUP
-    config |= options or {}
-    if graph.kind == "decoder":
-        return _decoder(folder, graph, config, cache)
+        return _decoder(folder, graph, config, arithmetic(recipe, graph, capabilities), cache)
     path = folder / graph.path
     with opening(graph.path):
         compiled = _compiled(path, partial(read_model, path), config, partial(ask, graph=graph), cache)
@@ -165,13 +144,16 @@ def _compiled(path: Path, read: Callable[[], Any], config: dict[str, Any], ask: 
     return compiled
 
 
-def _decoder(folder: Path, graph: Graph, config: dict[str, Any], cache: Path | None) -> Session:
-    """Its states are blocks outside the model where that can be, else inside it."""
+def _decoder(folder: Path, graph: Graph, config: dict[str, Any], precision: str, cache: Path | None) -> Session:
+    """Its states are blocks outside the model where that can be, else inside it.
+
+    `precision`: what the engine computes in on this processor.
+    """
     path = folder / graph.path
     # What decodes reads all weights for every token.
     with opening(graph.path), large_pages():
         model = stateful(path, graph)
-        if pageable(model, graph) and keeps(config["KV_CACHE_PRECISION"], _computing(config)):
+        if pageable(model, graph) and keeps(config["KV_CACHE_PRECISION"], precision):
             page(model, graph)
             session = PagedSession(graph, core().compile_model(model, DEVICE, config | ROUNDED))
             ask_decoder(session)  # which is when the engine packs its weights
@@ -180,12 +162,6 @@ def _decoder(folder: Path, graph: Graph, config: dict[str, Any], cache: Path | N
         compiled = _compiled(path, lambda: model, config, lambda made: ask_decoder(VariableSession(graph, made)), cache)
     warn_if_loose(compiled, graph)
     return VariableSession(graph, compiled)
-
-
-def _computing(config: Mapping[str, Any]) -> str:
-    """What the hint comes to on this processor: bf16 only where it has instructions for that."""
-    native = "BF16" in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if native and config["INFERENCE_PRECISION_HINT"] == "bf16" else "f32"
 
 
 class OpenVinoStream:
