@@ -31,7 +31,9 @@ TEXTS = {
     FILES: r"too many open files",
     DISK: r"no space left on device",
     FILE_SIZE: r"file too large|\d+ requested and \d+ written",  # numpy's, which loses the error's number
-    MEMORY: r"bad_alloc|alloc_failed|memory allocation|\ballocat(e|ion|ing)\b|out of memory|failed to map segment",
+    # The second alternative is Xbyak's, the assembler in OpenVINO.
+    MEMORY: r"bad_alloc|\bcan't alloc\b|alloc_failed|memory allocation|\ballocat(e|ion|ing)\b|out of memory"
+    r"|failed to map segment",
 }
 
 

@@ -25,6 +25,7 @@ WORDS = {
     "std::bad_alloc": MEMORY,
     "Failed to allocate memory for requested buffer of size 4096": MEMORY,
     "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes": MEMORY,
+    "Exception from src/inference/src/dev/plugin.cpp:54:\ncan't alloc": MEMORY,
     "libopenvino.so: failed to map segment from shared object": MEMORY,
     "CUBLAS_STATUS_ALLOC_FAILED": MEMORY,
     "pthread_create failed, error code: 12 error msg: Cannot allocate memory": THREADS,
