@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from opened_decoder import open_both
+from opened_decoder import drawn, follow, open_both, padded
 from tiny_decoder import Shape
 
+from edgekit import device
 from edgekit.core import Graph, Recipe, State
 from edgekit.targets._openvino.defaults import GROUP, arithmetic, caches, properties
 from edgekit.targets._openvino.paged_graph import keeps
@@ -99,3 +101,33 @@ def test_a_bundle_sets_its_caches_before_the_default(kind: str, tmp_path: Path) 
     session = open_both("openvino", tmp_path, Shape(), in_groups(32), KV_CACHE_PRECISION=kind).session
     assert session._compiled.get_property("KV_CACHE_PRECISION").get_type_name() == kind
     session.close()
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_the_default_is_near_the_portable_graph(weights: str, tmp_path: Path) -> None:
+    """The bound is of the logits' largest difference, about twice what caches in bf16 make of it."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    tiny = open_both("openvino", tmp_path, Shape(weights=weights), in_groups(32, weights))
+    tiny.close = 0.2
+    texts = list[list[int]]([[], []])
+    state = follow(tiny, tiny.session.start(2, 8), texts, drawn(np.random.default_rng(3), (40, 9)))
+    follow(tiny, state, texts, [[3], [4]])
+    tiny.session.close()
+
+
+@pytest.mark.skipif(
+    bool(device.cpu_features() & {"avx_vnni", "avx512_vnni"}), reason="this processor quantizes activations"
+)
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_without_vnni_groups_of_activations_change_no_bit(weights: str, tmp_path: Path) -> None:
+    """Else the default would have to ask for a feature of the processor."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    logits = []
+    for size in ("0", "32", str(GROUP)):
+        folder = tmp_path / size
+        folder.mkdir()
+        session = open_both("openvino", folder, Shape(weights=weights), in_groups(32, weights), **{SIZE: size}).session
+        logits.append(session.run(padded([list(range(3, 40))]))[0]["logits"].copy())
+        session.close()
+    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[0], logits[2])
