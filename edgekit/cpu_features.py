@@ -1,14 +1,19 @@
 """Which instruction sets the processor has, as the kernel names them.
 
-x86: the flags of /proc/cpuinfo. Arm: the bits AT_HWCAP and AT_HWCAP2 of the auxiliary vector, getauxval(3), which say
-what this process may use; the text of /proc/cpuinfo is missing in some containers and emulators, and is that of the
-first core only. Every function takes the root under which /proc lies. Knows no engine.
+Linux on x86: the flags of /proc/cpuinfo. Linux on Arm: the bits AT_HWCAP and AT_HWCAP2 of the auxiliary vector,
+getauxval(3), which say what this process may use; the text of /proc/cpuinfo is missing in some containers and
+emulators, and is that of the first core only. macOS on Arm: sysctl(3). Elsewhere none is known, and what is right
+without any is used: Windows tells of too few. Every function takes the root under which /proc lies. Knows no engine.
 """
 
 from __future__ import annotations
 
+import ctypes
 import struct
+import sys
 from pathlib import Path
+
+from edgekit.system_calls import c_function
 
 ROOT = Path("/")
 # The flags that change which kernels an engine picks.
@@ -28,6 +33,15 @@ ARM = {
     "bf16": (AT_HWCAP2, 14),
     "sme": (AT_HWCAP2, 23),
 }
+# macOS, sysctl(3): https://developer.apple.com/documentation/kernel/1387446-sysctlbyname
+MACOS = {
+    "asimd": "hw.optional.AdvSIMD",
+    "asimdhp": "hw.optional.arm.FEAT_FP16",
+    "asimddp": "hw.optional.arm.FEAT_DotProd",
+    "i8mm": "hw.optional.arm.FEAT_I8MM",
+    "bf16": "hw.optional.arm.FEAT_BF16",
+    "sme": "hw.optional.arm.FEAT_SME",
+}
 ARM_MACHINES = ("aarch64", "arm64")
 # Arm's cores by the part number of their main id register (MIDR_EL1), as lscpu of util-linux names them.
 ARM_CORES = {
@@ -41,6 +55,8 @@ ARM_LIMITED = 0x41  # the implementer of these
 
 def read(root: Path, machine: str) -> frozenset[str]:
     """The instruction sets that matter here; empty where the kernel does not tell. `machine`: as uname(1) names it."""
+    if sys.platform == "darwin" and machine in ARM_MACHINES:
+        return frozenset(name for name, key in MACOS.items() if any(_sysctl(key)))
     if machine in ARM_MACHINES:
         vector = auxiliary_vector(root)
         return frozenset(name for name, (entry, bit) in ARM.items() if vector.get(entry, 0) >> bit & 1)
@@ -66,6 +82,21 @@ def auxiliary_vector(root: Path) -> dict[int, int]:
     except OSError:
         return {}
     return dict(struct.iter_unpack("@NN", data[: len(data) // 16 * 16]))
+
+
+def brand() -> str:
+    """What macOS calls the processor: "Apple M1"; empty on other systems."""
+    if sys.platform != "darwin":
+        return ""
+    return _sysctl("machdep.cpu.brand_string").rstrip(b"\0").decode("ascii", "replace")
+
+
+def _sysctl(name: str) -> bytes:
+    """The value as macOS stores it; empty where it knows no such name."""
+    call, value, size = c_function("sysctlbyname"), ctypes.create_string_buffer(256), ctypes.c_size_t(256)
+    if call is None or call(name.encode(), value, ctypes.byref(size), None, ctypes.c_size_t(0)):
+        return b""
+    return value.raw[: size.value]
 
 
 def cpuinfo(root: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import cpu_features as features
+from edgekit import system_calls
 
 ROOT = Path("/")
 
@@ -75,9 +76,7 @@ def threads(root: Path = ROOT) -> int:
 
 def affinity() -> int:
     """How many cores the scheduler may put this process on: a cpuset or `taskset` makes it fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return system_calls.cores()
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
@@ -104,7 +103,7 @@ def cpu_model(root: Path = ROOT) -> str:
     """The processor's name as it calls itself; on Arm the name of its first core; else the architecture."""
     is_arm = platform.machine() in features.ARM_MACHINES
     name = features.arm_core(root) if is_arm else features.cpuinfo(root).get("model name")
-    return name or platform.processor() or platform.machine()
+    return name or features.brand() or platform.processor() or platform.machine()
 
 
 def governor(root: Path = ROOT) -> str | None:

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgekit.system_calls import c_function
+
 SMAPS = Path("/proc/self/smaps")
 REGION = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)")
 OFTEN = 0.25  # seconds: two cores read some hundred MB in it
@@ -26,26 +28,29 @@ log = logging.getLogger("edgekit")
 
 def advise(first: int, end: int, advice: int, what: str) -> None:
     """For the addresses from `first`, at a page's border, to `end`. A refusal is noted with `what` was asked for."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    if libc.madvise(first, end - first, advice):
+    madvise = c_function("madvise")
+    if madvise is None:
+        return
+    madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    if madvise(first, end - first, advice):
         log.debug("no %s for %d bytes: %s", what, end - first, os.strerror(ctypes.get_errno()))
 
 
 def resident(first: int, end: int) -> bytes:
     """For each page from `first` to `end`, both at a page's border, 1 where it takes memory (mincore(2)); empty where
     some of it is not mapped."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mincore.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+    mincore = c_function("mincore")
+    if mincore is None:
+        return b""
+    mincore.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
     found = ctypes.create_string_buffer((end - first) // mmap.PAGESIZE)
-    return b"" if libc.mincore(first, end - first, found) else found.raw
+    return b"" if mincore(first, end - first, found) else found.raw
 
 
 def trim() -> None:
     """Pages of what was allocated and freed: malloc(3) keeps them, unless it is glibc's and is told not to."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+    if (malloc_trim := c_function("malloc_trim")) is not None:
+        malloc_trim(0)
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import os
 import threading
 import time
 from typing import Any
 from weakref import WeakSet
+
+from edgekit.system_calls import after_fork_in_child
 
 PATIENCE = 60.0  # seconds to wait for one call; those of a target are parts of a prompt or of a batch
 POLL = 0.001  # seconds
@@ -59,4 +60,4 @@ def _forked() -> None:
 
 
 atexit.register(_wait)
-os.register_at_fork(after_in_child=_forked)
+after_fork_in_child(_forked)

@@ -73,7 +73,7 @@ def rule_for(module: str) -> Rule:
 
 def _room_rule(folder: str, rest: str) -> Rule:
     """The rule of a file in exporters/, runtimes/ or targets/; `rest` is its dotted name there."""
-    everywhere = ("edgekit.core", "edgekit.errors", "edgekit.distribution", f"edgekit.{folder}")
+    everywhere = ("edgekit.core", "edgekit.errors", "edgekit.distribution", "edgekit.system_calls", f"edgekit.{folder}")
     if folder == "exporters":
         heavy = {"torch", "transformers", "diffusers", "optimum", "onnx", "onnx_ir", "onnxscript", "safetensors"}
         ours = (*everywhere, "edgekit.quantize", "edgekit.registry", "edgekit.source")

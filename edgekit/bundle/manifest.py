@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 import edgekit
-from edgekit import limits
+from edgekit import limits, system_calls
 from edgekit.bundle import checksums, facts, onnx_file, ports, safe_files, settings, strict_json, user_files
 from edgekit.cache.digests import Memory
 from edgekit.core import Bundle, Goldens, Graph, Source, Variant
@@ -97,7 +97,7 @@ def write(bundle: Bundle, folder: Path, versions: dict[str, str]) -> None:
     safe_files.write_file(folder / MANIFEST, data)
     digests = {name: entry.sha256 for name, entry in entries.items()}
     safe_files.write_file(folder / checksums.FILE, checksums.lines(MANIFEST, data, digests))
-    safe_files.fsync_folder(folder)
+    system_calls.sync_folder(folder)
 
 
 def read(folder: Path, *, verify: Verify = "once") -> Bundle:

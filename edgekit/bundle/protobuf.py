@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from typing import NamedTuple
 
-from edgekit import limits
+from edgekit import limits, system_calls
 
 WINDOW = 1 << 16
 _VARINT_BYTES = 10
@@ -122,7 +122,7 @@ class Reader:
             raise WireError(f"the name at byte {start} is not UTF-8") from None
 
     def _load(self, at: int) -> None:
-        self._window, self._base = os.pread(self._file, WINDOW, at), at
+        self._window, self._base = system_calls.read_at(self._file, WINDOW, at), at
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
         """The number at `at`, below 2^64, and the position after it."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgekit import system_calls
 from edgekit.bundle import ownership, safe_files, user_files
 from edgekit.errors import BusyError, EdgeKitError, ResourceError, UsageError
 
@@ -153,7 +153,7 @@ def _lock(target: Path) -> Iterator[None]:
     descriptor = _acquire(path, target)
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
     finally:
         # While the lock is still held: whoever opened this file before gets the lock, and sees that it is gone.
@@ -164,11 +164,11 @@ def _lock(target: Path) -> Iterator[None]:
 
 def _acquire(path: Path, target: Path) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, system_calls.flags("O_RDWR", "O_CREAT", "O_NOFOLLOW"), 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system_calls.lock(descriptor, wait=False)
         except BlockingIOError:
-            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            owner = system_calls.read_at(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             who = f"process {owner}" if owner else "another process"
             raise BusyError(f"{target} is being written by {who}", hint="wait for it, or choose another name") from None
@@ -201,7 +201,7 @@ def _sweep(target: Path) -> None:
         left = target.with_name(name)
         if found[1] == "old" and not os.path.lexists(target):
             left.rename(target)
-            safe_files.fsync_folder(target.parent)
+            system_calls.sync_folder(target.parent)
             _log.warning("%s was being replaced when its writer died; it is back", target.name)
         else:
             _remove(left)
@@ -215,12 +215,12 @@ def _settle(work: Path, mode: int) -> None:
     folders = {work}
     for name in safe_files.walk(work):
         with safe_files.open_regular(work, name, hard_links=True) as file:
-            os.fchmod(file.fileno(), mode & 0o644)
+            system_calls.set_mode(file.fileno(), mode & 0o644)
             os.fsync(file.fileno())
         folders.update((work / name).parents[: name.count("/")])
     for folder in sorted(folders, reverse=True):
         folder.chmod(mode)
-        safe_files.fsync_folder(folder)
+        system_calls.sync_folder(folder)
 
 
 def _swap(work: Path, target: Path, force: bool) -> None:
@@ -235,7 +235,7 @@ def _swap(work: Path, target: Path, force: bool) -> None:
         except UsageError:
             _rename(work, target, _EXCHANGE)
             raise
-    safe_files.fsync_folder(target.parent)
+    system_calls.sync_folder(target.parent)
 
 
 def _rename(work: Path, target: Path, how: int) -> None:
@@ -248,7 +248,7 @@ def _rename(work: Path, target: Path, how: int) -> None:
 
 
 def _renameat2(old: Path, new: Path, flags: int) -> None:
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc has it since 2.28
+    call = system_calls.c_function("renameat2")  # glibc has it since 2.28
     if call is None:
         raise OSError(errno.ENOSYS, "no renameat2")
     if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags) != 0:
@@ -305,8 +305,7 @@ def _explanation(error: OSError, target: Path) -> EdgeKitError | None:
 
 
 def _free(folder: Path) -> int:
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    return shutil.disk_usage(folder).free
 
 
 def _remove(folder: Path) -> None:

@@ -14,18 +14,17 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 import unicodedata
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import IO
 
-from edgekit import limits
+from edgekit import limits, system_calls
 from edgekit.errors import BundleError, EdgeKitError, UsageError
 from edgekit.shortage import resource_error
 
-# O_NONBLOCK: opening a fifo returns at once, and `fstat` then refuses it.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _KINDS = {
     stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe",
@@ -96,14 +95,10 @@ def open_regular(root: Path, relative: str, *, hard_links: bool = False) -> Buff
     a second name may lie outside the folder, and then a stranger's file would be read as a part of the bundle.
     """
     *folders, name = parts(relative)
-    with contextlib.ExitStack() as opened:
-        try:
-            at = _keep(opened, os.open(root, _FOLDER))
-            for folder in folders:
-                at = _keep(opened, os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=at))
-            descriptor = os.open(name, _FILE, dir_fd=at)
-        except OSError as error:
-            raise _cannot_open(root, relative, error) from None
+    try:
+        descriptor = system_calls.open_below(root, folders, name)
+    except OSError as error:
+        raise _cannot_open(root, relative, error) from None
     found = os.fstat(descriptor)
     if stat.S_ISREG(found.st_mode) and (hard_links or found.st_nlink == 1):
         return os.fdopen(descriptor, "rb")
@@ -119,11 +114,13 @@ def open_file(path: Path) -> BufferedReader:
     A pipe or a device is refused at once: waiting for what nobody writes has no end. Raises BundleError, which says
     what the path is; FileNotFoundError and other OSErrors as they come.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    mode = os.fstat(descriptor).st_mode
+    mode = os.stat(path).st_mode if system_calls.may_wait() else stat.S_IFREG
     if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
+        descriptor = os.open(path, system_calls.flags("O_RDONLY", "O_NONBLOCK", "O_NOCTTY"))
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return os.fdopen(descriptor, "rb")
+        os.close(descriptor)
     raise BundleError(f"{path.name} is {kind(mode)}, not a regular file", hint="name a file", file=str(path))
 
 
@@ -155,7 +152,7 @@ def walk(root: Path) -> Iterator[str]:
             raise BundleError(f"{root.name} holds more than {limits.FILES} files and folders")
         for entry in entries:
             name = folder + entry.name
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False) and not system_calls.is_link(entry.stat(follow_symlinks=False)):
                 todo.append(name + "/")
             else:
                 yield name
@@ -167,11 +164,30 @@ def sha256(file: BufferedReader) -> str:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a new or emptied file and wait until the disk has its content; its name needs `fsync_folder`."""
+    """Write a new or emptied file and wait until the disk has its content; its name needs `sync_folder`."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A new file to write to, which takes the place of `path` when the block ends, and is gone if it raises.
+
+    It is closed before it is renamed: Windows renames no open file. Raises OSError.
+    """
+    descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(descriptor, "r+b") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(fresh, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(fresh)
+        raise
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -190,16 +206,7 @@ def replace_file(path: Path, data: bytes) -> None:
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
-    fsync_folder(path.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in `folder`."""
-    descriptor = os.open(folder, _FOLDER)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    system_calls.sync_folder(path.parent)
 
 
 def kind(mode: int) -> str:
@@ -230,14 +237,16 @@ def _regular(path: Path) -> os.stat_result | None:
     return found
 
 
-def _keep(opened: contextlib.ExitStack, descriptor: int) -> int:
-    opened.callback(os.close, descriptor)
-    return descriptor
-
-
 def _unsafe(relative: str, why: str) -> BundleError:
     shown = ascii(relative[:80])
     return BundleError(f"unsafe path {shown}: it {why}", hint="do not use this bundle unless you know who made it")
+
+
+def _kind_there(root: Path, relative: str) -> str:
+    try:
+        return kind(root.joinpath(*parts(relative)).lstat().st_mode)
+    except OSError:
+        return "no file any more"
 
 
 def _cannot_open(root: Path, relative: str, error: OSError) -> EdgeKitError:
@@ -252,7 +261,7 @@ def _cannot_open(root: Path, relative: str, error: OSError) -> EdgeKitError:
     if error.errno == errno.ENOENT:
         return BundleError(f"{relative} is missing from {root.name}", file=relative)
     if error.errno == errno.ENXIO:
-        return BundleError(f"{relative} is a socket, not a regular file", file=relative)
+        return BundleError(f"{relative} is {_kind_there(root, relative)}, not a regular file", file=relative)
     if resource := resource_error(error, f"{relative} cannot be opened"):
         return resource
     return BundleError(f"{relative} cannot be opened: {os.strerror(error.errno or 0)}", file=relative)

@@ -15,11 +15,11 @@ import tempfile
 from io import BufferedReader
 from pathlib import Path
 
+from edgekit import system_calls
 from edgekit.bundle import safe_files
 from edgekit.errors import BundleError, EdgeKitError, ResourceError, UsageError
 
 _THROUGH = (stat.S_IFIFO, stat.S_IFCHR)  # kinds of files that are written to and never replaced
-_WRITE = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SHORTAGES = (*_FULL, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPIPE)
 
@@ -119,9 +119,10 @@ def _check_kind(path: Path, mode: int | None) -> None:
 
 
 def _write_through(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, _WRITE)  # a pipe that nobody reads is an error at once: ENXIO
+    write = system_calls.flags("O_WRONLY", "O_NONBLOCK", "O_NOCTTY", "O_NOFOLLOW")
+    descriptor = os.open(path, write)  # a pipe that nobody reads is an error at once: ENXIO
     try:
-        os.set_blocking(descriptor, True)
+        system_calls.set_blocking(descriptor)
         write_all(descriptor, data)
     finally:
         os.close(descriptor)

@@ -2,7 +2,7 @@
 
 A note is good as long as the file is the same inode with the same size and times: any change to a file moves its
 ctime, which no call can set. Notes live in the user's cache folder. They save time and decide nothing else:
-a note that is missing, torn or unwritable only means that the file is read again.
+a note that is missing, torn or unwritable only means that the file is read again. Windows has no ctime: no notes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit import system_calls
 from edgekit.bundle import safe_files
 from edgekit.errors import BundleError
 
@@ -35,7 +36,7 @@ class Memory:
     """The notes on one bundle's files."""
 
     def __init__(self, root: Path) -> None:
-        cache = cache_folder()
+        cache = cache_folder() if system_calls.has_change_times() else None
         name = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
         self._path = None if cache is None else cache / "verified" / f"{name}.json"
         self._notes = _load(self._path)

@@ -6,7 +6,6 @@ or not ours means that nothing was measured.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit import registry
+from edgekit import registry, system_calls
 from edgekit.bundle import safe_files
 from edgekit.cache import digests, here
 from edgekit.errors import BundleError
@@ -124,9 +123,9 @@ def _read(path: Path) -> list[Entry]:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the file's lock between reading and writing. Raises OSError where the file system has no locks."""
-    descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(path.with_suffix(".lock"), system_calls.flags("O_RDWR", "O_CREAT", "O_NOFOLLOW"), 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        system_calls.lock(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)

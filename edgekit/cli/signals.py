@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 PATIENCE = 2.0  # seconds after a signal until a process that is stuck in native code is ended
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -41,19 +43,31 @@ def raised() -> Iterator[list[Interrupted]]:
         interrupts.append(Interrupted(number))
         raise interrupts[0]
 
-    read, write = os.pipe()
-    os.set_blocking(write, False)
     for number in before:
         signal.signal(number, interrupt)
+    try:
+        with _watched(raised_in_python):
+            yield interrupts
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _watched(raised_in_python: threading.Event) -> Iterator[None]:
+    """With a thread that sees the signals too; not on Windows, where none can wait for a pipe."""
+    if sys.platform == "win32":
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
     outer = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(read, raised_in_python), daemon=True).start()
     try:
-        yield interrupts
+        yield
     finally:
         signal.set_wakeup_fd(outer)
         os.close(write)
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _watch(read: int, raised_in_python: threading.Event) -> None:

@@ -11,7 +11,6 @@ that, too. Reads /proc and /sys below a root; what a kernel does not tell is not
 from __future__ import annotations
 
 import os
-import resource
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -54,13 +53,12 @@ class Counters:
 
     @classmethod
     def read(cls, root: Path = ROOT) -> Counters:
-        used = resource.getrusage(resource.RUSAGE_SELF)
         busy, stolen = _machine(root)
         return cls(
             wall=time.monotonic(),
             real=time.time(),
             awake=time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic(),
-            own=used.ru_utime + used.ru_stime,
+            own=time.process_time(),
             busy=busy,
             stolen=stolen,
             throttles=_throttles(root),

@@ -192,9 +192,8 @@ class Weighing:
     def _try_starts(self) -> None:
         """How long it takes to open it in a fresh process: first with nothing at hand, then as it is every time after
         the first. The first of those only makes what is kept for the others."""
-        if self.starts:
+        if self.starts and forget(self.bundle):
             with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as empty:
-                forget(self.bundle)
                 said = self._started({"XDG_CACHE_HOME": empty})
             self._values["load_cold"] = [said["load"]]
         self._started({})
@@ -290,11 +289,17 @@ class Weighing:
             self.close()
 
 
-def forget(bundle: Bundle) -> None:
-    """Ask the kernel to let go of what it holds of the bundle's files. It keeps what others have mapped."""
+def forget(bundle: Bundle) -> bool:
+    """Ask the kernel to let go of what it holds of the bundle's files. It keeps what others have mapped.
+
+    False where no call does it (macOS, Windows).
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return False
     for name in safe_files.walk(bundle.folder):
         descriptor = os.open(bundle.folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
+    return True

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import edgekit
 from edgekit.core import Progress
-from edgekit.errors import CrashError, EdgeKitError, ResourceError, from_dict
+from edgekit.errors import CrashError, DeviceError, EdgeKitError, ResourceError, from_dict
 from edgekit.shortage import DISK, HINTS, MEMORY, shortage
 
 SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")
@@ -91,7 +91,11 @@ def start(function: str, folder: Path, env: Mapping[str, str] | None = None) -> 
     """A process that waits for its `order`, a line on stdin; what it prints goes to LOG in `folder`.
 
     `env`: another environment than `environment()`. Whoever starts one calls `end`.
+    Raises DeviceError on a system without process groups (Windows).
     """
+    if not hasattr(os, "killpg"):
+        hint = "use Linux or macOS for it; a bundle from there can be loaded, run and verified here"
+        raise DeviceError("this needs worker processes, which this system cannot end with all they started", hint=hint)
     with (folder / LOG).open("ab") as stderr:
         return subprocess.Popen(
             [sys.executable, "-m", "edgekit.workbench.worker", function],

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit import distribution
+from edgekit import distribution, system_calls
 from edgekit.errors import DeviceError, InputError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _file(path: Path, name: str) -> IO[bytes]:
     """The file, open for reading. A pipe would keep us waiting, and reading a device may do anything."""
     try:
         _regular(os.stat(path), name)
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        file = os.fdopen(os.open(path, system_calls.flags("O_RDONLY", "O_NONBLOCK")), "rb")
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         why = getattr(error, "strerror", None) or error
         raise InputError(f"{name} cannot be read: {why}", hint="check the path") from None

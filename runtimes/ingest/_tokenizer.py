@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgekit import limits
+from edgekit import limits, system_calls
 from edgekit.errors import TokenizerError
 
 T = TypeVar("T")
@@ -162,12 +162,12 @@ def _without_backtrace() -> Iterator[None]:
         except OSError:  # stderr is closed: nothing can be written to it
             yield
             return
-        held = os.memfd_create("stderr")
+        held = system_calls.unnamed_file()
         os.dup2(held, 2)
         said = b""
         try:
             yield
-            said = os.pread(held, os.fstat(held).st_size, 0)
+            said = system_calls.read_at(held, os.fstat(held).st_size, 0)
         finally:
             os.dup2(real, 2)
             os.write(2, said)

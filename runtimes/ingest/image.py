@@ -7,7 +7,6 @@ every size, filter and number into the steps. `image_settings` lists the steps, 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from edgekit import system_calls
 
 from .. import settings as types
 from . import _image_file, _image_settings
@@ -78,7 +79,7 @@ class Images:
         Raises InputError naming the first item that cannot be read.
         """
         numbered = list(enumerate(items, first))
-        threads = min(len(numbered), self.threads or len(os.sched_getaffinity(0)))
+        threads = min(len(numbered), self.threads or system_calls.cores())
         if threads <= 1:
             return [self._one(number, item) for number, item in numbered]
         with ThreadPoolExecutor(threads, "edgekit-image") as pool:

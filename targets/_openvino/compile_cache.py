@@ -16,8 +16,6 @@ import io
 import logging
 import math
 import mmap
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,9 +140,9 @@ def _key(path: Path, options: dict[str, Any]) -> str:
 def _keep(compiled: Any, ask: Ask, blob: Path) -> None:
     blob.parent.mkdir(parents=True, exist_ok=True)
     _clear(blob.parent)
-    with _whole(blob) as file:
+    with safe_files.whole_file(blob) as file:
         _export(compiled, file)  # before weights are packed, which takes memory
-        with _whole(blob.with_name(ANSWER)) as answer:
+        with safe_files.whole_file(blob.with_name(ANSWER)) as answer:
             found: Any = ask(compiled)
             np.savez(answer, **found)
 
@@ -191,17 +189,3 @@ class _Into(io.BytesIO):
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which is `target` once that has gone well; until then and otherwise nothing is."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, target)
-        except BaseException:
-            os.unlink(file.name)
-            raise

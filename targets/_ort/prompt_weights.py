@@ -13,11 +13,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import mmap
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit import system_calls
 from edgekit.bundle import onnx_file, safe_files
 from edgekit.errors import BundleError
 
@@ -144,17 +142,20 @@ def _parts(
 def _read(path: Path, end: int) -> Bytes | None:
     """What was kept, mapped; None where there is nothing sound."""
     try:
-        with safe_files.open_file(path) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        data = _mapped(path)
     except (OSError, ValueError, BundleError):
         return None
-    data = np.frombuffer(mapped, np.uint8)
     if len(data) != end + PAGE:
         return None
     if data[end : end + 8].view(np.uint64)[0] != _sum(data[:end]):
         log.warning("what was kept in %s is damaged; it is made anew", path.parent)
         return None
     return data[:end]
+
+
+def _mapped(path: Path) -> Bytes:
+    with safe_files.open_file(path) as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 def _write(path: Path | None, end: int, fill: Fill) -> Bytes:
@@ -173,19 +174,14 @@ def _keep(path: Path, end: int, fill: Fill) -> Bytes:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     for old in path.parent.glob("*.int8"):
         old.unlink(missing_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, end + PAGE)  # a full disk is told of here, not by a signal
-            data = np.memmap(file, np.uint8, "r+", shape=(end + PAGE,))
-            fill(data[:end])
-            data[end : end + 8].view(np.uint64)[0] = _sum(data[:end])
-            data.flush()
-            os.replace(file.name, path)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(file.name)
-            raise
-    return data[:end]
+    with safe_files.whole_file(path) as file:
+        system_calls.allocate(file.fileno(), end + PAGE)  # a full disk is told of here, not by a signal
+        data = np.memmap(file, np.uint8, "r+", shape=(end + PAGE,))
+        fill(data[:end])
+        data[end : end + 8].view(np.uint64)[0] = _sum(data[:end])
+        data.flush()
+        del data  # Windows renames no file that is mapped
+    return _mapped(path)[:end]
 
 
 def _fill(
