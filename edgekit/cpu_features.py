@@ -42,7 +42,9 @@ MACOS = {
     "bf16": "hw.optional.arm.FEAT_BF16",
     "sme": "hw.optional.arm.FEAT_SME",
 }
-ARM_MACHINES = ("aarch64", "arm64")
+# As uname(1) names them; Windows in capitals.
+ARM_MACHINES = ("aarch64", "arm64", "ARM64")
+X86_MACHINES = ("x86_64", "AMD64")
 # Arm's cores by the part number of their main id register (MIDR_EL1), as lscpu of util-linux names them.
 ARM_CORES = {
     0xD03: "Cortex-A53", 0xD04: "Cortex-A35", 0xD05: "Cortex-A55", 0xD07: "Cortex-A57", 0xD08: "Cortex-A72",

@@ -99,10 +99,19 @@ def cpu_features(root: Path = ROOT) -> frozenset[str]:
     return features.read(root, platform.machine())
 
 
+def is_x86() -> bool:
+    """Whether this Python runs on x86-64."""
+    return platform.machine() in features.X86_MACHINES
+
+
+def is_arm() -> bool:
+    """Whether this Python runs on 64-bit Arm."""
+    return platform.machine() in features.ARM_MACHINES
+
+
 def cpu_model(root: Path = ROOT) -> str:
     """The processor's name as it calls itself; on Arm the name of its first core; else the architecture."""
-    is_arm = platform.machine() in features.ARM_MACHINES
-    name = features.arm_core(root) if is_arm else features.cpuinfo(root).get("model name")
+    name = features.arm_core(root) if is_arm() else features.cpuinfo(root).get("model name")
     return name or features.brand() or platform.processor() or platform.machine()
 
 

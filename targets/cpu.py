@@ -41,8 +41,11 @@ log = logging.getLogger("edgekit")
 
 PRECISIONS = ("fp32", "int8", "int4")
 PROVIDER = "CPUExecutionProvider"
-# Instructions that multiply unsigned by signed bytes into 32 bits. Without, two products are added up in 16.
-INTEGER = {"avx512_vnni", "avx_vnni", "asimddp"}
+# All that is x86's alone: instructions that add products of unsigned and signed bytes up in 32 bits, and the way of its
+# kernels to do without them. Else they add two products up in 16, which two of 255 by 127 overflow. ONNX Runtime's
+# kernels for Arm never overflow with weights from -127 to 127: tests/arm/README.md names them.
+X86_INTEGER = {"avx512_vnni", "avx_vnni"}
+X86_PRECISION = "session.x64quantprecision"
 # Its CPU kernel adds and normalizes one number at a time; the two nodes that it replaces are vectorized.
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
 PROMPT_FORM = "edgekit.prompt"  # what `compile` leaves in a model's `meta`
@@ -166,13 +169,13 @@ def session_options(recipe: Recipe, threads: int, told: Mapping[str, str]) -> An
     if recipe.activations == "int8" and recipe.group_size is None and not multiplies_bytes():
         # The kernels would cut off what 16 bits do not hold, unless they are told to take the slow way. That of blocks
         # does not, and could not be told.
-        config.add_session_config_entry("session.x64quantprecision", "1")
+        config.add_session_config_entry(X86_PRECISION, "1")
     return config
 
 
 def multiplies_bytes() -> bool:
-    """Whether products of bytes are added up in 32 bits at once."""
-    return bool(device.cpu_features() & INTEGER)
+    """Whether sums of products of bytes are exact, whatever the bytes are."""
+    return device.is_arm() or bool(device.cpu_features() & X86_INTEGER)
 
 
 def facts(recipe: Recipe, graph: Graph) -> dict[str, Any]:

@@ -12,12 +12,12 @@ Source: its transformation SDPAToPagedAttention, and src/plugins/intel_cpu/src/n
 
 from __future__ import annotations
 
-import platform
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit import device
 from edgekit.core import Graph
 
 from .._ort.passes.decoder_graph import BUILT, is_shareable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 BLOCK = 32  # tokens of a block, as OpenVINO's kernels on a CPU have it
 PLACES = "logit_positions"
 MARK = "causal_mask.window_"  # and how many tokens a query sees at most; 0: all
-X86 = ("x86_64", "AMD64")
 KINDS = {"f32": ("f32", "f16", "u8"), "bf16": ("bf16", "u8")}  # what its kernels take
 _MARKED = re.compile(rf"{re.escape(MARK)}(\d+)")
 _WINDOW = 10  # the input of PagedAttention that says how far back a query sees
@@ -47,7 +46,7 @@ def mark(model: ir.Model) -> None:
 
 def keeps(kind: str, computes: str) -> bool:
     """Whether blocks can be of this kind where OpenVINO computes in f32 or bf16, both by its names."""
-    return platform.machine() in X86 and kind in KINDS[computes]
+    return device.is_x86() and kind in KINDS[computes]
 
 
 def pageable(model: Any, graph: Graph) -> bool:

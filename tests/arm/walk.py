@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import edgekit
 from edgekit import registry, zoo
 from edgekit.core import Precision
@@ -29,6 +31,7 @@ from edgekit.text_table import table
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 CORES = ("cortex-a53", "cortex-a72")
+WIDTH = 512  # of the product of extremes
 NEAR = 0.05  # of the largest number: int8 kernels round in other places
 
 
@@ -38,6 +41,21 @@ def export(names: list[str], folder: Path) -> None:
         kind = registry.exporter(resolve(f"zoo:{name}").arch).kind
         precisions: tuple[Precision, ...] = ("fp32", "int8", "int4") if kind == "decoder" else ("fp32", "int8")
         edgekit.export(f"zoo:{name}", folder / f"{name}.ek", targets=["cpu"], precision=precisions, force=True)
+
+
+def write_extremes(file: Path) -> None:
+    """A product of bytes by the largest weights, whose sums overflow 16 bits where two of them meet there."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (WIDTH, WIDTH))
+    signs[:, : WIDTH // 2] = 1
+    constants = [numpy_helper.from_array(array, name) for name, array in (("b", 127 * signs), ("zero", np.uint8(128)))]
+    node = helper.make_node("MatMulInteger", ["a", "b", "zero"], ["y"])
+    a = helper.make_tensor_value_info("a", TensorProto.UINT8, ["m", WIDTH])
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, ["m", WIDTH])
+    graph = helper.make_graph([node], "extremes", [a], [y], constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), file)
+    np.savez(file.with_suffix(".npz"), b=127 * signs)
 
 
 def run(command: list[str], bundles: Path, out: Path, resume: Path | None, cpu: str = "") -> dict[str, Any]:
@@ -101,10 +119,13 @@ def main() -> None:
     shutil.rmtree(bundles, ignore_errors=True)
     bundles.mkdir(parents=True)
     export(args.zoo or zoo.names(), bundles)
+    write_extremes(bundles / "extremes.onnx")
     native = run([sys.executable], bundles, home / "native", None)
     rows = []
     for cpu in args.cpu or CORES:
         there = run(["bash", str(HERE / "python.sh"), str(home / "python")], bundles, home / cpu, home / "native", cpu)
+        wrong = there["extremes"]
+        rows.append(("extremes", "u8 by s8", there["cpu"], " ".join(there["features"]), wrong or "right"))
         for name, outcome in there["outcomes"].items():
             wrong = judged(native["outcomes"][name], outcome)
             rows.append((*name.split(), there["cpu"], " ".join(there["features"]), "; ".join(wrong) or "right"))

@@ -241,11 +241,22 @@ def test_two_products_of_the_largest_bytes_fit_where_they_are_added_up_in_16_bit
     assert 2 * 255 * HALF < 1 << 15 <= 2 * 255 * (HALF + 2)
 
 
-@pytest.mark.parametrize(("features", "largest"), [({"avx2"}, HALF), ({"avx512f"}, HALF), ({"avx_vnni"}, WHOLE)])
+@pytest.mark.parametrize(
+    ("machine", "features", "largest"),
+    [
+        ("x86_64", {"avx2"}, HALF),
+        ("AMD64", set(), HALF),  # Windows, which tells nothing
+        ("x86_64", {"avx512f"}, HALF),
+        ("x86_64", {"avx_vnni"}, WHOLE),
+        ("aarch64", {"asimd"}, WHOLE),  # a Cortex-A72
+        ("arm64", {"asimd", "asimddp"}, WHOLE),
+    ],
+)
 def test_the_processor_says_how_large_weights_may_be(
-    features: set[str], largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: str, features: set[str], largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit.device.cpu_features", lambda: features)
+    monkeypatch.setattr("platform.machine", lambda: machine)
     made: list[int] = []
     monkeypatch.setattr("edgekit.targets.cpu.prepare", lambda *told: made.append(told[-1]) or prepare(*told))
     opened(tmp_path, packed(tmp_path, BLOCKS)).close()
