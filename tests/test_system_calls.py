@@ -65,7 +65,13 @@ def test_a_language_model_says_the_same(system: str, exported: Callable[..., Pat
 
 def test_commands(system: str, tmp_path: Path) -> None:
     folder = small_bundles.make(tmp_path / "small.ek", goldens=True)
-    assert elsewhere(system, "commands", folder) == [0, 0, 0]
+    more = (f"inspect {folder}", "list targets", "doctor")
+    assert elsewhere(system, "commands", folder, *more) == [0] * 5
+
+
+def test_a_system_without_process_groups_measures_nothing(tmp_path: Path) -> None:
+    folder = small_bundles.make(tmp_path / "small.ek", goldens=True)
+    assert elsewhere("windows", "commands", folder, f"bench {folder} --quick") == [0, 0, 8]
 
 
 def test_what_is_not_a_plain_file_is_refused(system: str, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from edgekit.registry import suggest
 from edgekit.reporting import record as records
 from edgekit.reporting.record import SCENARIOS, Environment, Record, Row
 from edgekit.variants import probe
+from edgekit.workbench import worker
 
 SECONDS, QUICK = 1.0, 0.2  # of reading memory
 STARTS = 2  # more fresh processes of a variant, only for how long it takes to start
@@ -121,6 +122,7 @@ def run(settings: Settings, say: Progress, finished: Finished = lambda record, r
 
     Raises UsageError, BundleError, DeviceError where nothing can be measured, and what an export raises.
     """
+    worker.check_system()
     begun, load, threads = time.monotonic(), os.getloadavg()[0], settings.threads or device.threads()
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as place:
         subjects = _subjects(settings, Path(place), say)

@@ -87,15 +87,20 @@ def _deadline(process: subprocess.Popen[bytes], seconds: float | None) -> Iterat
         timer.cancel()
 
 
+def check_system() -> None:
+    """Raise DeviceError on a system without process groups (Windows)."""
+    if not hasattr(os, "killpg"):
+        hint = "use Linux or macOS for it; a bundle from there can be loaded, run and verified here"
+        raise DeviceError("this needs worker processes, which this system cannot end with all they started", hint=hint)
+
+
 def start(function: str, folder: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """A process that waits for its `order`, a line on stdin; what it prints goes to LOG in `folder`.
 
     `env`: another environment than `environment()`. Whoever starts one calls `end`.
-    Raises DeviceError on a system without process groups (Windows).
+    Raises DeviceError as `check_system`.
     """
-    if not hasattr(os, "killpg"):
-        hint = "use Linux or macOS for it; a bundle from there can be loaded, run and verified here"
-        raise DeviceError("this needs worker processes, which this system cannot end with all they started", hint=hint)
+    check_system()
     with (folder / LOG).open("ab") as stderr:
         return subprocess.Popen(
             [sys.executable, "-m", "edgekit.workbench.worker", function],

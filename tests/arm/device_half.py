@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import edgekit
-from edgekit import device
+from edgekit import device, samples
 from edgekit.bundle import manifest
 from edgekit.results import Result
 from edgekit.text_table import plain
@@ -71,7 +71,7 @@ def outcome(folder: Path, variant: Any, check: Any, state: Path, other: Path | N
     goldens = manifest.read(folder).goldens
     assert goldens is not None
     with edgekit.load(folder, target=variant.target, precision=variant.recipe.name, prove="always") as model:
-        items = [model.item(sample) for sample in goldens.inputs[:ITEMS]]
+        items = [model.item(sample) for sample in samples.read(folder / goldens.file, goldens.inputs)[:ITEMS]]
         found: dict[str, Any] = {"verify": check.why, "methods": {}}
         for name in ("run", *model.methods):
             method = getattr(model, name)
