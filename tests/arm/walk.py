@@ -125,10 +125,10 @@ def main() -> None:
     for cpu in args.cpu or CORES:
         there = run(["bash", str(HERE / "python.sh"), str(home / "python")], bundles, home / cpu, home / "native", cpu)
         wrong = there["extremes"]
-        rows.append(("extremes", "u8 by s8", there["cpu"], " ".join(there["features"]), wrong or "right"))
+        rows.append(("extremes", "u8 by s8", cpu, " ".join(there["features"]), wrong or "right"))
         for name, outcome in there["outcomes"].items():
             wrong = judged(native["outcomes"][name], outcome)
-            rows.append((*name.split(), there["cpu"], " ".join(there["features"]), "; ".join(wrong) or "right"))
+            rows.append((*name.split(), cpu, " ".join(there["features"]), "; ".join(wrong) or "right"))
     print(table(("bundle", "variant", "core", "features", "outcome"), rows))
     sys.exit(any(row[-1] != "right" for row in rows))
 
