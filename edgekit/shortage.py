@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from pathlib import Path
 
 from edgekit.errors import DeviceError, EdgeKitError, ResourceError
 
@@ -17,6 +18,7 @@ HINTS = {
     FILE_SIZE: "raise the limit: ulimit -f",
     THREADS: "use fewer threads (-t), or raise the limits: ulimit -u, ulimit -v",
 }
+NEARLY = 0.75  # of the address space: a library asks for many megabytes at once
 NUMBERS = {
     errno.ENOMEM: MEMORY,
     errno.EMFILE: FILES,
@@ -54,6 +56,28 @@ def resource_error(error: BaseException | str, what: str = "", hint: str = "") -
         return None
     advice = hint if hint and kind == MEMORY else HINTS[kind]
     return ResourceError(f"{what}: {kind}" if what else kind, hint=advice, cause=str(error))
+
+
+def engine_shortage(error: BaseException | str, what: str, hint: str) -> ResourceError | None:
+    """`resource_error` for a native engine, which may fail of memory without a word of it: then the address space of a
+    process that has a limit is nearly used up.
+    """
+    named = resource_error(error, what, hint)
+    if named is None and _address_space() > NEARLY:
+        return ResourceError(f"{what}: {MEMORY}", hint=hint, cause=str(error))
+    return named
+
+
+def _address_space() -> float:
+    """The largest share of its limit (`ulimit -v`) that this process has used; 0 without a limit, or without /proc."""
+    try:
+        limits = Path("/proc/self/limits").read_text(encoding="utf-8")
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0
+    limit = re.search(r"^Max address space +(\d+)", limits, re.MULTILINE)
+    peak = re.search(r"^VmPeak:\s+(\d+) kB", status, re.MULTILINE)
+    return int(peak[1]) * 1024 / int(limit[1]) if limit and peak and int(limit[1]) else 0.0
 
 
 def import_error(engine: str, error: ImportError) -> EdgeKitError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -85,3 +87,18 @@ def test_an_engine_that_cannot_be_loaded() -> None:
     broken = import_error("OpenVINO", ImportError("libtbb.so.12: cannot open shared object file"))
     assert isinstance(broken, DeviceError)
     assert broken.message == "OpenVINO cannot be loaded"
+
+
+@pytest.mark.parametrize(("megabytes", "kind"), [(400, "ResourceError"), (0, "None")])
+def test_an_engine_that_fails_without_a_word_of_memory(megabytes: int, kind: str) -> None:
+    """With nearly all of its address space used, and without a limit."""
+    code = f"""
+import resource
+from edgekit.shortage import engine_shortage
+if {megabytes}:
+    kept = bytearray(300 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, ({megabytes} << 20, {megabytes} << 20))
+print(type(engine_shortage("an exception of no meaning", "it", "use less")).__name__.replace("NoneType", "None"))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.stdout == f"{kind}\n", ended.stderr

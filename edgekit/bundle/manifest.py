@@ -23,7 +23,17 @@ import msgspec
 
 import edgekit
 from edgekit import limits, system_calls
-from edgekit.bundle import checksums, facts, onnx_file, ports, safe_files, settings, strict_json, user_files
+from edgekit.bundle import (
+    checksums,
+    facts,
+    not_a_bundle,
+    onnx_file,
+    ports,
+    safe_files,
+    settings,
+    strict_json,
+    user_files,
+)
 from edgekit.cache.digests import Memory
 from edgekit.core import Bundle, Goldens, Graph, Source, Variant
 from edgekit.errors import BundleError, UsageError
@@ -111,7 +121,7 @@ def read(folder: Path, *, verify: Verify = "once") -> Bundle:
         raise UsageError(f"verify is {verify!r:.40}", hint=f"give one of {', '.join(get_args(Verify))}")
     root = Path(os.path.realpath(folder))  # once: from here on no link is followed
     if not os.path.exists(root):
-        raise _absent(str(folder))
+        raise not_a_bundle.absent(str(folder))
     for _ in range(_READS):
         before = _identity(root)
         try:
@@ -160,7 +170,7 @@ def _read(root: Path, verify: Verify) -> Bundle:
 
 def _manifest(root: Path) -> Manifest:
     if not os.path.lexists(root / MANIFEST):
-        raise _not_a_bundle(root)
+        raise not_a_bundle.other(root, MANIFEST)
     user_files.check_name(root)
     with safe_files.open_regular(root, MANIFEST) as file:
         data = file.read(limits.MANIFEST_BYTES + 1)
@@ -374,33 +384,3 @@ def _identity(root: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _absent(typed: str) -> BundleError:
-    """Says what the name is, as it was typed, that no folder has."""
-    kind, _, name = typed.rpartition(":")
-    if kind in ("zoo", "random"):
-        stem = Path(name).name.removesuffix(".json")
-        return BundleError(
-            f"{typed} is a model, not a bundle", hint=f"make a bundle of it: edgekit export {typed} -o {stem}.ek"
-        )
-    return BundleError(f"{typed} does not exist", hint="make a bundle with: edgekit export MODEL -o NAME.ek")
-
-
-def _not_a_bundle(root: Path) -> BundleError:
-    """Says what the path is instead, and what to do with that."""
-    export = f"edgekit export {root} -o NAME.ek"
-    if not os.path.isdir(root):
-        return BundleError(f"{root} is a file, not a bundle's folder", hint=export)
-    inside = set(os.listdir(root))
-    if re.search(r"\.ek-(tmp|old)-[0-9a-f]{16}$", root.name):
-        what, hint = "is an unfinished export", "export again; that also removes this folder"
-    elif "config.json" in inside:
-        what, hint = "is a Hugging Face model, not a bundle", export
-    elif any(name.endswith((".onnx", ".xml")) for name in inside):
-        what, hint = f"has a graph but no {MANIFEST}, so it is not a bundle", "edgekit export FILE.onnx -o NAME.ek"
-    elif inside:
-        what, hint = f"has no {MANIFEST}, so it is not a bundle", "name the folder that edgekit export wrote"
-    else:
-        what, hint = "is empty", "name the folder that edgekit export wrote"
-    return BundleError(f"{root} {what}", hint=hint)

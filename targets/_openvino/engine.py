@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekit.errors import BundleError, DeviceError, InputError, ResourceError
 from edgekit.native_calls import enter, keep_in_children, leave
-from edgekit.shortage import import_error, resource_error
+from edgekit.shortage import engine_shortage, import_error
 
 DEVICE = "CPU"
 ERRORS = (RuntimeError, UnicodeDecodeError)  # all that it raises; the second for a name that is not UTF-8
@@ -73,7 +73,7 @@ def opening(path: str) -> Iterator[None]:
     except ERRORS as error:
         what, text = f"OpenVINO cannot open {path}", _text(error)
         hint = "close other programs, or use a smaller precision"
-        if resource := resource_error(error, what, hint):
+        if resource := engine_shortage(error, what, hint):
             raise resource from error
         if NO_READER in text:
             raise ResourceError(f"{what}: out of memory", hint=hint, cause=text) from error
@@ -90,7 +90,7 @@ def running(path: str) -> Iterator[None]:
         yield
     except ERRORS as error:
         what, text = f"OpenVINO failed in {path}", _text(error)
-        if resource := resource_error(error, what, "use smaller batches or a smaller precision"):
+        if resource := engine_shortage(error, what, "use smaller batches or a smaller precision"):
             raise resource from error
         if "shape" in text.lower():
             raise InputError(f"{what}: it does not take this input", cause=text) from error

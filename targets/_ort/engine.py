@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekit.errors import BundleError, DeviceError, EdgeKitError, InputError
 from edgekit.native_calls import enter, leave
-from edgekit.shortage import import_error, resource_error
+from edgekit.shortage import engine_shortage, import_error
 
 GPU = re.compile(r"CUDA|CUBLAS|cuBLAS|CUDNN|cuDNN|libcu\w+\.so")  # not the name of a file or of a target
 # What a run says of an input whose value, not its shape, is wrong. Bound inputs have no exception of their own for it.
@@ -81,7 +81,7 @@ def run_error(path: str, error: Exception) -> EdgeKitError:
 
 
 def _machine(what: str, error: Exception) -> EdgeKitError | None:
-    if resource := resource_error(error, what, hint="use fewer or shorter rows, or fewer bits"):
+    if resource := engine_shortage(error, what, "use fewer or shorter rows, or fewer bits"):
         return resource
     if GPU.search(_text(error)):
         return DeviceError(what, hint="see `edgekit doctor` for the driver and the libraries", cause=_text(error))

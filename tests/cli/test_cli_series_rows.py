@@ -166,11 +166,14 @@ def test_a_series_typed_on_a_terminal_is_asked_for(made: Callable[..., Path]) ->
     os.close(host)
 
 
-def test_files_of_inputs(call: Call, made: Callable[..., Path], vectors: Path, tmp_path: Path) -> None:
+def test_files_of_inputs(
+    call: Call, made: Callable[..., Path], vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And a note where the name of a file is taken for a text."""
     (tmp_path / "texts.txt").write_text("a\nb\n")
     (tmp_path / "rows.csv").write_bytes(HEAD + b"1,2\n")
-    file = tmp_path / "texts.txt"
+    monkeypatch.chdir(tmp_path)
+    file = Path("texts.txt")  # as a text it fits the model
     assert call("run", vectors, "-f", file).out == call("run", vectors, "a", "b").out
     assert call("run", vectors, "c", "-f", file).out == call("run", vectors, "c", "a", "b").out
     taken = call("run", vectors, file)
