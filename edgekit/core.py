@@ -176,7 +176,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Goldens:
-    """Inputs with known answers. `file` holds arrays, see `edgekit.goldens`.
+    """Inputs with known answers. `file` holds arrays, see `edgekit.checks.goldens`.
 
     `tolerances[variant]` bounds the largest absolute difference from that variant's own arrays;
     `losses[variant]` bounds the task's loss against the reference (see `Measure`).
@@ -235,7 +235,7 @@ class Check:
     seconds: float
     why: str = ""  # what is out of tolerance, for a person
     batch_invariant: bool | None = None  # whether an item's outputs in a batch are those of the item alone
-    batch_difference: float | None = None  # else how far they are from them, see `edgekit.invariance`
+    batch_difference: float | None = None  # else how far they are from them, see `edgekit.checks.invariance`
 
 
 @dataclass(frozen=True)

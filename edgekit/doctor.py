@@ -1,6 +1,6 @@
 """Diagnose this installation: packages that are missing or in conflict, and the remedy for each.
 
-Reads package metadata, asks each target whether its engine works, and looks at the machine through `edgekit.device`.
+Reads package metadata, asks each target whether its engine works, and looks at the machine (`edgekit.machine.device`).
 What EdgeKit needs is read from its own metadata, so that pyproject.toml stays the one place that says it.
 """
 
@@ -16,8 +16,9 @@ from importlib import metadata
 from pathlib import Path
 
 import edgekit
-from edgekit import device, distribution, registry, telemetry
+from edgekit import distribution, registry, telemetry
 from edgekit.core import Availability
+from edgekit.machine import device
 
 EXTRAS = ("", "export-lm", "export", "openvino", "cuda", "vision")
 # Wheels that all unpack into the folder onnxruntime/: the one installed last wins, and the other's metadata lies.

@@ -71,8 +71,9 @@ def export(
     `memory_limit`: bytes for each worker. `time_limit`: seconds for each stage, by default 15 minutes, and 20 minutes
     more per GB of weights. Raises any EdgeKitError.
     """
-    from edgekit import device, limits
+    from edgekit import limits
     from edgekit.bundle import publish, safe_files, user_files
+    from edgekit.machine import device
     from edgekit.source import onnx_file
     from edgekit.workbench import plan as planning
     from edgekit.workbench import stages

@@ -13,11 +13,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edgekit import device, registry
+from edgekit import registry
 from edgekit.bundle import onnx_file
 from edgekit.bundle.safe_files import size_text
 from edgekit.errors import ResourceError, UnsupportedError, UsageError
 from edgekit.footprint import ANY, Footprint
+from edgekit.machine import device
 from edgekit.reporting.record import Forecast
 
 if TYPE_CHECKING:

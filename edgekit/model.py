@@ -19,10 +19,12 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
 
-from edgekit import device, first_load, limits, registry
+from edgekit import limits, registry
 from edgekit.bundle import manifest, safe_files
+from edgekit.checks import first_load
+from edgekit.checks.first_load import Prove
 from edgekit.errors import BundleError, NoSuchMethodError, UnsupportedError, UsageError, VerificationError
-from edgekit.first_load import Prove
+from edgekit.machine import device
 from edgekit.sessions import Sessions
 from edgekit.variants import Chosen, able, choose
 

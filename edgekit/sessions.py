@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from edgekit import registry
 from edgekit.cache import compile_cache
 from edgekit.errors import ClosedError
-from edgekit.shortage import resource_error
+from edgekit.machine.shortage import resource_error
 
 if TYPE_CHECKING:
     from edgekit.core import Bundle, Graph, Variant

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import invariance, registry, samples
+from edgekit import registry
+from edgekit.checks import invariance, samples
+from edgekit.checks.goldens import ENCODED, REFERENCE, largest_difference, read_arrays
 from edgekit.core import Check, Measure
 from edgekit.errors import BundleError
-from edgekit.goldens import ENCODED, REFERENCE, largest_difference, read_arrays
 
 if TYPE_CHECKING:
     from edgekit.core import Array, Bundle, Target, Variant
@@ -50,7 +51,7 @@ def work(payload: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, 
 
 
 def _opened(bundle: Bundle, variant: Variant) -> Check:
-    from edgekit import device
+    from edgekit.machine import device
 
     kind: type[Model] = registry.task(bundle.task)
     start = time.perf_counter()

@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import device
 from edgekit.core import Availability, Graph, Recipe, check_options
 from edgekit.errors import UnsupportedError
 from edgekit.footprint import Footprint
-from edgekit.memory_pages import give_back
+from edgekit.machine import device
+from edgekit.machine.memory_pages import give_back
 from edgekit.session import Session
 
 from ._ort.decoder import DecoderSession

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit import distribution
 from edgekit.core import Availability, Graph, Recipe, check_options
 from edgekit.footprint import ANY, Footprint
-from edgekit.memory_pages import give_back
+from edgekit.machine.memory_pages import give_back
 from edgekit.session import Life, Session, check_feeds
 
 from ._openvino.compile_cache import Ask, ask, compile_cached

@@ -73,7 +73,13 @@ def rule_for(module: str) -> Rule:
 
 def _room_rule(folder: str, rest: str) -> Rule:
     """The rule of a file in exporters/, runtimes/ or targets/; `rest` is its dotted name there."""
-    everywhere = ("edgekit.core", "edgekit.errors", "edgekit.distribution", "edgekit.system_calls", f"edgekit.{folder}")
+    everywhere = (
+        "edgekit.core",
+        "edgekit.errors",
+        "edgekit.distribution",
+        "edgekit.machine.system_calls",
+        f"edgekit.{folder}",
+    )
     if folder == "exporters":
         heavy = {"torch", "transformers", "diffusers", "optimum", "onnx", "onnx_ir", "onnxscript", "safetensors"}
         ours = (*everywhere, "edgekit.quantize", "edgekit.registry", "edgekit.source")
@@ -84,9 +90,9 @@ def _room_rule(folder: str, rest: str) -> Rule:
         disk = (*FILES_OF_ARRAYS, "edgekit.bundle.user_files")
         model = ("edgekit.model",) if rest.startswith("tasks.") else ()
         return Rule((*everywhere, *nouns, *model, *disk), frozenset({"numpy", "msgspec"}), files)
-    ours = ("edgekit.session", "edgekit.device", "edgekit.native_calls", "edgekit.shortage")
+    ours = ("edgekit.session", "edgekit.machine.device", "edgekit.machine.native_calls", "edgekit.machine.shortage")
     ours = (*ours, "edgekit.workbench.graph", "edgekit.bundle.onnx_file")
-    ours = (*everywhere, *ours, *FILES_OF_ARRAYS, "edgekit.footprint", "edgekit.memory_pages")
+    ours = (*everywhere, *ours, *FILES_OF_ARRAYS, "edgekit.footprint", "edgekit.machine.memory_pages")
     engine = "openvino" if rest.startswith(("openvino", "_openvino")) else "onnxruntime"
     return Rule(ours, frozenset({"numpy"}), frozenset({engine, "onnx", "onnx_ir"}))
 

@@ -11,8 +11,8 @@ import small_bundles
 
 import edgekit
 from edgekit.bundle import manifest
+from edgekit.checks.goldens import largest_difference, read_arrays, write_arrays
 from edgekit.errors import BundleError, DeviceError, UsageError
-from edgekit.goldens import largest_difference, read_arrays, write_arrays
 from edgekit.verify import verify, work
 
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 import edgekit
-from edgekit import limits, system_calls
+from edgekit import limits
 from edgekit.bundle import (
     checksums,
     facts,
@@ -37,6 +37,7 @@ from edgekit.bundle import (
 from edgekit.cache.digests import Memory
 from edgekit.core import Bundle, Goldens, Graph, Source, Variant
 from edgekit.errors import BundleError, UsageError
+from edgekit.machine import system_calls
 
 FORMAT = 3
 MANIFEST = "edgekit.json"

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from typing import NamedTuple
 
-from edgekit import limits, system_calls
+from edgekit import limits
+from edgekit.machine import system_calls
 
 WINDOW = 1 << 16
 _VARINT_BYTES = 10

@@ -24,9 +24,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgekit import system_calls
 from edgekit.bundle import ownership, safe_files, user_files
 from edgekit.errors import BusyError, EdgeKitError, ResourceError, UsageError
+from edgekit.machine import system_calls
 
 _log = logging.getLogger("edgekit")
 _NAME_BYTES = 255 - len("..ek-tmp-0123456789abcdef")

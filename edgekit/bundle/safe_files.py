@@ -21,9 +21,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
-from edgekit import limits, system_calls
+from edgekit import limits
 from edgekit.errors import BundleError, EdgeKitError, UsageError
-from edgekit.shortage import resource_error
+from edgekit.machine import system_calls
+from edgekit.machine.shortage import resource_error
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _KINDS = {

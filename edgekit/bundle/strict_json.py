@@ -15,7 +15,7 @@ from typing import Any
 from edgekit import limits
 from edgekit.bundle import safe_files
 from edgekit.errors import BundleError
-from edgekit.shortage import resource_error
+from edgekit.machine.shortage import resource_error
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape of UTF-16, of which two make a character
 

@@ -15,9 +15,9 @@ import tempfile
 from io import BufferedReader
 from pathlib import Path
 
-from edgekit import system_calls
 from edgekit.bundle import safe_files
 from edgekit.errors import BundleError, EdgeKitError, ResourceError, UsageError
+from edgekit.machine import system_calls
 
 _THROUGH = (stat.S_IFIFO, stat.S_IFCHR)  # kinds of files that are written to and never replaced
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit import system_calls
 from edgekit.bundle import safe_files
 from edgekit.errors import BundleError
+from edgekit.machine import system_calls
 
 # A file changed twice within the clock's grain keeps its ctime, so one that changed just now is not noted.
 SETTLED_NS = 2_000_000_000

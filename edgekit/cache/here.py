@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 
-from edgekit import device, registry
+from edgekit import registry
+from edgekit.machine import device
 
 
 def processor() -> str:

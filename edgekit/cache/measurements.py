@@ -14,10 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit import registry, system_calls
+from edgekit import registry
 from edgekit.bundle import safe_files
 from edgekit.cache import digests, here
 from edgekit.errors import BundleError
+from edgekit.machine import system_calls
 
 log = logging.getLogger("edgekit")
 

@@ -23,7 +23,7 @@ from edgekit.bundle import user_files
 from edgekit.cli import signals
 from edgekit.core import Progress
 from edgekit.errors import DeviceError, EdgeKitError, ResourceError
-from edgekit.shortage import resource_error
+from edgekit.machine.shortage import resource_error
 from edgekit.text_table import clean, plain
 
 if TYPE_CHECKING:

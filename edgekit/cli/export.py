@@ -129,8 +129,8 @@ def export(
     MODEL is a hub id, a local Hugging Face folder, zoo:NAME, random:CONFIG_PATH or an .onnx file.
     """
     if dry_run:
-        from edgekit import device
         from edgekit.bundle import publish
+        from edgekit.machine import device
         from edgekit.workbench import plan as planning
 
         publish.check(output, force=force)

@@ -36,9 +36,9 @@ from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.bundle.manifest import Verify
+    from edgekit.checks.first_load import Prove
     from edgekit.cli.inputs import Kind, Words
     from edgekit.cli.method_options import Call
-    from edgekit.first_load import Prove
 
 INPUT_OPTIONS = (
     "prompts",

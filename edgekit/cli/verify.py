@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgekit import invariance
+from edgekit.checks import invariance
 from edgekit.cli.console import Console
 from edgekit.cli.options import BUNDLE, TARGETS, Command, one_of, output_switches
 from edgekit.core import Check, Target

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit import device
 from edgekit.bundle.safe_files import size_text
 from edgekit.errors import ResourceError
+from edgekit.machine import device
 
 SIZE = 1 << 30  # bytes: far more than a last cache holds, but for a few servers'
 LEAST = 1 << 26  # below it a cache would be measured

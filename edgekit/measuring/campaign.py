@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import device, limits, registry
+from edgekit import limits, registry
 from edgekit.bundle import manifest
 from edgekit.bundle.safe_files import size_text
 from edgekit.core import Bundle, Precision, Progress, Target, Variant
 from edgekit.errors import UsageError
+from edgekit.machine import device
 from edgekit.measuring import configuration, surroundings, turns
 from edgekit.measuring.bandwidth import read_bandwidth
 from edgekit.measuring.configuration import Test

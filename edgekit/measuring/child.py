@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import model as models
-from edgekit import samples
+from edgekit.checks import samples
 from edgekit.core import Check
 from edgekit.measuring import process_memory, scenarios, timing
 from edgekit.measuring.configuration import Test

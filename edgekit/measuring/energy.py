@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.device import ROOT
+from edgekit.machine.device import ROOT
 from edgekit.measuring.nvml import NVML, gpu_millijoules
 from edgekit.measuring.power_meter import Interval, joules_of
 from edgekit.reporting.record import Energy

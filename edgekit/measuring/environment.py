@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import edgekit
-from edgekit import device, registry
+from edgekit import registry
+from edgekit.machine import device
 from edgekit.reporting.record import Environment
 
 # What computes around the engines, and what the bundles were made with where that is installed.

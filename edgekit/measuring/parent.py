@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from edgekit import samples
+from edgekit.checks import samples
 from edgekit.core import Variant
 from edgekit.errors import ResourceError, from_dict
 from edgekit.measuring.configuration import Test

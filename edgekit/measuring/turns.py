@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from edgekit import device
+from edgekit.machine import device
 from edgekit.measuring.row import Weighing
 from edgekit.reporting.record import Row
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from edgekit import device
+from edgekit.machine import device
 
 Part = TypeVar("Part")
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
-from edgekit import invariance
+from edgekit.checks import invariance
 from edgekit.reporting import html_parts, number_text, svg, tables
 from edgekit.reporting.html_hero import hero
 from edgekit.reporting.html_parts import Cell, Head, Line, cell, prose, text

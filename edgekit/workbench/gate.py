@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit import goldens, invariance, registry, samples
+from edgekit import registry
 from edgekit.bundle.safe_files import size_text
+from edgekit.checks import goldens, invariance, samples
 from edgekit.core import QUANTIZED, Bundle, Graph, Measure, Recipe, Variant
 from edgekit.errors import VerificationError
 from edgekit.reporting.number_text import measure
@@ -85,7 +86,7 @@ def _measured(bundle: Bundle, variant: Variant, order: Order, file: Path) -> dic
 
 
 def _opened(bundle: Bundle, variant: Variant) -> Model:
-    from edgekit import device
+    from edgekit.machine import device
 
     kind: type[Model] = registry.task(bundle.task)
     return kind(bundle, variant, device.threads())

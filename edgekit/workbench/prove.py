@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import device, registry
+from edgekit import registry
 from edgekit.core import Recipe
 from edgekit.errors import UnsupportedError, VerificationError
+from edgekit.machine import device
 from edgekit.workbench import graph as graphs
 
 if TYPE_CHECKING:

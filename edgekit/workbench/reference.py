@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 from msgspec.structs import replace
 
-from edgekit import device, goldens, memory_pages, registry, samples
+from edgekit import registry
 from edgekit.bundle import onnx_file
 from edgekit.bundle import settings as bundle_settings
+from edgekit.checks import goldens, samples
 from edgekit.core import Bundle, Graph, Recipe, Source, Variant
 from edgekit.errors import UsageError
+from edgekit.machine import device, memory_pages
 from edgekit.workbench import prove
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from edgekit import goldens, registry
-from edgekit import samples as samples_of
+from edgekit import registry
 from edgekit.bundle import manifest, onnx_file
+from edgekit.checks import goldens
+from edgekit.checks import samples as samples_of
 from edgekit.core import Bundle, Exporter, Goldens, Graph, Progress, Variant
 from edgekit.errors import VerificationError
 from edgekit.source import weights

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit import device, registry, samples
+from edgekit import registry
+from edgekit.checks import samples
 from edgekit.core import Bundle, Graph, Recipe, Variant
+from edgekit.machine import device
 from edgekit.quantize import smooth
 from edgekit.quantize.recipes import apply
 from edgekit.workbench import graph as graphs

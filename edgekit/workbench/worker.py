@@ -25,7 +25,7 @@ from typing import IO, Any
 import edgekit
 from edgekit.core import Progress
 from edgekit.errors import CrashError, DeviceError, EdgeKitError, ResourceError, from_dict
-from edgekit.shortage import DISK, HINTS, MEMORY, shortage
+from edgekit.machine.shortage import DISK, HINTS, MEMORY, shortage
 
 SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")
 LOG = "worker.log"

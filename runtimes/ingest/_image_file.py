@@ -22,8 +22,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit import distribution, system_calls
+from edgekit import distribution
 from edgekit.errors import DeviceError, InputError
+from edgekit.machine import system_calls
 
 if TYPE_CHECKING:
     from edgekit.core import Array

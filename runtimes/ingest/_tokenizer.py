@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgekit import limits, system_calls
+from edgekit import limits
 from edgekit.errors import TokenizerError
+from edgekit.machine import system_calls
 
 T = TypeVar("T")
 

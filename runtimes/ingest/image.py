@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit import system_calls
+from edgekit.machine import system_calls
 
 from .. import settings as types
 from . import _image_file, _image_settings

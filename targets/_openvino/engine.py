@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import BundleError, DeviceError, InputError, ResourceError
-from edgekit.native_calls import enter, keep_in_children, leave
-from edgekit.shortage import engine_shortage, import_error
+from edgekit.machine.native_calls import enter, keep_in_children, leave
+from edgekit.machine.shortage import engine_shortage, import_error
 
 DEVICE = "CPU"
 ERRORS = (RuntimeError, UnicodeDecodeError)  # all that it raises; the second for a name that is not UTF-8

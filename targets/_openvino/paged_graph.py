@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit import device
 from edgekit.core import Graph
+from edgekit.machine import device
 
 from .._ort.passes.decoder_graph import BUILT, is_shareable
 from .stateful import AXIS, POSITIONS, variables

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any
 
 from edgekit.errors import BundleError, DeviceError, EdgeKitError, InputError
-from edgekit.native_calls import enter, leave
-from edgekit.shortage import engine_shortage, import_error
+from edgekit.machine.native_calls import enter, leave
+from edgekit.machine.shortage import engine_shortage, import_error
 
 GPU = re.compile(r"CUDA|CUBLAS|cuBLAS|CUDNN|cuDNN|libcu\w+\.so")  # not the name of a file or of a target
 # What a run says of an input whose value, not its shape, is wrong. Bound inputs have no exception of their own for it.

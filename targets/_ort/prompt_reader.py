@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.memory_pages import giving_back
+from edgekit.machine.memory_pages import giving_back
 
 from .passes.decoder_graph import COUNTS, LENGTHS, POSITIONS, TOTAL
 from .session import OnnxRuntimeSession

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit import system_calls
 from edgekit.bundle import onnx_file, safe_files
 from edgekit.errors import BundleError
+from edgekit.machine import system_calls
 
 from .passes.prompt_graph import SCALES, VALUES
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.core import Graph
 from edgekit.errors import DeviceError
-from edgekit.native_calls import enter, keep_in_children, leave
+from edgekit.machine.native_calls import enter, keep_in_children, leave
 from edgekit.session import Life, check_feeds
 
 from .engine import exceptions, onnxruntime, opening, run_error, running

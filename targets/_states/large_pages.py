@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekit.memory_pages import advise, resident, trim
+from edgekit.machine.memory_pages import advise, resident, trim
 
 COLLAPSE = 25  # MADV_COLLAPSE, asm-generic/mman-common.h
 LARGE = 2 << 20  # bytes of a large page on x86-64 and ARM64 with pages of 4 KiB

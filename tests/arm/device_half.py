@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 import edgekit
-from edgekit import device, samples
 from edgekit.bundle import manifest
+from edgekit.checks import samples
+from edgekit.machine import device
 from edgekit.results import Result
 from edgekit.text_table import plain
 

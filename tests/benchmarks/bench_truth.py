@@ -25,9 +25,9 @@ from typing import Any
 
 from _harness import machine, publish, say, table
 
-from edgekit import device
 from edgekit.bundle import manifest
 from edgekit.core import Bundle, Variant
+from edgekit.machine import device
 from edgekit.measuring import inputs, timing
 from edgekit.measuring.configuration import Test
 from edgekit.measuring.parent import Subject

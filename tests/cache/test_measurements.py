@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from measured_rows import WHEN, figure, row
 
-from edgekit import device
 from edgekit.cache import measurements
+from edgekit.machine import device
 from edgekit.measuring.environment import describe
 from edgekit.reporting.record import Environment, Figure, Memory
 

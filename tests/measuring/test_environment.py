@@ -14,8 +14,8 @@ import onnxruntime
 import pytest
 
 import edgekit
-from edgekit import device
 from edgekit.errors import ResourceError
+from edgekit.machine import device
 from edgekit.measuring import bandwidth
 from edgekit.measuring.environment import describe
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit import goldens, registry
+from edgekit import registry
+from edgekit.checks import goldens
 from edgekit.errors import UnsupportedError, UsageError
 from edgekit.quantize import recipes
 from edgekit.runtimes.samples import series

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import goldens, limits, registry
+from edgekit import limits, registry
+from edgekit.checks import goldens
 from edgekit.errors import UsageError
 from edgekit.runtimes.samples import texts as samples
 

@@ -41,7 +41,7 @@ def test_weights_in_blocks_stay_near_to_the_portable_graph(weights: str, tied: b
 def test_blocks_of_int8_open_where_16_bits_add_up_products_of_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.device.cpu_features", lambda: {"avx2"})
+    monkeypatch.setattr("edgekit.machine.device.cpu_features", lambda: {"avx2"})
     recipe = Recipe("int8", activations="int8", group_size=16, method="rtn")
     tiny = open_both("cpu", tmp_path, Shape(weights="int8"), recipe=recipe)
     try:

@@ -21,7 +21,7 @@ from tiny_decoder import TABLE, VOCABULARY, Shape, write
 from edgekit import registry
 from edgekit.core import Graph, Recipe
 from edgekit.errors import BundleError, InputError
-from edgekit.memory_pages import give_back
+from edgekit.machine.memory_pages import give_back
 from edgekit.targets._ort import prompt_reader
 from edgekit.targets._ort.passes.decoder_graph import group_queries
 from edgekit.targets._ort.passes.prompt_graph import SCALES, VALUES, reading
@@ -255,7 +255,7 @@ def test_two_products_of_the_largest_bytes_fit_where_they_are_added_up_in_16_bit
 def test_the_processor_says_how_large_weights_may_be(
     machine: str, features: set[str], largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.device.cpu_features", lambda: features)
+    monkeypatch.setattr("edgekit.machine.device.cpu_features", lambda: features)
     monkeypatch.setattr("platform.machine", lambda: machine)
     made: list[int] = []
     monkeypatch.setattr("edgekit.targets.cpu.prepare", lambda *told: made.append(told[-1]) or prepare(*told))

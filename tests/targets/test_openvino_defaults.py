@@ -10,8 +10,8 @@ import pytest
 from opened_decoder import drawn, follow, open_both, padded
 from tiny_decoder import Shape
 
-from edgekit import device
 from edgekit.core import Graph, Recipe, State
+from edgekit.machine import device
 from edgekit.targets._openvino.defaults import GROUP, arithmetic, caches, properties
 from edgekit.targets._openvino.paged_graph import keeps
 

@@ -14,10 +14,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit import device, registry
+from edgekit import registry
 from edgekit.cache import compile_cache
 from edgekit.core import Availability, Bundle, Graph, Port, Recipe, Source, Variant
 from edgekit.errors import BundleError, ClosedError, DeviceError, ForkedSessionError, InputError
+from edgekit.machine import device
 
 TARGETS = registry.names("targets")
 HERE = [name for name in TARGETS if registry.find("targets", name).probe().available]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit import invariance, zoo
+from edgekit import zoo
 from edgekit.bundle import manifest
+from edgekit.checks import invariance
 
 pytestmark = pytest.mark.slow
 TARGETS = ("cpu", "openvino")

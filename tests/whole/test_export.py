@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit import goldens, zoo
+from edgekit import zoo
 from edgekit.bundle import manifest, safe_files
+from edgekit.checks import goldens
 from edgekit.errors import EdgeKitError, InputError, UsageError, VerificationError
 from edgekit.runtimes.samples import texts as samples
 from edgekit.workbench import worker

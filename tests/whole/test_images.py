@@ -16,7 +16,8 @@ from cli_calls import Call, call
 from export_cache import ExportCache
 
 import edgekit
-from edgekit import goldens, samples, zoo
+from edgekit import zoo
+from edgekit.checks import goldens, samples
 from edgekit.runtimes.tasks._images import BATCH
 
 __all__ = ["call"]

@@ -13,10 +13,10 @@ import pytest
 import small_bundles
 
 import edgekit
-from edgekit import device
 from edgekit.bundle import manifest
 from edgekit.core import Recipe, Variant
 from edgekit.errors import BundleError, ClosedError, DeviceError, InputError, UnsupportedError, UsageError
+from edgekit.machine import device
 from edgekit.variants import choose
 
 TEXTS = ["one", "two and a half", "", "three"]

@@ -240,8 +240,8 @@ def test_what_the_gate_asks(make: Make, tmp_path: Path) -> None:
     from dataclasses import replace
 
     from edgekit.bundle import manifest
+    from edgekit.checks.goldens import write_arrays
     from edgekit.core import Goldens
-    from edgekit.goldens import write_arrays
 
     model = make()
     items = [tuple(map(tuple, series(n, n).tolist())) for n in (3, 40)]

@@ -2,7 +2,7 @@
 
 The file of a bundle's `Goldens` holds for input number N the arrays `encoded:N` (token ids, pixels' bits),
 `reference:N` (the unquantized model's outputs) and, by the variant's name, `VARIANT:N`; besides `input:K`, the arrays
-that stand in the inputs (see `edgekit.samples`).
+that stand in the inputs (see `edgekit.checks.samples`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekit.system_calls import c_function
+from edgekit.machine.system_calls import c_function
 
 SMAPS = Path("/proc/self/smaps")
 REGION = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)")

@@ -10,11 +10,13 @@ import pytest
 import small_bundles
 
 import edgekit
-from edgekit import device, first_load, registry
+from edgekit import registry
 from edgekit.bundle import manifest
 from edgekit.cache import verdicts
+from edgekit.checks import first_load
 from edgekit.core import Availability
 from edgekit.errors import UsageError, VerificationError
+from edgekit.machine import device
 from edgekit.runtimes.tasks.feature_extraction import FeatureExtraction
 
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import cpu_features as features
-from edgekit import system_calls
+from edgekit.machine import cpu_features as features
+from edgekit.machine import system_calls
 
 ROOT = Path("/")
 

@@ -11,10 +11,11 @@ import logging
 import time
 from typing import TYPE_CHECKING, Literal
 
-from edgekit import registry, samples
+from edgekit import registry
 from edgekit.cache import verdicts
+from edgekit.checks import samples
+from edgekit.checks.goldens import ENCODED, largest_difference, read_arrays
 from edgekit.errors import VerificationError
-from edgekit.goldens import ENCODED, largest_difference, read_arrays
 
 if TYPE_CHECKING:
     from edgekit.core import Array, Bundle, Variant

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import cpu_features, device
+from edgekit.machine import cpu_features, device
 
 GIB = 2**30
 V1 = "4:memory:/app/one\n2:cpu,cpuacct:/app/one\n1:name=systemd:/app\n"
@@ -183,7 +183,7 @@ def test_this_machine() -> None:
 def test_affinity_of_this_process_counts() -> None:
     """F-D11: a process that is bound to one core uses one thread."""
     bind = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
-    code = f"{bind}; from edgekit import device; print(device.threads())"
+    code = f"{bind}; from edgekit.machine import device; print(device.threads())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1\n"
 
 

@@ -17,7 +17,7 @@ import time
 from typing import Any
 from weakref import WeakSet
 
-from edgekit.system_calls import after_fork_in_child
+from edgekit.machine.system_calls import after_fork_in_child
 
 PATIENCE = 60.0  # seconds to wait for one call; those of a target are parts of a prompt or of a batch
 POLL = 0.001  # seconds

@@ -16,10 +16,10 @@ import portable_calls
 import pytest
 import small_bundles
 
-from edgekit import cpu_features, device, system_calls
 from edgekit.bundle import safe_files
 from edgekit.cache import digests
 from edgekit.errors import BundleError
+from edgekit.machine import cpu_features, device, system_calls
 
 FIXTURES = Path(portable_calls.__file__).parent
 ROOT = FIXTURES.parents[1]

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from edgekit.errors import DeviceError, ResourceError
-from edgekit.shortage import (
+from edgekit.machine.shortage import (
     DISK,
     FILE_SIZE,
     FILES,
@@ -94,7 +94,7 @@ def test_an_engine_that_fails_without_a_word_of_memory(megabytes: int, kind: str
     """With nearly all of its address space used, and without a limit."""
     code = f"""
 import resource
-from edgekit.shortage import engine_shortage
+from edgekit.machine.shortage import engine_shortage
 if {megabytes}:
     kept = bytearray(300 << 20)
     resource.setrlimit(resource.RLIMIT_AS, ({megabytes} << 20, {megabytes} << 20))

@@ -14,8 +14,8 @@ from chat_bundles import HERE
 from mapped import resident
 
 import edgekit
-from edgekit import memory_pages
-from edgekit.memory_pages import give_back, giving_back
+from edgekit.machine import memory_pages
+from edgekit.machine.memory_pages import give_back, giving_back
 
 SIZE = 1 << 21
 

@@ -13,7 +13,7 @@ import struct
 import sys
 from pathlib import Path
 
-from edgekit.system_calls import c_function
+from edgekit.machine.system_calls import c_function
 
 ROOT = Path("/")
 # The flags that change which kernels an engine picks.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit import samples
+from edgekit.checks import samples
 from edgekit.errors import BundleError
 
 

@@ -12,8 +12,8 @@ import pytest
 import small_bundles
 
 import edgekit
-from edgekit import invariance
 from edgekit.bundle import manifest
+from edgekit.checks import invariance
 from edgekit.cli.verify import checks_text
 from edgekit.core import Measure
 from edgekit.verify import verify
