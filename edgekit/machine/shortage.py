@@ -35,7 +35,9 @@ TEXTS = {
     FILE_SIZE: r"file too large|\d+ requested and \d+ written",  # numpy's, which loses the error's number
     # The second alternative is Xbyak's, the assembler in OpenVINO.
     MEMORY: r"bad_alloc|\bcan't alloc\b|alloc_failed|memory allocation|\ballocat(e|ion|ing)\b|out of memory"
-    r"|failed to map segment",
+    # The rest is the dynamic loader's.
+    r"|failed to map segment|cannot map zero-fill pages|cannot change memory protections"
+    r"|cannot create shared object descriptor",
 }
 
 

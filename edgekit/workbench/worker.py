@@ -30,7 +30,6 @@ from edgekit.machine.shortage import DISK, HINTS, MEMORY, shortage
 SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")
 LOG = "worker.log"
 NOTES = "edgekit.exporters"  # the logger whose records a worker passes on
-NO_MEMORY = ("std::bad_alloc", "Memory allocation still failed")  # what C++ and OpenBLAS print as they end
 
 
 def run(
@@ -150,10 +149,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def post_mortem(status: int, stage: str, log: Path) -> EdgeKitError:
     tail = log.read_text(errors="replace")[-2000:].strip() if log.exists() else ""
-    if status == -signal.SIGKILL or any(phrase in tail for phrase in NO_MEMORY):
+    kind = shortage(tail)  # what C++ and OpenBLAS print as they end
+    if status == -signal.SIGKILL or kind:
         killed = "was killed (signal 9), likely because memory ran out"
         return ResourceError(
-            f"the worker of stage {stage!r} {killed if status == -signal.SIGKILL else 'ran out of memory'}",
+            f"the worker of stage {stage!r} {killed if status == -signal.SIGKILL else f'ended: {kind}'}",
             hint="close other programs, or export on a machine with more memory",
             cause=tail,
         )

@@ -29,6 +29,8 @@ WORDS = {
     "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes": MEMORY,
     "Exception from src/inference/src/dev/plugin.cpp:54:\ncan't alloc": MEMORY,
     "libopenvino.so: failed to map segment from shared object": MEMORY,
+    "libtorch_cpu.so: cannot map zero-fill pages": MEMORY,
+    "libx.so: cannot change memory protections": MEMORY,
     "CUBLAS_STATUS_ALLOC_FAILED": MEMORY,
     "pthread_create failed, error code: 12 error msg: Cannot allocate memory": THREADS,
     "Exception from src/inference/src/dev/plugin.cpp:54:\nResource temporarily unavailable": THREADS,

@@ -175,3 +175,20 @@ def _wait(done: object) -> None:
             return
         time.sleep(0.05)  # polling another process, bounded
     pytest.fail(f"still waiting after 30 seconds in process {os.getpid()}")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "OpenBLAS blas_thread_init: pthread_create failed for thread 1 of 2: Resource temporarily unavailable",
+        "OpenBLAS error: Memory allocation still failed after 10 retries, giving up.",
+        "terminate called after throwing an instance of 'std::bad_alloc'",
+    ],
+)
+def test_a_library_that_ends_the_worker_for_memory(tmp_path: Path, said: str) -> None:
+    (tmp_path / "log").write_text(said)
+    error = worker.post_mortem(1, "trace", tmp_path / "log")
+    assert isinstance(error, ResourceError)
+    assert error.cause == said
+    (tmp_path / "log").write_text("a fault")
+    assert isinstance(worker.post_mortem(1, "trace", tmp_path / "log"), CrashError)
