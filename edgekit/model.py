@@ -91,16 +91,17 @@ def _proven(
 ) -> Model:
     """The variant, open and proven on this device. Raises VerificationError where it is wrong here."""
     variant = chosen.variant
-    if (refusal := first_load.refusal(bundle, variant, prove)) is not None:
-        raise refusal
+    proven = first_load.is_proven(bundle, variant, prove)
     if memory_limit is not None:
         from edgekit.forecast import bounded
 
         bundle = bounded(bundle, variant, memory_limit)
     model = kind(bundle, variant, threads, chosen_by=chosen.why)
     model.memory_limit = memory_limit
+    if proven:
+        return model
     try:
-        first_load.check(model, prove)
+        first_load.check(model)
     except BaseException:
         model.close()
         raise

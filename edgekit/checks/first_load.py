@@ -27,23 +27,27 @@ SECONDS = 0.5  # after which no further golden begins
 log = logging.getLogger("edgekit")
 
 
-def refusal(bundle: Bundle, variant: Variant, prove: Prove) -> VerificationError | None:
-    """The error for a variant that is known to be wrong on this device, before it is opened; None if it is not."""
-    verdict = verdicts.recall(bundle, variant) if prove == "first" else None
-    return None if verdict is None or verdict.right else _wrong(bundle, variant, verdict.why)
+def is_proven(bundle: Bundle, variant: Variant, prove: Prove) -> bool:
+    """Whether nothing needs to run: the variant is known to be right on this device, or nobody asks.
+
+    Raises VerificationError for one that is known to be wrong, before it is opened.
+    """
+    verdict = verdicts.recall(bundle, variant) if prove == "first" and bundle.goldens is not None else None
+    if verdict is not None and not verdict.right:
+        raise _wrong(bundle, variant, verdict.why)
+    return prove == "never" or bundle.goldens is None or verdict is not None
 
 
-def check(model: Model, prove: Prove) -> None:
-    """Run some goldens of an open model, unless it is known to be right here. Raises VerificationError, BundleError."""
+def check(model: Model) -> None:
+    """Run some goldens of an open model, and keep the verdict. Raises VerificationError, BundleError."""
     bundle, variant = model.bundle, model.variant
-    if prove == "never" or bundle.goldens is None or registry.task_of(type(model)) != bundle.task:
+    if registry.task_of(type(model)) != bundle.task:
         return  # goldens are those of the first task
-    if prove == "first" and verdicts.recall(bundle, variant):
-        return
     begun = time.perf_counter()
     why, count = _difference(model)
     took = time.perf_counter() - begun
-    verdicts.remember(bundle, variant, why)
+    if why or count:  # a limit of memory may have cut all goldens: then nothing is known
+        verdicts.remember(bundle, variant, why)
     if why:
         raise _wrong(bundle, variant, why)
     log.info("%s gave %d known answers on this device, in %.2f s", variant.name, count, took)

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_bundles
 
@@ -144,9 +145,21 @@ def test_a_limit_of_memory_may_cut_goldens(folder: Path, monkeypatch: pytest.Mon
     assert proofs == ["cpu/fp32"]
 
 
-def test_the_time_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_load, "SECONDS", -1.0)
+def test_a_limit_that_cuts_all_goldens_proves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FeatureExtraction, "encode", lambda self, texts: [np.zeros(0, np.int64) for _ in texts])
+    edgekit.load(folder, target="cpu", memory_limit=4 << 30).close()
+    bundle = manifest.read(folder)
+    assert verdicts.recall(bundle, bundle.variants[0]) is None
+
+
+def test_the_time_is_bounded_and_the_shortest_golden_runs_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    original = FeatureExtraction.outputs
+    monkeypatch.setattr(FeatureExtraction, "outputs", lambda self, some: texts.extend(some) or original(self, some))
     with edgekit.load(folder, target="cpu", prove="never") as model:
+        assert first_load._difference(model) == ("", len(small_bundles.TEXTS))
+        assert texts == sorted(small_bundles.TEXTS, key=len)
+        monkeypatch.setattr(first_load, "SECONDS", -1.0)
         assert first_load._difference(model) == ("", 1)
 
 
